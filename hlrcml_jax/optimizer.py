@@ -1,0 +1,67 @@
+"""The optax chain: Adam, then the projection of every row into its norm ball."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def project_rows(table_RxD: jax.Array, radius: float) -> jax.Array:
+    """Shrinks the rows that are longer than the radius onto the ball, (R, D)."""
+    norm_Rx1 = jnp.sqrt(jnp.sum(jnp.square(table_RxD), axis=1, keepdims=True))
+    return table_RxD * (radius / jnp.maximum(norm_Rx1, radius))
+
+
+def keep_rows_in_balls(radii: dict[str, Any]) -> optax.GradientTransformation:
+    """Changes updates so that the updated rows stay within their balls.
+
+    Args:
+      radii: nested like the parameters, with a radius for each bounded table; tables that it
+        does not name are free.
+
+    Returns:
+      A transformation to put last in an `optax.chain`; its `update` needs the parameters.
+
+    >>> tx = optax.chain(optax.sgd(1.0), keep_rows_in_balls({"users": 1.0}))
+    >>> params = {"users": jnp.array([[0.6, 0.0]])}
+    >>> updates, _ = tx.update({"users": jnp.array([[-0.9, 0.0]])}, tx.init(params), params)
+    >>> optax.apply_updates(params, updates)["users"].tolist()
+    [[1.0, 0.0]]
+    """
+
+    def project(updates, params, radii):
+        if isinstance(radii, dict):
+            return {
+                name: project(update, params[name], radii[name]) if name in radii else update
+                for name, update in updates.items()
+            }
+        return project_rows(params + updates, radii) - params
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError(optax.NO_PARAMS_MSG)
+        return project(updates, params, radii), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def row_radii(
+    clip_norm: float, clip_memory: bool = False, memory_radius: float | None = None
+) -> dict[str, Any]:
+    """The radius of each table: `clip_norm` for users and items, and the memory's own.
+
+    Args:
+      clip_norm: radius of the user and item rows.
+      clip_memory: bound the rows of keys and values by 1 as well, as the paper's option does.
+      memory_radius: bound of the value rows; None leaves them to `clip_memory`.
+    """
+    memory = {"keys": 1.0, "values": 1.0} if clip_memory else {}
+    if memory_radius is not None:
+        memory["values"] = memory_radius
+    return {"users": clip_norm, "items": clip_norm, "model": {"memory": memory}}
+
+
+def make_optimizer(learning_rate: float, radii: dict[str, Any]) -> optax.GradientTransformation:
+    """Adam and the projection, as one transformation of all parameters."""
+    return optax.chain(optax.adam(learning_rate), keep_rows_in_balls(radii))
