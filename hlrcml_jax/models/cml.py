@@ -9,6 +9,8 @@ This is also the interface of every metric-learning model. A model sees vectors,
   that does not depend on the user computed once per block of targets.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,8 @@ def pairwise_squared_distance(a_BxD: jax.Array, b_TxD: jax.Array) -> jax.Array:
 
 class CML(nn.Module):
     """d(u, t) = ||u - t||^2 (Hsieh et al., WWW 2017; paper, section 2)."""
+
+    uses_preferences: ClassVar[bool] = False
 
     def relation(
         self, user_BxD: jax.Array, target_BxD: jax.Array, prefs_BxSxD: jax.Array, mask_BxS

@@ -4,6 +4,8 @@ Both measure d(u, t) = ||u + r - t||^2. They differ in the relation r, a mixture
 M value rows that is carried as its mixture weights (see `relation.py`).
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -17,6 +19,8 @@ class HLR(CML):
     r = sum_k w_k rel(t, p_k) over the user itself (slot 0) and its preferences, with
     w_k proportional to exp(<rel(t, p_k), u>).
     """
+
+    uses_preferences: ClassVar[bool] = True
 
     dim: int
     memory_slots: int = 20

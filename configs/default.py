@@ -1,0 +1,133 @@
+"""Every key with its default. Written by `python -m hlrcml_jax.config`; copy and change."""
+
+from hlrcml_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    # of initial weights and of every draw in training; at least 0
+    config.seed = 2021
+
+    # public data set, or '' for a file of your own: , ml-100k, ml-latest-small, ml-1m, ml-20m
+    config.data.name = ""
+    # your file; with data.name, a folder that already has its files
+    config.data.path = ""
+    # auto goes by the file name: auto, u.data, ratings.dat, ratings.csv, inter, delimited, adjacency, adjacency_counted, npz
+    config.data.format = "auto"
+    # between fields; one or more characters
+    config.data.separator = ","
+    # whether the first line holds column names
+    config.data.header = True
+
+    # column name or 0-based place; '' looks for the usual names
+    config.data.columns.user = ""
+    # column name or 0-based place; '' looks for the usual names
+    config.data.columns.item = ""
+    # rating or count: name or place; '' looks for the usual names
+    config.data.columns.value = ""
+    # seconds or ISO date: name or place; '' looks for the usual names
+    config.data.columns.time = ""
+
+    # least value of a positive; None takes every row
+    config.data.threshold = None
+    # interactions that a user must keep (n-core)
+    config.data.min_per_user = 0
+    # interactions that an item must keep (n-core)
+    config.data.min_per_item = 0
+
+    # delimited file with the items' titles, if any
+    config.data.titles.path = ""
+    # between its fields
+    config.data.titles.separator = ","
+    # whether its first line holds column names
+    config.data.titles.header = True
+    # column of item ids: name or 0-based place
+    config.data.titles.item = ""
+    # column of titles: name or 0-based place
+    config.data.titles.value = "title"
+
+    # how parts are chosen (see data/splits.py): random, user, last, time, user_time, users, given
+    config.data.split.kind = "user"
+    # share of all for validation, in [0, 1)
+    config.data.split.valid = 0.2
+    # share of all for test, in [0, 1)
+    config.data.split.test = 0.2
+    # share of a held-out user's items that is known, in [0, 1)
+    config.data.split.history = 0.8
+    # of the random kinds and of the cohorts; at least 0
+    config.data.split.seed = 2021
+    # file of the training part, kind 'given'
+    config.data.split.train_path = ""
+    # file of the validation part, kind 'given'
+    config.data.split.valid_path = ""
+    # file of the test part, kind 'given'
+    config.data.split.test_path = ""
+
+    # of downloads and prepared data; '' is ~/.cache/hlrcml_jax
+    config.data.cache_dir = ""
+
+    # which model: hlr, hlr++, cml, popularity
+    config.model.name = "hlr"
+    # D, length of the user and item vectors; at least 1
+    config.model.dim = 100
+    # M, slots of the relation memory; at least 1
+    config.model.memory_slots = 20
+    # S, most preferences that a relation attends to; >= 1
+    config.model.max_prefs = 50
+    # how preferences are drawn: uniform, unpop
+    config.model.prefs_sampling = "uniform"
+    # power of the attention's denominator; above 0
+    config.model.beta = 1.0
+    # radius of the ball of user and item rows; above 0
+    config.model.clip_norm = 1.0
+    # bound the rows of the memory's keys and values by 1 too
+    config.model.clip_memory = False
+    # bound of the value rows; None: free
+    config.model.memory_radius = None
+
+    # of the hinge, in squared distance; above 0
+    config.loss.margin = 0.2
+    # the negative uses the positive's relation
+    config.loss.copy_relation = False
+
+    # N, negatives drawn for each positive; at least 1
+    config.negatives.candidates = 1
+    # average over them, or keep one: uniform, hardest
+    config.negatives.select = "uniform"
+
+    # of Adam; above 0
+    config.optimizer.learning_rate = 0.0002
+
+    # most epochs; at least 1
+    config.train.epochs = 100
+    # positives a step, over all devices; at least 1
+    config.train.batch_size = 1000
+    # epochs between validations and checkpoints
+    config.train.validate_every = 1
+
+    # chosen on validation: 'loss', or a metric@k
+    config.early_stopping.metric = "ndcg@10"
+    # validations without a better value before it stops
+    config.early_stopping.patience = 10
+
+    # the k of every metric; each at least 1
+    config.evaluation.cutoffs = (1, 5, 10, 20)
+    # trec_eval's metrics, or the paper's own: standard, paper
+    config.evaluation.definitions = "standard"
+    # users with fewer test items are left out
+    config.evaluation.min_test_items = 1
+    # groups of users behind ± ; at least 1
+    config.evaluation.n_cohorts = 5
+    # most users in a group
+    config.evaluation.cohort_size = 10000
+
+    # working memory of full-catalogue scoring, MiB
+    config.scoring.memory_mb = 256
+
+    # items for each user; at least 1
+    config.recommend.k = 10
+    # comma-separated user ids, '' for all
+    config.recommend.users = ""
+    # of the file: parquet, csv, jsonl
+    config.recommend.format = "parquet"
+    return config

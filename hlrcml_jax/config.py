@@ -1,0 +1,288 @@
+"""The one schema: every key of a config with its default, its meaning and what it may be.
+
+A config file has a `get_config()` that starts from `default_config()` and changes what its
+experiment changes. `configs/default.py` shows all keys; `python -m hlrcml_jax.config` writes it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ml_collections
+
+from hlrcml_jax.data import catalog, readers, splits
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.metrics import DEFINITIONS, METRICS
+from hlrcml_jax.models import MODELS
+from hlrcml_jax.sampling import PREFERENCE_WEIGHTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key of the schema.
+
+    Attributes:
+      default: the default value; its type is the key's type.
+      meaning: what it does, in which unit, and what it may be.
+      allowed: whether a value is allowed.
+      kind: type, given where the default is None, which is then allowed too.
+      choices: the allowed values, where they can be listed.
+      may_change: whether a run may go on in its workdir after this key has changed.
+    """
+
+    default: Any
+    meaning: str
+    allowed: Callable[[Any], bool] = lambda value: True
+    kind: type | None = None
+    choices: tuple[str, ...] = ()
+    may_change: bool = False
+
+
+def _choice(default: str, meaning: str, choices, **options) -> Key:
+    return Key(default, f"{meaning}: {', '.join(choices)}", choices=tuple(choices), **options)
+
+
+def _positive(value) -> bool:
+    return value > 0
+
+
+def _at_least(least):
+    return lambda value: value >= least
+
+
+def _share(value) -> bool:
+    return 0 <= value < 1
+
+
+def _is_stopping_metric(value: str) -> bool:
+    name, _, cutoff = value.partition("@")
+    return value == "loss" or (name in METRICS and cutoff.isdigit() and int(cutoff) > 0)
+
+
+SCHEMA: dict[str, Any] = {
+    "seed": Key(2021, "of initial weights and of every draw in training; at least 0", _at_least(0)),
+    "data": {
+        "name": _choice("", "public data set, or '' for a file of your own", ("", *catalog.CATALOG)),
+        "path": Key("", "your file; with data.name, a folder that already has its files"),
+        "format": _choice("auto", "auto goes by the file name", ("auto", *readers.FORMATS)),
+        "separator": Key(",", "between fields; one or more characters", lambda value: value != ""),
+        "header": Key(True, "whether the first line holds column names"),
+        "columns": {
+            "user": Key("", "column name or 0-based place; '' looks for the usual names"),
+            "item": Key("", "column name or 0-based place; '' looks for the usual names"),
+            "value": Key("", "rating or count: name or place; '' looks for the usual names"),
+            "time": Key("", "seconds or ISO date: name or place; '' looks for the usual names"),
+        },
+        "threshold": Key(None, "least value of a positive; None takes every row", kind=float),
+        "min_per_user": Key(0, "interactions that a user must keep (n-core)", _at_least(0)),
+        "min_per_item": Key(0, "interactions that an item must keep (n-core)", _at_least(0)),
+        "titles": {
+            "path": Key("", "delimited file with the items' titles, if any"),
+            "separator": Key(",", "between its fields", lambda value: value != ""),
+            "header": Key(True, "whether its first line holds column names"),
+            "item": Key("", "column of item ids: name or 0-based place"),
+            "value": Key("title", "column of titles: name or 0-based place"),
+        },
+        "split": {
+            "kind": _choice("user", "how parts are chosen (see data/splits.py)", splits.KINDS),
+            "valid": Key(0.2, "share of all for validation, in [0, 1)", _share),
+            "test": Key(0.2, "share of all for test, in [0, 1)", _share),
+            "history": Key(0.8, "share of a held-out user's items that is known, in [0, 1)", _share),
+            "seed": Key(2021, "of the random kinds and of the cohorts; at least 0", _at_least(0)),
+            "train_path": Key("", "file of the training part, kind 'given'"),
+            "valid_path": Key("", "file of the validation part, kind 'given'"),
+            "test_path": Key("", "file of the test part, kind 'given'"),
+        },
+        "cache_dir": Key("", "of downloads and prepared data; '' is ~/.cache/hlrcml_jax"),
+    },
+    "model": {
+        "name": _choice("hlr", "which model", MODELS),
+        "dim": Key(100, "D, length of the user and item vectors; at least 1", _at_least(1)),
+        "memory_slots": Key(20, "M, slots of the relation memory; at least 1", _at_least(1)),
+        "max_prefs": Key(50, "S, most preferences that a relation attends to; >= 1", _at_least(1)),
+        "prefs_sampling": _choice("uniform", "how preferences are drawn", PREFERENCE_WEIGHTS),
+        "beta": Key(1.0, "power of the attention's denominator; above 0", _positive),
+        "clip_norm": Key(1.0, "radius of the ball of user and item rows; above 0", _positive),
+        "clip_memory": Key(False, "bound the rows of the memory's keys and values by 1 too"),
+        "memory_radius": Key(None, "bound of the value rows; None: free", _positive, kind=float),
+    },
+    "loss": {
+        "margin": Key(0.2, "of the hinge, in squared distance; above 0", _positive),
+        "copy_relation": Key(False, "the negative uses the positive's relation"),
+    },
+    "negatives": {
+        "candidates": Key(1, "N, negatives drawn for each positive; at least 1", _at_least(1)),
+        "select": _choice("uniform", "average over them, or keep one", ("uniform", "hardest")),
+    },
+    "optimizer": {
+        "learning_rate": Key(2e-4, "of Adam; above 0", _positive),
+    },
+    "train": {
+        "epochs": Key(100, "most epochs; at least 1", _at_least(1), may_change=True),
+        "batch_size": Key(1000, "positives a step, over all devices; at least 1", _at_least(1)),
+        "validate_every": Key(1, "epochs between validations and checkpoints", _at_least(1)),
+    },
+    "early_stopping": {
+        "metric": Key(
+            "ndcg@10", "chosen on validation: 'loss', or a metric@k", _is_stopping_metric
+        ),
+        "patience": Key(
+            10, "validations without a better value before it stops", _at_least(1), may_change=True
+        ),
+    },
+    "evaluation": {
+        "cutoffs": Key(
+            (1, 5, 10, 20),
+            "the k of every metric; each at least 1",
+            lambda value: len(value) > 0 and all(type(k) is int and k > 0 for k in value),
+            may_change=True,
+        ),
+        "definitions": _choice(
+            "standard", "trec_eval's metrics, or the paper's own", DEFINITIONS, may_change=True
+        ),
+        "min_test_items": Key(
+            1, "users with fewer test items are left out", _at_least(1), may_change=True
+        ),
+        "n_cohorts": Key(5, "groups of users behind ± ; at least 1", _at_least(1), may_change=True),
+        "cohort_size": Key(10_000, "most users in a group", _at_least(1), may_change=True),
+    },
+    "scoring": {
+        "memory_mb": Key(
+            256, "working memory of full-catalogue scoring, MiB", _at_least(1), may_change=True
+        ),
+    },
+    "recommend": {
+        "k": Key(10, "items for each user; at least 1", _at_least(1), may_change=True),
+        "users": Key("", "comma-separated user ids, '' for all", may_change=True),
+        "format": _choice(
+            "parquet", "of the file", ("parquet", "csv", "jsonl"), may_change=True
+        ),
+    },
+}
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Every key at its default, locked against unknown keys."""
+
+    def build(section):
+        config = ml_collections.ConfigDict()
+        for name, entry in section.items():
+            if isinstance(entry, dict):
+                config[name] = build(entry)
+            elif entry.default is None:
+                config[name] = ml_collections.config_dict.placeholder(entry.kind)
+            else:
+                config[name] = entry.default
+        return config
+
+    return build(SCHEMA).lock()
+
+
+def keys(section: dict[str, Any] = SCHEMA, prefix: str = "") -> Iterator[tuple[str, Key]]:
+    """(dotted name, key) of the whole schema, in its order."""
+    for name, entry in section.items():
+        if isinstance(entry, dict):
+            yield from keys(entry, f"{prefix}{name}.")
+        else:
+            yield prefix + name, entry
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks every key and what keys ask of each other.
+
+    Raises:
+      UserError: naming the key that is unknown, missing, of the wrong type or out of range.
+    """
+    known = dict(keys())
+    values = flatten(config)
+    for name in values:
+        if name not in known:
+            raise UserError(f"config key {name} does not exist; configs/default.py shows all keys.")
+    for name, key in known.items():
+        if name not in values:
+            raise UserError(f"config key {name} is missing; start from default_config().")
+        _check_value(name, key, values[name])
+    share = values["data.split.valid"] + values["data.split.test"]
+    if share >= 1:
+        raise UserError(
+            f"config keys data.split.valid and data.split.test add up to {share:g}; training needs "
+            "what they leave of 1."
+        )
+
+
+def _check_value(name: str, key: Key, value: Any) -> None:
+    if value is None and key.default is None:
+        return
+    expected = key.kind or type(key.default)
+    if expected is float and type(value) is int:
+        value = float(value)
+    if type(value) is not expected:
+        raise UserError(
+            f"config key {name} is {value!r}, a {type(value).__name__}; it takes a "
+            f"{expected.__name__} ({key.meaning})."
+        )
+    if (
+        (key.choices and value not in key.choices)
+        or (expected is float and not math.isfinite(value))
+        or not key.allowed(value)
+    ):
+        raise UserError(f"config key {name} is {value!r}; it takes {key.meaning}.")
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Values by dotted name; tuples stay tuples."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat.update({f"{name}.{rest}": inner for rest, inner in flatten(value).items()})
+        else:
+            flat[name] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def from_flat(values: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The config with these values, the rest at their defaults; validated."""
+    config = default_config()
+    known = dict(keys())
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"config key {name} does not exist; configs/default.py shows all keys.")
+        value = tuple(value) if isinstance(value, list) else value
+        _check_value(name, known[name], value)
+        section, _, leaf = name.rpartition(".")
+        node = config
+        for part in section.split(".") if section else ():
+            node = node[part]
+        node[leaf] = value
+    validate(config)
+    return config
+
+
+def render() -> str:
+    """The text of `configs/default.py`: every key, its default and its meaning."""
+    lines = [
+        '"""Every key with its default. Written by `python -m hlrcml_jax.config`; copy and change."""',
+        "",
+        "from hlrcml_jax.config import default_config",
+        "",
+        "",
+        "def get_config():",
+        "    config = default_config()",
+    ]
+    section = ""
+    for name, key in keys():
+        if name.rpartition(".")[0] != section:
+            section = name.rpartition(".")[0]
+            lines.append("")
+        lines.append(f"    # {key.meaning}")
+        lines.append(f"    config.{name} = {_literal(key.default)}")
+    return "\n".join([*lines, "    return config", ""])
+
+
+def _literal(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+if __name__ == "__main__":
+    print(render(), end="")

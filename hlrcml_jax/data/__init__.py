@@ -1,0 +1,1 @@
+"""From files to device-ready interactions: read, threshold, n-core, split, cache."""

@@ -1,0 +1,276 @@
+"""Named public data sets: where they come from, what they must weigh, what is in them."""
+
+import dataclasses
+import hashlib
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+
+import rich.progress
+
+from hlrcml_jax.data.readers import Layout
+from hlrcml_jax.errors import UserError
+
+MOVIELENS = "https://files.grouplens.org/datasets/movielens"
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """A zip archive and its published checksum, "md5:…" or "sha256:…"."""
+
+    url: str
+    checksum: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Wheel:
+    """An archive that the Python package index carries, fetched by pip."""
+
+    requirement: str
+    checksum: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """The files of a data set inside its archive.
+
+    Attributes:
+      folder: of the files in the archive.
+      interactions: file name.
+      format: of the interactions, one of `readers.FORMATS`.
+      titles: file name.
+      titles_layout: its `item` and `value` columns are ids and titles.
+      encoding: of the titles.
+    """
+
+    folder: str
+    interactions: str
+    format: str
+    titles: str
+    titles_layout: Layout
+    encoding: str = "utf8"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A data set: its sources in the order in which they are tried."""
+
+    sources: tuple[tuple[Archive | Wheel, Content], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """A data set on disk."""
+
+    interactions: pathlib.Path
+    titles: pathlib.Path
+    content: Content
+
+
+def _csv(folder: str) -> Content:
+    return Content(
+        folder,
+        "ratings.csv",
+        "ratings.csv",
+        "movies.csv",
+        Layout(",", True, ("", "movieId", "title", "")),
+    )
+
+
+CATALOG = {
+    "ml-100k": Entry(
+        (
+            (
+                Archive(f"{MOVIELENS}/ml-100k.zip", "md5:0e33842e24a9c977be4e0107933c0723"),
+                Content(
+                    "ml-100k",
+                    "u.data",
+                    "u.data",
+                    "u.item",
+                    Layout("|", False, ("", "0", "1", "")),
+                    "latin1",
+                ),
+            ),
+            (
+                Wheel(
+                    "recbole==1.2.1",
+                    "sha256:9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+                ),
+                Content(
+                    "recbole/dataset_example/ml-100k",
+                    "ml-100k.inter",
+                    "inter",
+                    "ml-100k.item",
+                    Layout("\t", True, ("", "item_id", "movie_title", "")),
+                ),
+            ),
+        )
+    ),
+    "ml-latest-small": Entry(
+        (
+            (
+                Archive(
+                    f"{MOVIELENS}/ml-latest-small.zip",
+                    "sha256:696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
+                ),
+                _csv("ml-latest-small"),
+            ),
+        )
+    ),
+    "ml-1m": Entry(
+        (
+            (
+                Archive(
+                    f"{MOVIELENS}/ml-1m.zip",
+                    "sha256:a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+                ),
+                Content(
+                    "ml-1m",
+                    "ratings.dat",
+                    "ratings.dat",
+                    "movies.dat",
+                    Layout("::", False, ("", "0", "1", "")),
+                    "latin1",
+                ),
+            ),
+        )
+    ),
+    "ml-20m": Entry(
+        (
+            (
+                Archive(
+                    f"{MOVIELENS}/ml-20m.zip",
+                    "sha256:96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3",
+                ),
+                _csv("ml-20m"),
+            ),
+        )
+    ),
+}
+
+
+def locate(name: str, path: pathlib.Path | None, cache_dir: pathlib.Path) -> Files:
+    """Finds a data set on disk, or fetches it from its first source that answers.
+
+    Args:
+      name: a key of CATALOG.
+      path: a folder that already holds the files, or the official archive; None to use
+        `cache_dir/downloads`, and to fetch what is not there.
+      cache_dir: where downloads are kept.
+
+    Raises:
+      UserError: an unknown name, a path without the files, no source that answers, or a
+        download that is not what its checksum promises.
+    """
+    if name not in CATALOG:
+        known = ", ".join(CATALOG)
+        raise UserError(f"data.name={name!r} is not in the catalogue; there are {known}.")
+    sources = CATALOG[name].sources
+    if path is not None and path.is_dir():
+        return _in_folder(path, sources)
+    downloads = cache_dir / "downloads"
+    target = downloads / name
+    if path is not None:
+        source, content = sources[0]
+        if not path.is_file():
+            raise UserError(f"data.path={str(path)!r}: no such file or folder.")
+        _verify(path, source.checksum)
+        return _extract(path, content, target)
+    if target.is_dir():
+        return _in_folder(target, sources)
+    downloads.mkdir(parents=True, exist_ok=True)
+    failures = []
+    with tempfile.TemporaryDirectory(dir=downloads) as scratch:
+        for source, content in sources:
+            try:
+                archive = _fetch(source, downloads, pathlib.Path(scratch))
+            except (OSError, subprocess.CalledProcessError) as error:
+                failures.append(f"{_address(source)}: {_reason(error)}")
+                _say(f"{failures[-1]}")
+                continue
+            _verify(archive, source.checksum)
+            _say(f"{name} from {_address(source)}, {source.checksum.split(':')[0]} verified")
+            return _extract(archive, content, target)
+    raise UserError(
+        f"{name} could not be fetched ({'; '.join(failures)}); put its files into a folder and "
+        "set data.path to it."
+    )
+
+
+def _in_folder(folder: pathlib.Path, sources) -> Files:
+    for _, content in sources:
+        for base in (folder, folder / content.folder):
+            if (base / content.interactions).is_file():
+                return Files(base / content.interactions, base / content.titles, content)
+    names = " or ".join(content.interactions for _, content in sources)
+    raise UserError(f"{folder}: there is no {names} in this folder.")
+
+
+def _address(source: Archive | Wheel) -> str:
+    return source.url if isinstance(source, Archive) else f"the PyPI wheel {source.requirement}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"pip exited with status {error.returncode}"
+    return str(error)
+
+
+def _fetch(source: Archive | Wheel, downloads: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
+    """Brings the archive to disk, unless it lies among the downloads already."""
+    if isinstance(source, Wheel):
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q"]
+        subprocess.run([*pip, "-d", scratch, source.requirement], check=True, capture_output=True)
+        return next(scratch.glob("*.whl"))
+    name = source.url.rsplit("/", 1)[1]
+    if (downloads / name).is_file():
+        return downloads / name
+    with urllib.request.urlopen(source.url, timeout=20) as response:
+        size = int(response.headers.get("Content-Length") or 0)
+        with (
+            rich.progress.wrap_file(response, size, description=f"Fetching {name}") as source_file,
+            (scratch / name).open("wb") as file,
+        ):
+            shutil.copyfileobj(source_file, file)
+    return scratch / name
+
+
+def _verify(archive: pathlib.Path, checksum: str) -> None:
+    kind, expected = checksum.split(":")
+    with archive.open("rb") as file:
+        actual = hashlib.file_digest(file, kind).hexdigest()
+    if actual != expected:
+        raise UserError(
+            f"{archive}: its {kind} is {actual} and not the published {expected}; "
+            "delete the file and fetch it again, or check where it came from."
+        )
+
+
+def _extract(archive: pathlib.Path, content: Content, target: pathlib.Path) -> Files:
+    """Copies the two named members, and nothing else, into the target folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        with zipfile.ZipFile(archive) as members:
+            for name in (content.interactions, content.titles):
+                with (
+                    members.open(f"{content.folder}/{name}") as member,
+                    (scratch / name).open("wb") as file,
+                ):
+                    shutil.copyfileobj(member, file)
+        if not target.is_dir():
+            scratch.rename(target)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise UserError(f"{archive}: not the expected archive ({error}).") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return _in_folder(target, [(None, content)])
+
+
+def _say(sentence: str) -> None:
+    rich.print(f"[dim]{sentence}[/dim]", file=sys.stderr)

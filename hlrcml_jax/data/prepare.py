@@ -1,0 +1,207 @@
+"""From the data section of a config to a `Dataset`, through a cache keyed by content."""
+
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from hlrcml_jax.data import catalog, preprocess, readers, splits
+from hlrcml_jax.data.interactions import PARTS, Dataset, to_csr
+from hlrcml_jax.errors import UserError
+
+# Part of every cache key: raise it when the same inputs would give another data set.
+CACHE_VERSION = 1
+
+
+def prepare(data: Mapping[str, Any]) -> Dataset:
+    """Reads, filters and splits the interactions, or takes them from the cache.
+
+    Args:
+      data: the config's `data` section as nested dicts (see `config.py` for the keys).
+
+    Raises:
+      UserError: naming the file and line, or the key, of what is wrong.
+    """
+    cache_dir = pathlib.Path(data["cache_dir"] or default_cache_dir()).expanduser()
+    files, titles = _inputs(data, cache_dir)
+    if data["split"]["kind"] == "given" and (data["min_per_user"] or data["min_per_item"]):
+        raise UserError(
+            "data.min_per_user and data.min_per_item cannot change a given split; leave them 0."
+        )
+    key = _key(data, files, titles)
+    folder = cache_dir / "datasets" / key
+    if folder.is_dir():
+        return Dataset.load(folder)
+    dataset = _read(data, files, titles)
+    _check(dataset)
+    _store(dataset, folder)
+    return dataset
+
+
+def default_cache_dir() -> str:
+    """`hlrcml_jax` in the user's cache folder."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hlrcml_jax")
+
+
+def _layout(section: Mapping[str, Any], columns: tuple[str, str, str, str]) -> readers.Layout:
+    return readers.Layout(section["separator"], section["header"], columns)
+
+
+def _inputs(data, cache_dir):
+    """([(file, format, layout) of each part], (file, layout, encoding) of the titles or None)."""
+    columns = data["columns"]
+    layout = _layout(data, tuple(columns[role] for role in readers.ROLES))
+    titles = None
+    if data["titles"]["path"]:
+        names = ("", data["titles"]["item"], data["titles"]["value"], "")
+        path = pathlib.Path(data["titles"]["path"]).expanduser()
+        titles = (path, _layout(data["titles"], names), "utf8")
+    if data["split"]["kind"] == "given":
+        paths = [data["split"][f"{part}_path"] for part in ("train", "valid", "test")]
+        for part, path in zip(PARTS, paths, strict=False):
+            if not path:
+                raise UserError(f"data.split.kind='given' needs data.split.{part}_path.")
+        return [(pathlib.Path(path).expanduser(), data["format"], layout) for path in paths], titles
+    path = pathlib.Path(data["path"]).expanduser() if data["path"] else None
+    if data["name"]:
+        found = catalog.locate(data["name"], path, cache_dir)
+        content = found.content
+        if titles is None and found.titles.is_file():
+            titles = (found.titles, content.titles_layout, content.encoding)
+        return [(found.interactions, content.format, layout)], titles
+    if path is None:
+        raise UserError("set data.name to a public data set, or data.path to a file of your own.")
+    return [(path, data["format"], layout)], titles
+
+
+def _key(data, files, titles) -> str:
+    """Hash of the files' contents and of every option that shapes the data set."""
+    paths = [path for path, *_ in files] + ([titles[0]] if titles else [])
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}.") from None
+    options = {key: value for key, value in data.items() if key not in ("path", "cache_dir")}
+    options["split"] = {k: v for k, v in data["split"].items() if not k.endswith("_path")}
+    layouts = [repr(rest) for _, *rest in files] + [repr(titles[1:]) if titles else ""]
+    names = [path.name for path, *_ in files]
+    text = json.dumps([CACHE_VERSION, options, layouts, names], sort_keys=True)
+    digest.update(text.encode())
+    return digest.hexdigest()[:32]
+
+
+def _read(data, files, titles) -> Dataset:
+    tables = [readers.read_interactions(path, format, layout) for path, format, layout in files]
+    if data["split"]["kind"] == "given":
+        dataset = _given(tables, files, data["threshold"])
+    else:
+        dataset = _split(tables[0], data)
+    if titles is None:
+        return dataset
+    path, layout, encoding = titles
+    by_id = readers.read_titles(path, layout, encoding)
+    ids = dataset.item_ids.cast(pl.String)
+    dataset_titles = pl.Series("title", [by_id.get(id, id) for id in ids], pl.String)
+    return Dataset(
+        **{part: getattr(dataset, part) for part in PARTS},
+        user_ids=dataset.user_ids,
+        item_ids=dataset.item_ids,
+        titles=dataset_titles,
+    )
+
+
+def _split(table: pl.DataFrame, data) -> Dataset:
+    options = data["split"]
+    found = preprocess.positives(
+        table, data["threshold"], data["min_per_user"], data["min_per_item"]
+    )
+    part_E = splits.split(
+        found,
+        options["kind"],
+        options["valid"],
+        options["test"],
+        options["history"],
+        options["seed"],
+    )
+    shape = (len(found.user_ids), len(found.item_ids))
+    parts = [
+        to_csr(found.user_E[part_E == part], found.item_E[part_E == part], shape)
+        for part in (splits.TRAIN, splits.VALID, splits.TEST, splits.HISTORY)
+    ]
+    return Dataset(*parts, user_ids=found.user_ids, item_ids=found.item_ids)
+
+
+def _given(tables, files, threshold) -> Dataset:
+    """Parts as their files have them; a matrix keeps its empty rows and columns."""
+    tables = [preprocess.above(table, threshold) for table in tables]
+    ids = {}
+    for axis, role in enumerate(("user", "item")):
+        kinds = {table[role].dtype for table in tables}
+        columns = [table[role].cast(pl.String) if len(kinds) > 1 else table[role] for table in tables]
+        if all(path.suffix == ".npz" for path, *_ in files):
+            size = max(readers.load_matrix(path).shape[axis] for path, *_ in files)
+            columns.append(pl.int_range(size, dtype=pl.Int64, eager=True))
+        distinct, place = preprocess.number(pl.concat(columns))
+        ids[role] = distinct, np.split(place, np.cumsum([len(column) for column in columns]))
+    shape = (len(ids["user"][0]), len(ids["item"][0]))
+    parts = [
+        to_csr(ids["user"][1][number], ids["item"][1][number], shape)
+        for number in range(len(tables))
+    ]
+    for a, b in itertools.combinations(range(len(parts)), 2):
+        shared = (parts[a].astype(np.int8) * parts[b].astype(np.int8)).nnz
+        if shared:
+            raise UserError(
+                f"{files[b][0]}: {shared} of its interactions are in {files[a][0]} as well; "
+                "a split must have each in one part."
+            )
+    return Dataset(
+        *parts, to_csr(np.empty(0, int), np.empty(0, int), shape), ids["user"][0], ids["item"][0]
+    )
+
+
+def _check(dataset: Dataset) -> None:
+    if dataset.n_users < 2:
+        raise UserError(
+            "only one user is left, and a recommender needs at least two; check data.columns.user, "
+            "data.separator and data.min_per_user."
+        )
+    if dataset.train.nnz == 0:
+        raise UserError(
+            "the training part of the split is empty; lower data.split.valid and data.split.test, "
+            "or choose another data.split.kind."
+        )
+    full_U = np.diff(dataset.train.indptr) == dataset.n_items
+    if full_U.all():
+        raise UserError(
+            f"every user has all {dataset.n_items} items, so there is nothing to rank or to "
+            "contrast; check data.columns.item."
+        )
+
+
+def _store(dataset: Dataset, folder: pathlib.Path) -> None:
+    """Writes the cache entry beside its place and moves it there, so that it is whole or absent."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))
+    except OSError as error:
+        raise UserError(
+            f"data.cache_dir={str(folder.parents[1])!r} cannot be written ({error.strerror})."
+        ) from None
+    try:
+        dataset.save(scratch)
+        if not folder.is_dir():
+            scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,80 @@
+"""Splits of interactions into training, validation and test."""
+
+import numpy as np
+
+from hlrcml_jax.data.preprocess import Positives
+from hlrcml_jax.errors import UserError
+
+TRAIN, VALID, TEST, HISTORY = range(4)
+
+KINDS = ("random", "user", "last", "time", "user_time", "users", "given")
+
+
+def split(
+    positives: Positives, kind: str, valid: float, test: float, history: float, seed: int
+) -> np.ndarray:
+    """Assigns each interaction to a part.
+
+    Args:
+      positives: the interactions, E of them.
+      kind: "random" over interactions (the paper's); "user", random within each user; "last",
+        each user's last interaction to test and the one before to validation; "time", the
+        latest of all to test; "user_time", the latest of each user; "users", whole users are
+        held out and a share of their interactions is their history.
+      valid: share of all interactions (or users) for validation.
+      test: share of all interactions (or users) for test.
+      history: share of a held-out user's interactions that is known at evaluation.
+      seed: of the random kinds.
+
+    Returns:
+      TRAIN, VALID, TEST or HISTORY for each interaction, (E,) int8. HISTORY occurs with "users"
+      alone: known when the user is evaluated, never trained on.
+    """
+    rng = np.random.default_rng(seed)
+    user_E = positives.user_E
+    n = len(user_E)
+    if kind in ("last", "time", "user_time") and positives.time_E is None:
+        raise UserError(
+            f"data.split.kind={kind!r} needs a column of times; set data.columns.time, or choose "
+            "'random' or 'user'."
+        )
+    if kind == "random":
+        return _by_share((rng.permutation(n) + 0.5) / n, valid, test)
+    if kind == "time":
+        rank_E = np.empty(n)
+        rank_E[np.argsort(positives.time_E, kind="stable")] = np.arange(n)
+        return _by_share((rank_E + 0.5) / n, valid, test)
+    if kind == "last":
+        rank_E, count_E = _rank_within_users(user_E, positives.time_E)
+        part_E = np.full(n, TRAIN, np.int8)
+        part_E[(rank_E == count_E - 1) & (count_E >= 2)] = TEST
+        part_E[(rank_E == count_E - 2) & (count_E >= 3)] = VALID
+        return part_E
+    rank_E, count_E = _rank_within_users(
+        user_E, positives.time_E if kind == "user_time" else rng.random(n)
+    )
+    place_E = (rank_E + 0.5) / count_E
+    if kind != "users":
+        return _by_share(place_E, valid, test)
+    n_users = len(positives.user_ids)
+    part_U = _by_share((rng.permutation(n_users) + 0.5) / n_users, valid, test)
+    held_out_E = part_U[user_E] != TRAIN
+    return np.where(held_out_E & (place_E < history), HISTORY, part_U[user_E]).astype(np.int8)
+
+
+def _by_share(place_E: np.ndarray, valid: float, test: float) -> np.ndarray:
+    """Places in (0, 1) cut into training, then validation, then test."""
+    part_E = np.full(len(place_E), TRAIN, np.int8)
+    part_E[place_E >= 1.0 - test - valid] = VALID
+    part_E[place_E >= 1.0 - test] = TEST
+    return part_E
+
+
+def _rank_within_users(user_E: np.ndarray, key_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rank of each interaction by its key among its user's, number of its user's)."""
+    order_E = np.lexsort((key_E, user_E))
+    count_U = np.bincount(user_E)
+    first_U = np.cumsum(count_U) - count_U
+    rank_E = np.empty(len(user_E), np.int64)
+    rank_E[order_E] = np.arange(len(user_E)) - first_U[user_E[order_E]]
+    return rank_E, count_U[user_E]

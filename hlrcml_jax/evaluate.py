@@ -1,0 +1,138 @@
+"""Full-ranking evaluation: metrics of each user, and their summary over cohorts."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.sparse
+
+from hlrcml_jax import metrics, sampling
+from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.scoring import Scorer
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How users are chosen and metrics defined.
+
+    Attributes:
+      cutoffs: the k of every metric.
+      definitions: "standard" or "paper".
+      min_test_items: users with fewer relevant items are left out.
+      n_cohorts: groups of users behind the standard deviation.
+      cohort_size: most users in a group.
+      seed: of the shuffle that fills the groups.
+    """
+
+    cutoffs: tuple[int, ...]
+    definitions: str
+    min_test_items: int
+    n_cohorts: int
+    cohort_size: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Metrics of the evaluated users.
+
+    Attributes:
+      user_B: user numbers, in the order of the cohorts.
+      values: (B,) values under "metric@k"; NaN where a metric does not count a user.
+      overall: "median_rank@k" and "coverage@k" of all lists together.
+      protocol: how they were made.
+    """
+
+    user_B: np.ndarray
+    values: dict[str, np.ndarray]
+    overall: dict[str, float]
+    protocol: Protocol
+
+    def mean(self, name: str) -> float:
+        """Mean over all users."""
+        return float(np.nanmean(self.values[name])) if len(self.user_B) else 0.0
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Mean over the users, and standard deviation of the cohorts' means, of each metric."""
+        cohorts = np.array_split(np.arange(len(self.user_B)), self.protocol.n_cohorts)
+        cohorts = [cohort for cohort in cohorts if len(cohort)]
+        table = {}
+        for name, value_B in self.values.items():
+            means = [
+                np.nanmean(value_B[cohort])
+                for cohort in cohorts
+                if not np.isnan(value_B[cohort]).all()
+            ]
+            std = float(np.std(means)) if means else 0.0
+            table[name] = {"mean": self.mean(name) if means else 0.0, "std": std}
+        return table | {name: {"mean": value, "std": 0.0} for name, value in self.overall.items()}
+
+
+def choose_users(relevant: scipy.sparse.csr_array, protocol: Protocol) -> np.ndarray:
+    """The users to evaluate: those with enough relevant items, shuffled, cut to the cohorts."""
+    count_U = np.diff(relevant.indptr)
+    user_B = np.flatnonzero(count_U >= protocol.min_test_items)
+    np.random.default_rng(protocol.seed).shuffle(user_B)
+    return user_B[: protocol.n_cohorts * protocol.cohort_size]
+
+
+def evaluate(
+    scorer: Scorer,
+    params: dict[str, Any],
+    dataset: Dataset,
+    part: str,
+    protocol: Protocol,
+    cutoffs: Sequence[int] | None = None,
+) -> Evaluation:
+    """Ranks the whole catalogue for each user with items in a part, and measures the lists.
+
+    Args:
+      scorer: made with `dataset.known(part)`.
+      params: replicated over the devices.
+      dataset: the interactions.
+      part: "valid" or "test".
+      protocol: users and definitions.
+      cutoffs: instead of the protocol's.
+    """
+    cutoffs = tuple(cutoffs or protocol.cutoffs)
+    relevant = getattr(dataset, part)
+    user_B = choose_users(relevant, protocol)
+    items_on_device = jax.device_put(sampling.UserItems.of(relevant))
+    values: list[dict[str, np.ndarray]] = []
+    lists = [np.empty((0, max(cutoffs)), np.int32)]
+    for ranking in scorer.rank(params, user_B, max(cutoffs)):
+        users, items = jax.device_put((ranking.user_C.astype(np.int32), ranking.item_CxK))
+        measured = _measure(items_on_device, users, items, cutoffs, protocol.definitions)
+        values.append(jax.device_get(measured))
+        short = max(cutoffs) - ranking.item_CxK.shape[1]
+        lists.append(np.pad(ranking.item_CxK, ((0, 0), (0, short)), constant_values=-1))
+    joined = {}
+    if values:
+        joined = {name: np.concatenate([chunk[name] for chunk in values]) for name in values[0]}
+    overall = _overall(np.concatenate(lists), dataset, cutoffs) if values else {}
+    return Evaluation(user_B, joined, overall, protocol)
+
+
+def _measure_lists(relevant, user_B, item_BxK, cutoffs, definitions):
+    def is_hit(user, item):
+        return relevant.find(user, item)[1]
+
+    hits_BxK = jax.vmap(jax.vmap(is_hit, in_axes=(None, 0)))(user_B, item_BxK)
+    relevant_B = jax.vmap(relevant.count)(user_B)
+    return metrics.user_metrics(hits_BxK.astype(float), relevant_B, cutoffs, definitions)
+
+
+_measure = jax.jit(_measure_lists, static_argnums=(3, 4))
+
+
+def _overall(item_BxK: np.ndarray, dataset: Dataset, cutoffs) -> dict[str, float]:
+    count_I = np.bincount(dataset.train.indices, minlength=dataset.n_items)
+    rank_I = np.empty(dataset.n_items, np.int64)
+    rank_I[np.argsort(-count_I, kind="stable")] = 1 + np.arange(dataset.n_items)
+    overall = {}
+    for k in cutoffs:
+        overall[f"median_rank@{k}"] = metrics.median_rank(item_BxK[:, :k], rank_I)
+        overall[f"coverage@{k}"] = metrics.coverage(item_BxK[:, :k], dataset.n_items)
+    return overall

@@ -1,0 +1,406 @@
+"""A run from its config to its workdir: prepare, fit, test, recommend; resumed where it was.
+
+`train_and_evaluate` and its like never touch flags and can be called from a notebook.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import pathlib
+import time
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import polars as pl
+import rich
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax import parallel, recommend, report
+from hlrcml_jax.checkpoints import Checkpoints
+from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.data.prepare import prepare
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.evaluate import Evaluation, Protocol, evaluate
+from hlrcml_jax.losses import TripletLoss
+from hlrcml_jax.models import MODELS, make_model
+from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.popularity import Popularity
+from hlrcml_jax.optimizer import make_optimizer, row_radii
+from hlrcml_jax.sampling import Positives, Sampler
+from hlrcml_jax.scoring import Scorer, place_untrained_users
+from hlrcml_jax.train import Trainer, TrainState, improves, init_params, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A config, its data and its workdir.
+
+    Attributes:
+      config: validated.
+      dataset: prepared.
+      workdir: exists, and belongs to this config.
+    """
+
+    config: ml_collections.ConfigDict
+    dataset: Dataset
+    workdir: pathlib.Path
+
+    @property
+    def model(self) -> CML:
+        return make_model(self.config.model)
+
+    @property
+    def protocol(self) -> Protocol:
+        options = self.config.evaluation
+        return Protocol(
+            tuple(options.cutoffs),
+            options.definitions,
+            options.min_test_items,
+            options.n_cohorts,
+            options.cohort_size,
+            self.config.data.split.seed,
+        )
+
+    def trainer(self) -> Trainer:
+        """What the config says about training."""
+        config, options = self.config, self.config.model
+        radii = row_radii(options.clip_norm, options.clip_memory, options.memory_radius)
+        return Trainer(
+            self.model,
+            TripletLoss(config.loss.margin, config.negatives.select, config.loss.copy_relation),
+            make_optimizer(config.optimizer.learning_rate, radii),
+            config.train.batch_size,
+        )
+
+    def scorer(self, part: str, model: CML | None = None) -> Scorer:
+        """Ranks with what may be known when a part is predicted."""
+        options = self.config.model
+        return Scorer(
+            model or self.model,
+            self.dataset.known(part),
+            options.max_prefs,
+            options.prefs_sampling,
+            options.memory_slots,
+            self.config.scoring.memory_mb,
+            self.config.seed,
+        )
+
+    def initial_state(self) -> TrainState:
+        """The state before training, as host arrays; of a closed-form model its solution."""
+        if isinstance(self.model, Popularity):
+            params = self.model.fit(self.dataset.train)
+        else:
+            params = init_params(
+                jax.random.key(self.config.seed),
+                self.model,
+                self.dataset.n_users,
+                self.dataset.n_items,
+                self.config.model.dim,
+            )
+        return jax.device_get(init_state(params, self.trainer().optimizer))
+
+    def params_for(self, params: dict[str, Any], part: str) -> dict[str, Any]:
+        """Host parameters made ready to predict a part, on all devices."""
+        known = self.dataset.known(part)
+        return parallel.replicate(place_untrained_users(params, self.dataset.train, known))
+
+
+def open_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Run:
+    """Checks the config and the workdir, prepares the data, and creates the workdir.
+
+    Nothing is written before the config is valid and the data is read.
+
+    Raises:
+      UserError: also when the workdir belongs to another config or to other data.
+    """
+    config_lib.validate(config)
+    workdir = pathlib.Path(workdir).absolute()
+    before = read_config_file(workdir)
+    if before is not None:
+        _check_same(workdir, before["config"], config)
+    dataset = prepare(config.data.to_dict())
+    fingerprint = dataset.fingerprint()
+    if before is not None and before["data"] != fingerprint:
+        raise UserError(
+            f"{workdir}: this workdir was made with other data than what the config gives now; "
+            "choose another --workdir, or restore the data."
+        )
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+    }
+    text = {"config": config_lib.flatten(config), "data": fingerprint, "versions": versions}
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        report.write_whole(workdir / "config.json", json.dumps(text, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}); choose another."
+        ) from None
+    return Run(config, dataset, workdir)
+
+
+def read_config_file(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What `config.json` of a workdir says, or None where there is none."""
+    path = workdir / "config.json"
+    try:
+        text = json.loads(path.read_text())
+        return {"config": text["config"], "data": text["data"]}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(
+            f"{path}: not readable as the config of a run ({error}); choose another --workdir."
+        ) from None
+
+
+def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:
+    now = json.loads(json.dumps(config_lib.flatten(config)))
+    for name, key in config_lib.keys():
+        if not key.may_change and before.get(name, key.default) != now[name]:
+            raise UserError(
+                f"{workdir}: this workdir was made with {name}={before.get(name)!r}, and the "
+                f"config now has {now[name]!r}; choose another --workdir, or set it back."
+            )
+
+
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> dict[str, dict[str, float]]:
+    """Prepares, fits (from the latest checkpoint, if any), and tests the best checkpoint.
+
+    Args:
+      config: see `config.py`; it is validated first.
+      workdir: folder of the run; created if it does not exist.
+
+    Returns:
+      {"metric@k": {"mean", "std"}} on test, also written to `test_metrics.json`.
+
+    Raises:
+      UserError: a mistake in the config, the data or the workdir.
+    """
+    started = time.perf_counter()
+    run = open_run(config, workdir)
+    _describe(run)
+    with Checkpoints(run.workdir) as checkpoints:
+        fit(run, checkpoints)
+    summary = test(run)
+    metric = config.early_stopping.metric
+    log = report.read_log(run.workdir / "metrics.jsonl")
+    if log:
+        best_epoch, _ = best_params(run)
+        plot = run.workdir / "plots" / "learning_curve.png"
+        report.plot_learning_curve(log, metric, best_epoch, plot)
+    show_recommendations(run)
+    seconds = time.perf_counter() - started
+    rich.print(f"Done in {seconds:.0f} s; everything is in [bold]{run.workdir}[/bold].")
+    return summary
+
+
+def fit(run: Run, checkpoints: Checkpoints) -> None:
+    """Trains from the latest checkpoint until the last epoch, or until nothing improves."""
+    config = run.config
+    state = run.initial_state()
+    latest = checkpoints.latest()
+    if isinstance(run.model, Popularity):
+        if latest is None:
+            checkpoints.save(0, state, 0.0)
+        return
+    if latest is not None:
+        state = checkpoints.restore(latest, state)
+    epoch = int(state.epoch)
+    if latest is not None:
+        rich.print(f"Going on after epoch {epoch}.")
+    log = report.MetricsLog(run.workdir / "metrics.jsonl", epoch)
+    with report.TrainingProgress(config.train.epochs, epoch, config.early_stopping.metric) as bar:
+        loop = _Loop(run, state)
+        while not _finished(config, loop.state, epoch):
+            record = loop.train_epoch(epoch)
+            epoch += 1
+            if epoch % config.train.validate_every == 0 or epoch == config.train.epochs:
+                value = loop.validate(record)
+                checkpoints.save(epoch, parallel.first(loop.state), value)
+            log.write(record)
+            bar.update(record)
+
+
+def _finished(config, state: TrainState, epoch: int) -> bool:
+    best_epoch = int(parallel.first(state.best_epoch))
+    waited = (epoch - best_epoch) / config.train.validate_every
+    return epoch >= config.train.epochs or waited >= config.early_stopping.patience
+
+
+class _Loop:
+    """The compiled functions of one fit, and what they work on."""
+
+    def __init__(self, run: Run, state: TrainState):
+        self._run = run
+        trainer = run.trainer()
+        options = run.config.model
+        sampler = Sampler.of(
+            run.dataset.train,
+            options.max_prefs,
+            run.config.negatives.candidates,
+            options.prefs_sampling,
+        )
+        self._n = run.dataset.train.nnz
+        self._key = jax.random.key(run.config.seed)
+        train_key, loss_key = jax.random.split(jax.random.fold_in(self._key, 1))
+        self.state = parallel.replicate(state)
+        sampler, positives = parallel.replicate((sampler, Positives.of(run.dataset.train)))
+        train_key = _replicate_key(train_key)
+        arguments = (self.state, sampler, positives, train_key)
+        self._epoch = parallel.pmap(trainer.train_epoch, donate=(0,)).lower(*arguments).compile()
+        self._data = (sampler, positives, train_key)
+        self._steps = trainer.steps(self._n)
+        self._metric = run.config.early_stopping.metric
+        if self._metric == "loss":
+            valid = parallel.replicate(Positives.of(run.dataset.valid))
+            self._loss_data = (sampler, valid, _replicate_key(loss_key))
+            self._mean_loss = parallel.pmap(trainer.mean_loss)
+        else:
+            self._scorer = run.scorer("valid")
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """One epoch; its line for the log."""
+        watch = report.Stopwatch()
+        with jax.transfer_guard("disallow"):
+            self.state, loss_T = self._epoch(self.state, *self._data)
+            loss_T = parallel.first(loss_T)
+        seconds = watch.lap()
+        if not np.isfinite(loss_T).all():
+            step = int(np.argmin(np.isfinite(loss_T)))
+            raise UserError(
+                f"the loss became {loss_T[step]} in step {step + 1} of epoch {epoch + 1}; lower "
+                "optimizer.learning_rate (the checkpoints before it are kept)."
+            )
+        return {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * self._steps,
+            "loss": float(loss_T.sum()) / self._n,
+            "examples_per_s": round(self._n / seconds, 1),
+        }
+
+    def validate(self, record: dict[str, float]) -> float:
+        """Adds the validation to an epoch's record; the value to choose by, higher is better."""
+        run, watch = self._run, report.Stopwatch()
+        if run.dataset.valid.nnz == 0:
+            value = float(record["epoch"])  # nothing to choose by: the latest is the best
+        elif self._metric == "loss":
+            record["loss_valid"] = float(
+                parallel.first(self._mean_loss(self.state.params, *self._loss_data))
+            )
+            value = -record["loss_valid"]
+        else:
+            cutoff = int(self._metric.partition("@")[2])
+            params = run.params_for(parallel.first(self.state.params), "valid")
+            found = evaluate(self._scorer, params, run.dataset, "valid", run.protocol, (cutoff,))
+            record.update({name: found.mean(name) for name in found.values})
+            value = record[self._metric]
+        record["validation_s"] = round(watch.lap(), 3)
+        self.state = improves(self.state, value, int(record["epoch"]))
+        return value
+
+
+def _replicate_key(key: jax.Array) -> jax.Array:
+    return jax.random.wrap_key_data(parallel.replicate(jax.random.key_data(key)))
+
+
+def best_params(run: Run) -> tuple[int, dict[str, Any]]:
+    """(epoch, host parameters) of the best checkpoint.
+
+    Raises:
+      UserError: when there is none yet.
+    """
+    with Checkpoints(run.workdir) as checkpoints:
+        best = checkpoints.best()
+        if best is None:
+            raise UserError(f"{run.workdir}: there is no checkpoint yet; train first.")
+        return best, checkpoints.restore(best, run.initial_state()).params
+
+
+def test(run: Run) -> dict[str, dict[str, float]]:
+    """Evaluates the best checkpoint on test beside popularity; writes `test_metrics.json`."""
+    epoch, params = best_params(run)
+    name = run.config.model.name
+    rows = {name: _evaluate_params(run, run.model, params)}
+    if name != "popularity":
+        popularity = Popularity.fit(run.dataset.train)
+        rows["popularity"] = _evaluate_params(run, Popularity(), popularity)
+    found = rows[name]
+    text = {
+        "metrics": found.summary(),
+        "n_users": len(found.user_B),
+        "epoch": epoch,
+        "protocol": {
+            **dataclasses.asdict(found.protocol),
+            "ranking": "whole catalogue, without the items of train and valid",
+            "std": "between the means of the cohorts",
+        },
+    }
+    report.write_whole(run.workdir / "test_metrics.json", json.dumps(text, indent=2) + "\n")
+    if not len(found.user_B):
+        rich.print("The test part is empty: nothing to evaluate.")
+        return {}
+    report.print_metrics(
+        f"Test, {len(found.user_B):,} users, {run.protocol.definitions} metrics, epoch {epoch}",
+        {label: evaluation.summary() for label, evaluation in rows.items()},
+        run.protocol.cutoffs,
+    )
+    return found.summary()
+
+
+def _evaluate_params(run: Run, model: CML, params: dict[str, Any]) -> Evaluation:
+    scorer = run.scorer("test", model)
+    return evaluate(scorer, run.params_for(params, "test"), run.dataset, "test", run.protocol)
+
+
+def show_recommendations(run: Run) -> None:
+    """Prints ten recommendations for one user, each with the past item that speaks for it."""
+    _, params = best_params(run)
+    scorer = run.scorer("test")
+    user_C = np.array([int(np.argmax(np.diff(run.dataset.train.indptr) >= 10))])
+    ready = run.params_for(params, "test")
+    ranking = next(scorer.rank(ready, user_C, 10))
+    table = recommend.frame(ranking, run.dataset)
+    reasons = recommend.main_reasons(run.model, parallel.first(ready), ranking)
+    names = ["rank", "item", "score"] + (["because of"] if reasons else [])
+    label = run.dataset.titles if run.dataset.titles is not None else run.dataset.item_ids
+    rows = []
+    for place, row in enumerate(table.iter_rows(named=True)):
+        cells = [str(row["rank"]), str(row.get("title", row["item_id"])), f"{row['score']:.3f}"]
+        if reasons:
+            item, share = reasons[place]
+            cells.append(f"{label[item]} ({100 * share:.0f} %)")
+        rows.append(cells)
+    user = run.dataset.user_ids[int(user_C[0])]
+    report.print_recommendations(f"Recommendations for user {user}", rows, names)
+
+
+def write_recommendations(run: Run) -> pathlib.Path:
+    """Writes the top K of the chosen users to `recommendations.*` in the workdir."""
+    options = run.config.recommend
+    user_C = recommend.user_numbers(run.dataset, options.users)
+    _, params = best_params(run)
+    frames = recommend.frames(
+        run.scorer("test"), run.params_for(params, "test"), run.dataset, user_C, options.k
+    )
+    path = run.workdir / f"recommendations.{options.format}"
+    table = pl.concat(list(frames))
+    recommend.write(table, path, options.format)
+    rich.print(f"{len(table):,} recommendations for {len(user_C):,} users in [bold]{path}[/bold].")
+    return path
+
+
+def _describe(run: Run) -> None:
+    data = run.dataset
+    n = data.train.nnz + data.valid.nnz + data.test.nnz + data.history.nnz
+    density = 100 * n / (math.prod(data.train.shape))
+    rich.print(
+        f"{run.config.model.name} on {data.n_users:,} users, {data.n_items:,} items, {n:,} "
+        f"interactions ({density:.2g} %): {data.train.nnz:,} train, {data.valid.nnz:,} valid, "
+        f"{data.test.nnz:,} test; {parallel.device_count()} {jax.default_backend()} device(s)."
+    )

@@ -1,0 +1,147 @@
+"""Ranking metrics as pure functions of where the hits are.
+
+`hits_BxK` says for each user and rank whether the item there is relevant (1.0) or not (0.0), and
+`relevant_B` how many relevant items the user has, at least one. A rank that could not be filled
+is a miss. Two named sets of definitions: `standard` is trec_eval's, `paper` that of the paper's
+own program.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+METRICS = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate")
+DEFINITIONS = ("standard", "paper")
+
+
+def dcg(hits_BxK: jax.Array, k: int) -> jax.Array:
+    """DCG@k = sum over ranks r <= k of hit_r / log2(r + 1)."""
+    hits_Bxk = hits_BxK[:, :k]
+    return hits_Bxk @ (1.0 / jnp.log2(2.0 + jnp.arange(hits_Bxk.shape[1])))
+
+
+def ideal_dcg(relevant_B: jax.Array, k: int) -> jax.Array:
+    """DCG@k of a list that begins with all relevant items."""
+    rank_1xk = jnp.arange(k)[None]
+    return dcg(jnp.where(rank_1xk < relevant_B[:, None], 1.0, 0.0), k)
+
+
+def ndcg(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
+    """nDCG@k = DCG@k / ideal DCG@k over the relevant items.
+
+    >>> ndcg(jnp.array([[0.0, 1.0]]), jnp.array([1]), 2).round(4).tolist()
+    [0.6309...]
+    """
+    return dcg(hits_BxK, k) / ideal_dcg(relevant_B, k)
+
+
+def ndcg_local(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
+    """nDCG@k against the ideal order of the list's own hits; NaN (dropped) without any hit."""
+    found_B = jnp.sum(hits_BxK, axis=1)
+    return jnp.where(found_B > 0, dcg(hits_BxK, k) / ideal_dcg(jnp.maximum(found_B, 1), k), jnp.nan)
+
+
+def precision(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
+    """P@k = hits among the first k / k."""
+    return jnp.sum(hits_BxK[:, :k], axis=1) / k
+
+
+def recall(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
+    """R@k = hits among the first k / relevant items."""
+    return jnp.sum(hits_BxK[:, :k], axis=1) / relevant_B
+
+
+def hit_rate(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
+    """1 if any of the first k is a hit."""
+    return jnp.max(hits_BxK[:, :k], axis=1)
+
+
+def sum_of_precisions(hits_BxK: jax.Array, k: int) -> jax.Array:
+    """Sum over the hits' ranks r <= k of P@r."""
+    hits_Bxk = hits_BxK[:, :k]
+    rank_1xk = 1.0 + jnp.arange(hits_Bxk.shape[1])[None]
+    return jnp.sum(hits_Bxk * jnp.cumsum(hits_Bxk, axis=1) / rank_1xk, axis=1)
+
+
+def average_precision(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
+    """AP@k = sum over the hits' ranks r <= k of P@r / relevant items."""
+    return sum_of_precisions(hits_BxK, k) / relevant_B
+
+
+def average_precision_by_k(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
+    """The paper's AP@k: the same sum, divided by k."""
+    return sum_of_precisions(hits_BxK, k) / k
+
+
+def reciprocal_rank(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
+    """RR@k = 1 / rank of the first hit, or 0."""
+    hits_Bxk = hits_BxK[:, :k]
+    rank_1xk = 1.0 + jnp.arange(hits_Bxk.shape[1])[None]
+    return jnp.max(hits_Bxk / rank_1xk, axis=1)
+
+
+def reciprocal_ranks(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
+    """The paper's RR@k: the sum of 1 / rank over all hits."""
+    hits_Bxk = hits_BxK[:, :k]
+    return hits_Bxk @ (1.0 / (1.0 + jnp.arange(hits_Bxk.shape[1])))
+
+
+Metric = Callable[[jax.Array, jax.Array, int], jax.Array]
+
+_SETS: dict[str, dict[str, Metric]] = {
+    "standard": {
+        "ndcg": ndcg,
+        "map": average_precision,
+        "mrr": reciprocal_rank,
+        "precision": precision,
+        "recall": recall,
+        "hit_rate": hit_rate,
+    },
+    "paper": {
+        "ndcg": ndcg,
+        "ndcg_local": ndcg_local,
+        "map": average_precision_by_k,
+        "mrr": reciprocal_ranks,
+        "precision": precision,
+        "recall": recall,
+        "hit_rate": recall,
+    },
+}
+
+
+def user_metrics(
+    hits_BxK: jax.Array, relevant_B: jax.Array, cutoffs: Sequence[int], definitions: str
+) -> dict[str, jax.Array]:
+    """Every metric at every cut-off for each user.
+
+    Args:
+      hits_BxK: 1.0 where the item at that rank is relevant.
+      relevant_B: number of relevant items, at least 1.
+      cutoffs: the k; K is at least the largest, or the list holds all items.
+      definitions: "standard" or "paper".
+
+    Returns:
+      (B,) values under "metric@k".
+    """
+    return {
+        f"{name}@{k}": metric(hits_BxK, relevant_B, k)
+        for k in cutoffs
+        for name, metric in _SETS[definitions].items()
+    }
+
+
+def median_rank(recommended: np.ndarray, rank_I: np.ndarray) -> float:
+    """Median popularity rank over the distinct recommended items (the paper's MMR).
+
+    Args:
+      recommended: item numbers in any shape; negative ones are empty places.
+      rank_I: popularity rank of each item, 1 for the most popular.
+    """
+    return float(np.median(rank_I[np.unique(recommended[recommended >= 0])]))
+
+
+def coverage(recommended: np.ndarray, n_items: int) -> float:
+    """Share of the catalogue that is recommended to anyone."""
+    return len(np.unique(recommended[recommended >= 0])) / n_items

@@ -1,0 +1,53 @@
+"""The only place that knows about devices.
+
+Everything else is written for one device and an axis name. A replicated tree has a leading axis
+with one copy for each local device; a sharded one has a leading axis whose parts differ.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "devices"
+
+Tree = Any
+
+
+def device_count() -> int:
+    """Number of local devices; the batch and the evaluated users are divided between them."""
+    return jax.local_device_count()
+
+
+def replicate(tree: Tree) -> Tree:
+    """A copy of every array on each device."""
+    n = device_count()
+    return shard(jax.tree.map(lambda x: np.broadcast_to(x, (n, *np.shape(x))), tree))
+
+
+def shard(tree: Tree) -> Tree:
+    """Places host arrays whose leading axis is the devices."""
+    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def first(tree: Tree) -> Tree:
+    """The first device's copy, as host arrays that nothing else refers to."""
+    return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data)[0], tree)
+
+
+def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
+    """Runs a function on all devices, over the leading axis of every argument."""
+    return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
+
+
+def psum(tree: Tree) -> Tree:
+    """Sum over the devices, inside a mapped function."""
+    return jax.lax.psum(tree, AXIS)
+
+
+def index() -> jax.Array:
+    """This device's number, inside a mapped function."""
+    return jax.lax.axis_index(AXIS)

@@ -1,0 +1,148 @@
+"""What a run shows and writes down: progress, tables, learning curves, `metrics.jsonl`."""
+
+import json
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import rich
+import rich.box
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+matplotlib.use("agg")
+
+
+class TrainingProgress:
+    """A bar over epochs on stderr; plain lines where stderr is no terminal."""
+
+    def __init__(self, epochs: int, done: int, metric: str):
+        self._metric = metric
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=epochs, completed=done, status="compiling")
+
+    def __enter__(self) -> "TrainingProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+
+    def update(self, record: Mapping[str, float]) -> None:
+        """Shows a line of `metrics.jsonl`."""
+        status = f"loss {record['loss']:.4f}  {record['examples_per_s']:,.0f} examples/s"
+        if self._metric in record:
+            status += f"  valid {self._metric} {record[self._metric]:.4f}"
+        self._bar.update(self._task, completed=record["epoch"], status=status)
+        if not self._console.is_terminal:
+            self._console.print(f"epoch {record['epoch']}  {status}", highlight=False)
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one object a line, one line an epoch.
+
+    Args:
+      path: the file.
+      epoch: the epoch that the run goes on from; later lines, which a killed run may have left,
+        are dropped.
+    """
+
+    def __init__(self, path: pathlib.Path, epoch: int):
+        self._path = path
+        kept = [record for record in read_log(path) if record["epoch"] <= epoch]
+        write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def write(self, record: Mapping[str, float]) -> None:
+        """Appends a line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read_log(path: pathlib.Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl`; a last line that was cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is either whole or not there."""
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+def print_metrics(
+    title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]], cutoffs: Sequence[int]
+) -> None:
+    """A table with a row for each model, the main metrics in percent, ± between cohorts."""
+    k = 10 if 10 in cutoffs else max(cutoffs)
+    shown = [f"{name}@{k}" for name in ("ndcg", "map", "mrr", "precision", "recall", "hit_rate")]
+    shown += [f"coverage@{k}"]
+    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE)
+    table.add_column("percent")
+    for name in shown:
+        table.add_column(name, justify="right")
+    table.add_column(f"median rank@{k}", justify="right")
+    for model, summary in rows.items():
+        cells = [f"{100 * summary[name]['mean']:.2f}" for name in shown]
+        cells[0] += f" ± {100 * summary[shown[0]]['std']:.2f}"
+        table.add_row(model, *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}")
+    rich.print(table)
+
+
+def print_recommendations(title: str, rows: Sequence[Sequence[str]], names: Sequence[str]) -> None:
+    """A table of recommendations, one a row."""
+    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE)
+    for name in names:
+        table.add_column(name, justify="right" if name in ("rank", "score") else "left")
+    for row in rows:
+        table.add_row(*row)
+    rich.print(table)
+
+
+def plot_learning_curve(
+    log: Sequence[Mapping[str, float]], metric: str, best_epoch: int, path: pathlib.Path
+) -> None:
+    """Training loss and validation metric over epochs, as a PNG."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.add_subplot(xlabel="epoch")
+    left.set_ylabel("training loss of an example", color="tab:blue")
+    left.plot([r["epoch"] for r in log], [r["loss"] for r in log], color="tab:blue")
+    validated = [record for record in log if metric in record]
+    if validated:
+        right = left.twinx()
+        right.set_ylabel(f"validation {metric}", color="tab:orange")
+        right.plot(
+            [r["epoch"] for r in validated], [r[metric] for r in validated], color="tab:orange"
+        )
+        right.axvline(best_epoch, color="grey", linestyle=":", label=f"best, epoch {best_epoch}")
+        right.legend(loc="lower right", frameon=False)
+    left.spines["top"].set_visible(False)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+class Stopwatch:
+    """Seconds since it was made, or since the last `lap`."""
+
+    def __init__(self):
+        self._start = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        start, self._start = self._start, time.perf_counter()
+        return self._start - start

@@ -1,0 +1,218 @@
+"""Draws of negatives and preferences, on the device, from the device-resident interactions.
+
+Each example has a key of its own, made from the seed, the epoch and the example's place in the
+epoch, so that it draws the same on any number of devices and in a resumed run. All draws are
+exact: negatives by ranks among the items that a user does not have, and subsets by Floyd's
+algorithm, so nothing is rejected and every shape is static.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+
+from hlrcml_jax.losses import Batch
+
+PREFERENCE_WEIGHTS = ("uniform", "unpop")
+
+
+class UserItems(flax.struct.PyTreeNode):
+    """The items of each user, as CSR on the device.
+
+    Attributes:
+      start_U1: where the items of each user begin, (U + 1,).
+      item_E: item numbers, ascending for each user.
+      n_items: I.
+      longest: the most items of a user.
+    """
+
+    start_U1: jax.Array
+    item_E: jax.Array
+    n_items: int = flax.struct.field(pytree_node=False)
+    longest: int = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, matrix: scipy.sparse.csr_array) -> "UserItems":
+        """From CSR of users x items with sorted indices; the arrays stay on the host."""
+        # One entry where there is none, so that every gather has something to clamp to.
+        items_E = matrix.indices if matrix.nnz else np.zeros(1)
+        longest = int(np.diff(matrix.indptr).max(initial=1))
+        return cls(
+            matrix.indptr.astype(np.int32), items_E.astype(np.int32), matrix.shape[1], longest
+        )
+
+    def count(self, user: jax.Array) -> jax.Array:
+        """How many items a user has."""
+        return self.start_U1[user + 1] - self.start_U1[user]
+
+    def search(self, user: jax.Array, goes_right) -> jax.Array:
+        """The first place among a user's items at which `goes_right(item, place)` is False.
+
+        The predicate must be True up to some place and False from there on.
+        """
+        start = self.start_U1[user]
+
+        def halve(_, bounds):
+            low, high = bounds
+            middle = (low + high) // 2
+            right = goes_right(self.item_E[start + middle], middle) & (low < high)
+            return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
+
+        bounds = (jnp.zeros_like(user), self.count(user))
+        return jax.lax.fori_loop(0, self.longest.bit_length(), halve, bounds)[0]
+
+    def find(self, user: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(place of an item among a user's, whether it is there)."""
+        place = self.search(user, lambda other, _: other < item)
+        found = (place < self.count(user)) & (self.item_E[self.start_U1[user] + place] == item)
+        return place, found
+
+
+class Positives(flax.struct.PyTreeNode):
+    """The E (user, item) pairs that examples are drawn from."""
+
+    user_E: jax.Array
+    item_E: jax.Array
+
+    @classmethod
+    def of(cls, matrix: scipy.sparse.csr_array) -> "Positives":
+        """The cells of a CSR matrix; the arrays stay on the host."""
+        user_E = np.repeat(np.arange(matrix.shape[0], dtype=np.int32), np.diff(matrix.indptr))
+        return cls(user_E, matrix.indices.astype(np.int32))
+
+
+class Sampler(flax.struct.PyTreeNode):
+    """What an example is drawn from, and how.
+
+    Attributes:
+      known: the items that a user has: never negatives, and the source of preferences.
+      log_weight_I: log weights of items as preferences; used for "unpop".
+      max_prefs: S.
+      candidates: N.
+      weights: "uniform" or "unpop" (weight 1 / popularity).
+    """
+
+    known: UserItems
+    log_weight_I: jax.Array
+    max_prefs: int = flax.struct.field(pytree_node=False)
+    candidates: int = flax.struct.field(pytree_node=False)
+    weights: str = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def of(
+        cls, known: scipy.sparse.csr_array, max_prefs: int, candidates: int = 1, weights="uniform"
+    ) -> "Sampler":
+        """From the known interactions; the arrays stay on the host."""
+        count_I = np.bincount(known.indices, minlength=known.shape[1])
+        log_weight_I = -np.log(np.maximum(count_I, 1)).astype(np.float32)
+        return cls(UserItems.of(known), log_weight_I, max_prefs, candidates, weights)
+
+    def negatives(self, key: jax.Array, user: jax.Array) -> jax.Array:
+        """N items, uniform over those that the user does not have, with replacement, (N,).
+
+        The r-th item that the user does not have is r + the number of the user's items before
+        it. For a user with all items the result means nothing (see `draw_batch`).
+        """
+        n_free = self.known.n_items - self.known.count(user)
+        rank_N = jax.random.randint(key, (self.candidates,), 0, jnp.maximum(n_free, 1))
+
+        def nth_free(rank):
+            return rank + self.known.search(user, lambda item, place: item - place <= rank)
+
+        return jnp.minimum(jax.vmap(nth_free)(rank_N), self.known.n_items - 1)
+
+    def preferences(
+        self, key: jax.Array, user: jax.Array, left_out: jax.Array, is_left_out: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """At most S of a user's items, without replacement.
+
+        Args:
+          key: of this draw.
+          user: whose items.
+          left_out: the place among them of an item that must not be drawn,
+          is_left_out: if there is one.
+
+        Returns:
+          (items (S,), mask (S,)); what the mask excludes is some item of no meaning.
+        """
+        n = self.known.count(user) - is_left_out
+        if self.weights == "uniform":
+            place_S, mask_S = uniform_subset(key, n, self.max_prefs)
+        else:
+            place_S, mask_S = self._weighted_subset(key, user, left_out, is_left_out)
+        place_S = place_S + (is_left_out & (place_S >= left_out))
+        return self.known.item_E[self.known.start_U1[user] + place_S], mask_S
+
+    def _weighted_subset(self, key, user, left_out, is_left_out):
+        """Successive sampling by weight: the largest of log weight + Gumbel noise."""
+        place_L = jnp.arange(self.known.longest)
+        n = self.known.count(user) - is_left_out
+        shifted_L = place_L + (is_left_out & (place_L >= left_out))
+        item_L = self.known.item_E[self.known.start_U1[user] + shifted_L]
+        noisy_L = self.log_weight_I[item_L] + jax.random.gumbel(key, place_L.shape)
+        size = min(self.max_prefs, self.known.longest)
+        noisy_S, place_S = jax.lax.top_k(jnp.where(place_L < n, noisy_L, -jnp.inf), size)
+        pad = (0, self.max_prefs - size)
+        return jnp.pad(place_S, pad), jnp.pad(noisy_S > -jnp.inf, pad)
+
+
+def uniform_subset(key: jax.Array, n: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """A uniform subset of min(n, size) of the numbers below n, (size,) and its mask.
+
+    Floyd's algorithm takes draw k from 0..last_k with last_k growing to n - 1, and last_k itself
+    where the draw was taken before. A draw was taken before if an earlier draw is equal, or if it
+    is the last_j of an earlier step j that had to take it; these chains are followed by doubling.
+    """
+    step_S = jnp.arange(size)
+    first = jnp.maximum(n - size, 0)
+    last_S = first + step_S
+    draw_S = jax.random.randint(key, (size,), 0, last_S + 1)
+    earlier_SxS = step_S[None, :] < step_S[:, None]
+    taken_S = jnp.any((draw_S[None, :] == draw_S[:, None]) & earlier_SxS, axis=1)
+    depends_S = jnp.where(draw_S >= first, draw_S - first, step_S)
+    for _ in range(size.bit_length()):
+        taken_S = taken_S | taken_S[depends_S]
+        depends_S = depends_S[depends_S]
+    return jnp.where(taken_S, last_S, draw_S), step_S < n
+
+
+def draw_batch(
+    sampler: Sampler, positives: Positives, epoch_key: jax.Array, order_E: jax.Array, place_B
+) -> Batch:
+    """The examples at some places of an epoch.
+
+    Args:
+      sampler: what to draw, and from what.
+      positives: the pairs.
+      epoch_key: of this epoch.
+      order_E: the order of the pairs in this epoch.
+      place_B: places in the epoch; those past its end give examples of weight 0, as does a user
+        who has all items, because there is no negative.
+    """
+    n = order_E.shape[0]
+
+    def draw(place):
+        pair = order_E[jnp.minimum(place, n - 1)]
+        user, item = positives.user_E[pair], positives.item_E[pair]
+        negative_key, preference_key = jax.random.split(jax.random.fold_in(epoch_key, place))
+        negative_N = sampler.negatives(negative_key, user)
+        prefs_S, mask_S = sampler.preferences(
+            preference_key, user, *sampler.known.find(user, item)
+        )
+        real = (place < n) & (sampler.known.count(user) < sampler.known.n_items)
+        return Batch(user, item, negative_N, prefs_S, mask_S, real.astype(jnp.float32))
+
+    return jax.vmap(draw)(place_B)
+
+
+def evaluation_preferences(
+    sampler: Sampler, key: jax.Array, user_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Preferences (B, S) and mask (B, S), drawn for each user from the seed alone."""
+
+    def draw(user):
+        nothing = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        return sampler.preferences(jax.random.fold_in(key, user), user, *nothing)
+
+    return jax.vmap(draw)(user_B)

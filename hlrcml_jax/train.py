@@ -1,0 +1,135 @@
+"""The train state, the pure train step, and the epoch as one scanned call.
+
+These functions are mapped over devices by `parallel.pmap`; each device takes its part of every
+batch and the gradients are summed, so that any number of devices does what one does.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hlrcml_jax import parallel
+from hlrcml_jax.losses import Batch, TripletLoss
+from hlrcml_jax.models.cml import CML
+from hlrcml_jax.sampling import Positives, Sampler, draw_batch
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that a run must remember.
+
+    Attributes:
+      params: `users` (U, D), `items` (I, D) and the `model`'s own parameters.
+      opt_state: of the optimizer.
+      epoch: completed epochs.
+      best: best value of the early-stopping metric, higher is better.
+      best_epoch: the epoch that gave it, 0 before the first validation.
+    """
+
+    params: dict[str, Any]
+    opt_state: optax.OptState
+    epoch: jax.Array
+    best: jax.Array
+    best_epoch: jax.Array
+
+
+def init_params(key: jax.Array, model: CML, n_users: int, n_items: int, dim: int) -> dict[str, Any]:
+    """Tables and memory, all drawn from N(0, 1/D)."""
+    user_key, item_key, model_key = jax.random.split(key, 3)
+    vector_1xD = jnp.zeros((1, dim))
+    variables = model.init(
+        model_key, vector_1xD, vector_1xD, jnp.zeros((1, 1, dim)), jnp.ones((1, 1), bool)
+    )
+    return {
+        "users": jax.random.normal(user_key, (n_users, dim)) * dim**-0.5,
+        "items": jax.random.normal(item_key, (n_items, dim)) * dim**-0.5,
+        "model": variables.get("params", {}),
+    }
+
+
+def init_state(params: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first epoch."""
+    return TrainState(
+        params=params,
+        opt_state=optimizer.init(params),
+        epoch=jnp.zeros((), jnp.int32),
+        best=jnp.array(-jnp.inf),
+        best_epoch=jnp.zeros((), jnp.int32),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """The static part of training: what is optimised, how, and in batches of which size.
+
+    Attributes:
+      model: the model.
+      loss: of a batch.
+      optimizer: of the parameters.
+      batch_size: positives a step, over all devices.
+    """
+
+    model: CML
+    loss: TripletLoss
+    optimizer: optax.GradientTransformation
+    batch_size: int
+
+    def steps(self, n_positives: int) -> int:
+        """Steps in an epoch; the last batch may be partly empty."""
+        return math.ceil(n_positives / self.batch_size)
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+        """One update from this device's part of a batch; (new state, loss of the whole batch)."""
+        loss, gradients = jax.value_and_grad(self.loss, argnums=1)(self.model, state.params, batch)
+        loss, gradients = parallel.psum((loss, gradients))
+        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(params=params, opt_state=opt_state), loss
+
+    def train_epoch(
+        self, state: TrainState, sampler: Sampler, positives: Positives, key: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        """One pass over all positives in a new order; (new state, loss of each step)."""
+        epoch_key = jax.random.fold_in(key, state.epoch)
+        state, loss_T = self._scan(self.train_step, state, sampler, positives, epoch_key)
+        return state.replace(epoch=state.epoch + 1), loss_T
+
+    def mean_loss(
+        self, params: dict[str, Any], sampler: Sampler, positives: Positives, key: jax.Array
+    ) -> jax.Array:
+        """Mean loss of an example over all positives, without any update."""
+
+        def step(carry, batch):
+            return carry, parallel.psum(self.loss(self.model, params, batch))
+
+        _, loss_T = self._scan(step, 0, sampler, positives, key)
+        return jnp.sum(loss_T) / positives.user_E.shape[0]
+
+    def _scan(self, step, carry, sampler, positives, epoch_key):
+        n = positives.user_E.shape[0]
+        share = math.ceil(self.batch_size / parallel.device_count())
+        place_B = parallel.index() * share + jnp.arange(share)
+        order_key, draw_key = jax.random.split(epoch_key)
+        order_E = jax.random.permutation(order_key, n)
+
+        def draw_and_step(carry, number):
+            # A batch that does not divide evenly leaves the last device with empty places.
+            place_b = jnp.where(place_B < self.batch_size, number * self.batch_size + place_B, n)
+            batch = draw_batch(sampler, positives, draw_key, order_E, place_b)
+            return step(carry, batch)
+
+        return jax.lax.scan(draw_and_step, carry, jnp.arange(self.steps(n)))
+
+
+def improves(state: TrainState, value: float, epoch: int) -> TrainState:
+    """The state after a validation; a value that is no better leaves it as it is."""
+    if not value > float(np.ravel(state.best)[0]):
+        return state
+    return state.replace(
+        best=jnp.full_like(state.best, value), best_epoch=jnp.full_like(state.best_epoch, epoch)
+    )
