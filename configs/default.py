@@ -1,18 +1,19 @@
-"""Every key with its default. Written by `python -m hlrcml_jax.config`; copy and change."""
+"""Every key with its default, as `python -m hlrcml_jax.config` writes it."""
 
 from hlrcml_jax.config import default_config
 
 
 def get_config():
     config = default_config()
-    # of initial weights and of every draw in training; at least 0
+    # of initial weights and of all draws in training; at least 0
     config.seed = 2021
 
-    # public data set, or '' for a file of your own: , ml-100k, ml-latest-small, ml-1m, ml-20m
+    # public data set; '' for your own file: , ml-100k, ml-latest-small, ml-1m, ml-20m
     config.data.name = ""
     # your file; with data.name, a folder that already has its files
     config.data.path = ""
-    # auto goes by the file name: auto, u.data, ratings.dat, ratings.csv, inter, delimited, adjacency, adjacency_counted, npz
+    # auto goes by the file name: auto, u.data, ratings.dat, ratings.csv, inter, delimited,
+    # adjacency, adjacency_counted, npz
     config.data.format = "auto"
     # between fields; one or more characters
     config.data.separator = ","
@@ -52,7 +53,7 @@ def get_config():
     config.data.split.valid = 0.2
     # share of all for test, in [0, 1)
     config.data.split.test = 0.2
-    # share of a held-out user's items that is known, in [0, 1)
+    # known share of a held-out user's items, in [0, 1)
     config.data.split.history = 0.8
     # of the random kinds and of the cohorts; at least 0
     config.data.split.seed = 2021

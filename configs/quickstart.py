@@ -1,6 +1,6 @@
 """HLR on MovieLens 100K.
 
-    python -m hlrcml_jax.main --config=configs/quickstart.py
+python -m hlrcml_jax.main --config=configs/quickstart.py
 """
 
 from hlrcml_jax.config import default_config

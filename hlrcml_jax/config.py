@@ -6,6 +6,7 @@ experiment changes. `configs/default.py` shows all keys; `python -m hlrcml_jax.c
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,9 +62,9 @@ def _is_stopping_metric(value: str) -> bool:
 
 
 SCHEMA: dict[str, Any] = {
-    "seed": Key(2021, "of initial weights and of every draw in training; at least 0", _at_least(0)),
+    "seed": Key(2021, "of initial weights and of all draws in training; at least 0", _at_least(0)),
     "data": {
-        "name": _choice("", "public data set, or '' for a file of your own", ("", *catalog.CATALOG)),
+        "name": _choice("", "public data set; '' for your own file", ("", *catalog.CATALOG)),
         "path": Key("", "your file; with data.name, a folder that already has its files"),
         "format": _choice("auto", "auto goes by the file name", ("auto", *readers.FORMATS)),
         "separator": Key(",", "between fields; one or more characters", lambda value: value != ""),
@@ -88,7 +89,7 @@ SCHEMA: dict[str, Any] = {
             "kind": _choice("user", "how parts are chosen (see data/splits.py)", splits.KINDS),
             "valid": Key(0.2, "share of all for validation, in [0, 1)", _share),
             "test": Key(0.2, "share of all for test, in [0, 1)", _share),
-            "history": Key(0.8, "share of a held-out user's items that is known, in [0, 1)", _share),
+            "history": Key(0.8, "known share of a held-out user's items, in [0, 1)", _share),
             "seed": Key(2021, "of the random kinds and of the cohorts; at least 0", _at_least(0)),
             "train_path": Key("", "file of the training part, kind 'given'"),
             "valid_path": Key("", "file of the validation part, kind 'given'"),
@@ -155,9 +156,7 @@ SCHEMA: dict[str, Any] = {
     "recommend": {
         "k": Key(10, "items for each user; at least 1", _at_least(1), may_change=True),
         "users": Key("", "comma-separated user ids, '' for all", may_change=True),
-        "format": _choice(
-            "parquet", "of the file", ("parquet", "csv", "jsonl"), may_change=True
-        ),
+        "format": _choice("parquet", "of the file", ("parquet", "csv", "jsonl"), may_change=True),
     },
 }
 
@@ -179,11 +178,11 @@ def default_config() -> ml_collections.ConfigDict:
     return build(SCHEMA).lock()
 
 
-def keys(section: dict[str, Any] = SCHEMA, prefix: str = "") -> Iterator[tuple[str, Key]]:
+def all_keys(section: dict[str, Any] = SCHEMA, prefix: str = "") -> Iterator[tuple[str, Key]]:
     """(dotted name, key) of the whole schema, in its order."""
     for name, entry in section.items():
         if isinstance(entry, dict):
-            yield from keys(entry, f"{prefix}{name}.")
+            yield from all_keys(entry, f"{prefix}{name}.")
         else:
             yield prefix + name, entry
 
@@ -194,7 +193,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: naming the key that is unknown, missing, of the wrong type or out of range.
     """
-    known = dict(keys())
+    known = dict(all_keys())
     values = flatten(config)
     for name in values:
         if name not in known:
@@ -244,7 +243,7 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def from_flat(values: dict[str, Any]) -> ml_collections.ConfigDict:
     """The config with these values, the rest at their defaults; validated."""
     config = default_config()
-    known = dict(keys())
+    known = dict(all_keys())
     for name, value in values.items():
         if name not in known:
             raise UserError(f"config key {name} does not exist; configs/default.py shows all keys.")
@@ -262,7 +261,7 @@ def from_flat(values: dict[str, Any]) -> ml_collections.ConfigDict:
 def render() -> str:
     """The text of `configs/default.py`: every key, its default and its meaning."""
     lines = [
-        '"""Every key with its default. Written by `python -m hlrcml_jax.config`; copy and change."""',
+        '"""Every key with its default, as `python -m hlrcml_jax.config` writes it."""',
         "",
         "from hlrcml_jax.config import default_config",
         "",
@@ -271,11 +270,11 @@ def render() -> str:
         "    config = default_config()",
     ]
     section = ""
-    for name, key in keys():
+    for name, key in all_keys():
         if name.rpartition(".")[0] != section:
             section = name.rpartition(".")[0]
             lines.append("")
-        lines.append(f"    # {key.meaning}")
+        lines += [f"    # {line}" for line in textwrap.wrap(key.meaning, 92)]
         lines.append(f"    config.{name} = {_literal(key.default)}")
     return "\n".join([*lines, "    return config", ""])
 

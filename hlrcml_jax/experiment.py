@@ -25,7 +25,7 @@ from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.evaluate import Evaluation, Protocol, evaluate
 from hlrcml_jax.losses import TripletLoss
-from hlrcml_jax.models import MODELS, make_model
+from hlrcml_jax.models import make_model
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.popularity import Popularity
 from hlrcml_jax.optimizer import make_optimizer, row_radii
@@ -159,7 +159,7 @@ def read_config_file(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:
     now = json.loads(json.dumps(config_lib.flatten(config)))
-    for name, key in config_lib.keys():
+    for name, key in config_lib.all_keys():
         if not key.may_change and before.get(name, key.default) != now[name]:
             raise UserError(
                 f"{workdir}: this workdir was made with {name}={before.get(name)!r}, and the "

@@ -73,7 +73,11 @@ class TripletLoss:
                 return squared_distance(moved_BxD, negative_BxD)
             return bound(user_BxD, negative_BxD, prefs_BxSxD, batch.mask_BxS)
 
-        negative_NxB = jax.vmap(distance)(negative_NxBxD)
+        # One negative needs no loop, and the compiler does much better without.
+        single = negative_NxBxD.shape[0] == 1
+        negative_NxB = (
+            distance(negative_NxBxD[0])[None] if single else jax.lax.map(distance, negative_NxBxD)
+        )
         hinge_NxB = jnp.maximum(0.0, self.margin + positive_B[None] - negative_NxB)
         return jnp.sum(jnp.mean(hinge_NxB, axis=0) * batch.weight_B)
 

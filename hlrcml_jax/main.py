@@ -1,12 +1,12 @@
 """Command line. Kept short, so that everything else can be imported, tested and used in Colab.
 
-    python -m hlrcml_jax.main --config=configs/quickstart.py
+python -m hlrcml_jax.main --config=configs/quickstart.py
 """
 
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from hlrcml_jax import config as config_lib
@@ -26,6 +26,7 @@ _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; flags look like --workdir=DIR.")
+    logging.set_verbosity(logging.WARNING)  # orbax and jax say a lot
     config, workdir = _resolve()
     if _MODE.value == "prepare":
         config_lib.validate(config)

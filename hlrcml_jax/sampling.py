@@ -197,9 +197,7 @@ def draw_batch(
         user, item = positives.user_E[pair], positives.item_E[pair]
         negative_key, preference_key = jax.random.split(jax.random.fold_in(epoch_key, place))
         negative_N = sampler.negatives(negative_key, user)
-        prefs_S, mask_S = sampler.preferences(
-            preference_key, user, *sampler.known.find(user, item)
-        )
+        prefs_S, mask_S = sampler.preferences(preference_key, user, *sampler.known.find(user, item))
         real = (place < n) & (sampler.known.count(user) < sampler.known.n_items)
         return Batch(user, item, negative_N, prefs_S, mask_S, real.astype(jnp.float32))
 

@@ -29,7 +29,7 @@ class Blocks:
 
     Attributes:
       users: users in a chunk, for each device.
-      rows: users of the chunk that are scored at a time.
+      rows: users of the chunk whose preferences are mixed at a time.
       targets: items in a block.
     """
 
@@ -38,23 +38,24 @@ class Blocks:
     targets: int
 
 
-def plan_blocks(memory_mb: int, n_users: int, n_items: int, slots: int, max_prefs: int) -> Blocks:
-    """Divides a budget of working memory: a half for scores, a quarter for each intermediate.
+def plan_blocks(memory_mb: int, n_users: int, n_items: int, slots: int) -> Blocks:
+    """Divides a budget of working memory.
 
     Args:
       memory_mb: the budget, MiB on each device.
       n_users: users to score, on each device.
       n_items: I, also the largest possible context.
       slots: M, 0 for a model without a memory.
-      max_prefs: S.
     """
     floats = memory_mb * 2**20 // FLOAT_BYTES
-    # The scores and, a quarter as large, the mask of known items.
-    users = _clamp(floats // 2 / (1.25 * n_items), 1, max(n_users, 1))
-    targets = _clamp(floats // 4 / (n_items * max(slots, 1)), 8, 128)
-    # The relations of a row, and about as much again for products and sums.
-    rows = _clamp(floats // 4 / (3 * (max_prefs + 1) * max(slots, 1) * targets), 1, 8)
-    return Blocks(users, min(rows, users), min(targets, n_items))
+    slots = max(slots, 1)
+    # A quarter for the relations of the context, and as much for their exponentials.
+    targets = _clamp(floats // 4 / (n_items * slots), 8, 64)
+    # The rest for the scores with their mask, and the relations of users and targets.
+    users = _clamp(floats // 2 / (2.25 * n_items + 2 * slots * targets), 1, max(n_users, 1))
+    # A CPU keeps one user's part of a block in its cache; other devices want much at a time.
+    rows = 1 if jax.default_backend() == "cpu" else min(users, 64)
+    return Blocks(users, rows, min(targets, n_items))
 
 
 def _clamp(value: float, low: int, high: int) -> int:
@@ -82,24 +83,20 @@ def score_chunk(
       mask_CxS: True where a preference is real.
     """
     bound = model.bind({"params": params["model"]})
-    context_XxD = params["items"][context_X]
+    user_CxD, context_XxD = params["users"][user_C], params["items"][context_X]
     n_items = params["items"].shape[0]
     n_blocks = math.ceil(n_items / blocks.targets)
 
     def score_block(block):
         place_T = jnp.minimum(block * blocks.targets + jnp.arange(blocks.targets), n_items - 1)
         target_TxD = params["items"][place_T]
-        pairs = bound.item_pairs(context_XxD, target_TxD)
+        items = bound.block_items(context_XxD, target_TxD)
+        users = bound.block_users(user_CxD, target_TxD)
 
         def score_user(example):
-            user, prefs_S, mask_S = jax.tree.map(lambda x: x[None], example)
-            user_1xD = params["users"][user]
-            return -bound.block_distances(
-                user_1xD, target_TxD, pairs, context_XxD, prefs_S, mask_S
-            )[0]
+            return -bound.block_distances(items, *example)
 
-        examples = (user_C, prefs_CxS, mask_CxS)
-        return jax.lax.map(score_user, examples, batch_size=blocks.rows)
+        return jax.lax.map(score_user, (users, prefs_CxS, mask_CxS), batch_size=blocks.rows)
 
     score_KxCxT = jax.lax.map(score_block, jnp.arange(n_blocks))
     score_CxKT = jnp.swapaxes(score_KxCxT, 0, 1).reshape(user_C.shape[0], -1)
@@ -178,7 +175,7 @@ class Scorer:
         """
         n_devices, n_items = parallel.device_count(), self.known.shape[1]
         share = math.ceil(len(user_C) / n_devices)
-        blocks = plan_blocks(self._memory_mb, share, n_items, self._slots, self.max_prefs)
+        blocks = plan_blocks(self._memory_mb, share, n_items, self._slots)
         chunk = blocks.users * n_devices
         for start in range(0, len(user_C), chunk):
             part_C = user_C[start : start + chunk]

@@ -215,9 +215,10 @@ def test_scores(case):
     user_BxD, item_IxD = case.params["users"][users], case.params["items"]
     expected_BxI = case.arrays["out/scores"]
 
-    pairs = case.bound.item_pairs(item_IxD, item_IxD)
-    block_BxI = case.bound.block_distances(
-        user_BxD, item_IxD, pairs, item_IxD, prefs_BxS, mask_BxS
+    items = case.bound.block_items(item_IxD, item_IxD)
+    block = case.bound.block_users(user_BxD, item_IxD)
+    block_BxI = jax.vmap(lambda *user: case.bound.block_distances(items, *user))(
+        block, prefs_BxS, mask_BxS
     )
     check(-block_BxI, expected_BxI, "block form")
 

@@ -148,7 +148,9 @@ def _given(tables, files, threshold) -> Dataset:
     ids = {}
     for axis, role in enumerate(("user", "item")):
         kinds = {table[role].dtype for table in tables}
-        columns = [table[role].cast(pl.String) if len(kinds) > 1 else table[role] for table in tables]
+        columns = [
+            table[role].cast(pl.String) if len(kinds) > 1 else table[role] for table in tables
+        ]
         if all(path.suffix == ".npz" for path, *_ in files):
             size = max(readers.load_matrix(path).shape[axis] for path, *_ in files)
             columns.append(pl.int_range(size, dtype=pl.Int64, eager=True))

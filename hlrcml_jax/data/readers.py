@@ -89,9 +89,7 @@ def read_titles(path: pathlib.Path, layout: Layout, encoding: str = "utf8") -> d
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
     frame = _split_lines(path, layout, encoding)
-    item, title = (
-        _find_column(path, frame, layout, role, "titles") for role in ("item", "value")
-    )
+    item, title = (_find_column(path, frame, layout, role, "titles") for role in ("item", "value"))
     rows = frame.select(pl.col(item).alias("item"), pl.col(title).alias("title")).drop_nulls()
     return dict(rows.iter_rows())
 

@@ -5,11 +5,11 @@ This is also the interface of every metric-learning model. A model sees vectors,
 * `relation` describes how a user is moved for one target, in whatever form is cheap;
 * `translate` moves the user by it;
 * calling the model gives the squared distance of the moved user and the target;
-* `item_pairs` and `block_distances` are the same distances for full-catalogue scoring, with all
-  that does not depend on the user computed once per block of targets.
+* `block_items`, `block_users` and `block_distances` are the same distances for full-catalogue
+  scoring, cut by what depends on items alone, on users and targets, and on preferences.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -59,27 +59,28 @@ class CML(nn.Module):
         relation = self.relation(user_BxD, target_BxD, prefs_BxSxD, mask_BxS)
         return squared_distance(self.translate(user_BxD, relation), target_BxD)
 
-    def item_pairs(self, context_CxD: jax.Array, target_TxD: jax.Array) -> Relation:
-        """What depends on pairs of items alone, computed once for all users."""
-        return None
-
-    def block_distances(
-        self,
-        user_BxD: jax.Array,
-        target_TxD: jax.Array,
-        pairs: Relation,
-        context_CxD: jax.Array,
-        prefs_BxS: jax.Array,
-        mask_BxS: jax.Array,
-    ) -> jax.Array:
-        """Squared distances (B, T) of B users to T shared targets.
+    def block_items(self, context_XxD: jax.Array, target_TxD: jax.Array) -> Any:
+        """What a block of targets needs of items alone, computed once for all users.
 
         Args:
-          user_BxD: user vectors.
-          target_TxD: item vectors.
-          pairs: `item_pairs(context_CxD, target_TxD)`.
-          context_CxD: vectors of the items that occur among the preferences.
-          prefs_BxS: preferences as rows of the context.
-          mask_BxS: True where a preference is real.
+          context_XxD: vectors of the items that occur among the preferences.
+          target_TxD: vectors of the block's items.
         """
-        return pairwise_squared_distance(user_BxD, target_TxD)
+        return None
+
+    def block_users(self, user_CxD: jax.Array, target_TxD: jax.Array) -> Any:
+        """What a block needs of pairs of users and targets: arrays with a leading axis C."""
+        return pairwise_squared_distance(user_CxD, target_TxD)
+
+    def block_distances(
+        self, items: Any, user: Any, prefs_S: jax.Array, mask_S: jax.Array
+    ) -> jax.Array:
+        """Squared distances (T,) of one user to a block of targets.
+
+        Args:
+          items: what `block_items` gave.
+          user: this user's part of what `block_users` gave.
+          prefs_S: preferences as rows of the context.
+          mask_S: True where a preference is real.
+        """
+        return user

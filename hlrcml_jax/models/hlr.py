@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax.models.cml import CML, pairwise_squared_distance
-from hlrcml_jax.models.relation import RelationMemory, attend, attention
+from hlrcml_jax.models.relation import (
+    RelationMemory,
+    attend,
+    attention,
+    mix_pairs,
+    normalize,
+    pair_logits,
+)
 
 
 class HLR(CML):
@@ -31,37 +38,54 @@ class HLR(CML):
 
     def relation(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
         """Mixture weights (B, M) of the relation of each user and its target."""
-        slots_BxSxM = self.memory.weights(target_BxD[:, None], prepend(user_BxD, prefs_BxSxD))
+        slots_BxSxM = self.slots(target_BxD, user_BxD, prefs_BxSxD)
         return attend(slots_BxSxM, self.memory.query(user_BxD), with_slot_0(mask_BxS), self.beta)
+
+    def slots(self, a_BxD, first_BxD, prefs_BxSxD):
+        """Mixture weights (B, S + 1, M) of rel(a, first) in slot 0 and rel(a, p_k) behind it."""
+        slot_0_BxM = self.memory.weights(a_BxD, first_BxD)
+        rest_BxSxM = self.memory.weights(a_BxD[:, None], prefs_BxSxD)
+        return jnp.concatenate([slot_0_BxM[:, None], rest_BxSxM], axis=1)
 
     def translate(self, user_BxD, relation):
         return user_BxD + self.memory.read(relation)
 
-    def item_pairs(self, context_CxD, target_TxD):
-        """Mixture weights (C, M, T) of rel(t, p): they do not depend on the user."""
-        return self.memory.block_weights(context_CxD, target_TxD)
+    def block_items(self, context_XxD, target_TxD):
+        """rel(t, p) of all pairs, which no user changes, and the targets' queries."""
+        return {
+            "pairs_XxMxT": self.memory.block_weights(context_XxD, target_TxD),
+            "query_MxT": self.memory.query(target_TxD).T,
+            "context_XxD": context_XxD,
+        }
 
-    def block_relation(self, user_BxD, target_TxD, pairs_CxMxT, context_CxD, prefs_BxS, mask_BxS):
-        """`relation` for a block of shared targets: mixture weights (B, M, T)."""
-        user_BxMxT = self.memory.block_weights(user_BxD, target_TxD)
-        slots_BxSxMxT = prepend(user_BxMxT, pairs_CxMxT[prefs_BxS])
-        query_BxMx1 = self.memory.query(user_BxD)[:, :, None]
-        return attend(slots_BxSxMxT, query_BxMx1, with_slot_0(mask_BxS)[:, :, None], self.beta)
+    def block_users(self, user_CxD, target_TxD):
+        """rel(t, u) of all pairs, their distances without a relation, and the users' queries."""
+        return {
+            "pair_MxT": self.memory.block_weights(user_CxD, target_TxD),
+            "distance_T": pairwise_squared_distance(user_CxD, target_TxD),
+            "query_M": self.memory.query(user_CxD),
+            "user_D": user_CxD,
+        }
 
-    def block_distances(self, user_BxD, target_TxD, pairs, context_CxD, prefs_BxS, mask_BxS):
+    def block_relation(self, items, user, prefs_S, mask_S):
+        """`relation` of one user and a block of targets: mixture weights (M, T)."""
+        pairs_XxMxT, pair_MxT, query_M = items["pairs_XxMxT"], user["pair_MxT"], user["query_M"]
+        logits_SxT = jnp.concatenate(
+            [(query_M @ pair_MxT)[None], pair_logits(pairs_XxMxT, prefs_S, query_M)]
+        )
+        weights_SxT = normalize(logits_SxT, with_slot_0(mask_S[None]).T, self.beta)
+        return pair_MxT * weights_SxT[:1] + mix_pairs(pairs_XxMxT, prefs_S, weights_SxT[1:])
+
+    def block_distances(self, items, user, prefs_S, mask_S):
         """||u - t + aV||^2 = ||u - t||^2 + 2 a.(Vu - Vt) + a (VV') a', without the vector aV."""
-        a_BxMxT = self.block_relation(user_BxD, target_TxD, pairs, context_CxD, prefs_BxS, mask_BxS)
-        query_BxMx1 = self.memory.query(user_BxD)[:, :, None]
-        query_1xMxT = self.memory.query(target_TxD).T[None]
+        a_MxT = self.block_relation(items, user, prefs_S, mask_S)
+        linear_MxT = 2.0 * (user["query_M"][:, None] - items["query_MxT"])
         gram_MxM = self.memory.query(self.memory.values_MxD)
-        linear_BxMxT = 2.0 * (query_BxMx1 - query_1xMxT)
-        quadratic_BxMxT = jnp.einsum("mn,bnt->bmt", gram_MxM, a_BxMxT)
-        moved_BxT = jnp.sum(a_BxMxT * (linear_BxMxT + quadratic_BxMxT), axis=1)
-        return pairwise_squared_distance(user_BxD, target_TxD) + moved_BxT
+        return user["distance_T"] + jnp.sum(a_MxT * (linear_MxT + gram_MxM @ a_MxT), axis=0)
 
     def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
         """Shares (B, S) of the user attention that fall on each preference; slot 0 has the rest."""
-        slots_BxSxM = self.memory.weights(target_BxD[:, None], prepend(user_BxD, prefs_BxSxD))
+        slots_BxSxM = self.slots(target_BxD, user_BxD, prefs_BxSxD)
         query_BxM = self.memory.query(user_BxD)
         return attention(slots_BxSxM, query_BxM, with_slot_0(mask_BxS))[:, 1:]
 
@@ -77,34 +101,32 @@ class HLRPlusPlus(HLR):
     def relation(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
         item_item_BxSxM = self.memory.weights(target_BxD[:, None], prefs_BxSxD)
         by_user_BxM = attend(item_item_BxSxM, self.memory.query(user_BxD), mask_BxS, self.beta)
-        user_item_BxSxM = self.memory.weights(user_BxD[:, None], prepend(target_BxD, prefs_BxSxD))
+        user_item_BxSxM = self.slots(user_BxD, target_BxD, prefs_BxSxD)
         by_item_BxM = attend(
             user_item_BxSxM, self.memory.query(target_BxD), with_slot_0(mask_BxS), self.beta
         )
         return by_user_BxM + by_item_BxM
 
-    def block_relation(self, user_BxD, target_TxD, pairs_CxMxT, context_CxD, prefs_BxS, mask_BxS):
-        query_BxMx1 = self.memory.query(user_BxD)[:, :, None]
-        mask_BxSx1 = mask_BxS[:, :, None]
-        by_user_BxMxT = attend(pairs_CxMxT[prefs_BxS], query_BxMx1, mask_BxSx1, self.beta)
+    def block_relation(self, items, user, prefs_S, mask_S):
+        pairs_XxMxT, mask_Sx1 = items["pairs_XxMxT"], mask_S[:, None]
+        logits_SxT = pair_logits(pairs_XxMxT, prefs_S, user["query_M"])
+        by_user_MxT = mix_pairs(pairs_XxMxT, prefs_S, normalize(logits_SxT, mask_Sx1, self.beta))
 
-        # Only slot 0 of the item attention depends on the target.
-        prefs_BxSxM = self.memory.weights(user_BxD[:, None], context_CxD[prefs_BxS])
-        targets_BxMxT = self.memory.block_weights(user_BxD, target_TxD)
-        shape = (*prefs_BxSxM.shape, target_TxD.shape[0])
-        slots_BxSxMxT = prepend(targets_BxMxT, jnp.broadcast_to(prefs_BxSxM[..., None], shape))
-        query_1xMxT = self.memory.query(target_TxD).T[None]
-        mask_BxSx1 = with_slot_0(mask_BxS)[:, :, None]
-        return by_user_BxMxT + attend(slots_BxSxMxT, query_1xMxT, mask_BxSx1, self.beta)
+        # Of the item attention only slot 0 depends on the target.
+        slots_SxM = self.memory.weights(user["user_D"][None], items["context_XxD"][prefs_S])
+        logits_SxT = jnp.concatenate(
+            [
+                jnp.sum(user["pair_MxT"] * items["query_MxT"], axis=0, keepdims=True),
+                slots_SxM @ items["query_MxT"],
+            ]
+        )
+        weights_SxT = normalize(logits_SxT, with_slot_0(mask_S[None]).T, self.beta)
+        by_item_MxT = user["pair_MxT"] * weights_SxT[:1] + slots_SxM.T @ weights_SxT[1:]
+        return by_user_MxT + by_item_MxT
 
     def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
         item_item_BxSxM = self.memory.weights(target_BxD[:, None], prefs_BxSxD)
         return attention(item_item_BxSxM, self.memory.query(user_BxD), mask_BxS)
-
-
-def prepend(first: jax.Array, rest: jax.Array) -> jax.Array:
-    """Puts slot 0, (B, ...), before the other slots, (B, S, ...)."""
-    return jnp.concatenate([first[:, None], rest], axis=1)
 
 
 def with_slot_0(mask_BxS: jax.Array) -> jax.Array:

@@ -27,5 +27,5 @@ class Popularity(CML):
     def __call__(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
         return -target_BxD[:, 0]
 
-    def block_distances(self, user_BxD, target_TxD, pairs, context_CxD, prefs_BxS, mask_BxS):
-        return jnp.broadcast_to(-target_TxD.T, (user_BxD.shape[0], target_TxD.shape[0]))
+    def block_users(self, user_CxD, target_TxD):
+        return jnp.broadcast_to(-target_TxD.T, (user_CxD.shape[0], target_TxD.shape[0]))

@@ -8,8 +8,8 @@ and a hierarchy of relations is an attention-weighted sum of such reads. Every r
 therefore a mixture of the M value rows, so this module carries the mixture weights (`_M`)
 and leaves the D-dimensional vector unbuilt: with q = V x, the product <rel, x> is weights . q.
 
-Axes are batch, slots, memory and then any targets: `BxSxM` for one target an example,
-`BxSxMxT` for a block of T targets shared by the batch.
+Training has one target an example (`BxSxM`); scoring has a block of T targets that all users
+share, and works on the relations of item pairs (`XxMxT`), user by user.
 """
 
 import flax.linen as nn
@@ -52,34 +52,56 @@ def attend(
 ) -> jax.Array:
     """Attention-weighted sum of relations, in mixture form (paper, equations of both attentions).
 
-    With x_k = <r_k, x>, the weight of relation k is exp(x_k) / (sum_j exp(x_j)) ** beta over the
-    slots that the mask keeps, and exactly zero elsewhere; without any kept slot the sum is zero.
+    The weight of relation r_k for the vector x is exp(<r_k, x>) / (sum_j exp(<r_j, x>)) ** beta
+    over the slots that the mask keeps; without any kept slot the sum is zero.
 
     Args:
-      slots_BxSxM: mixture weights of the relations, (B, S, M) or (B, S, M, T).
-      query_BxM: V x for the vector x that attends, (B, M) or (B, M, T or 1).
-      mask_BxS: True for real slots, (B, S) or (B, S, T or 1).
+      slots_BxSxM: mixture weights of the relations.
+      query_BxM: V x for the vector x that attends.
+      mask_BxS: True for real slots.
       beta: power of the denominator, 1 for the softmax.
 
     Returns:
-      Mixture weights of the sum, (B, M) or (B, M, T).
+      Mixture weights (B, M) of the sum.
     """
-    return jnp.sum(
-        slots_BxSxM * attention(slots_BxSxM, query_BxM, mask_BxS, beta)[:, :, None], axis=1
-    )
+    weights_BxS = attention(slots_BxSxM, query_BxM, mask_BxS, beta)
+    return jnp.sum(slots_BxSxM * weights_BxS[:, :, None], axis=1)
 
 
 def attention(
     slots_BxSxM: jax.Array, query_BxM: jax.Array, mask_BxS: jax.Array, beta: float = 1.0
 ) -> jax.Array:
-    """The weights of `attend` before the sum, (B, S) or (B, S, T)."""
+    """The weights (B, S) of `attend`."""
     logits_BxS = jnp.sum(slots_BxSxM * query_BxM[:, None], axis=2)
-    nonempty_Bx1 = jnp.any(mask_BxS, axis=1, keepdims=True)
-    peak_Bx1 = jnp.max(jnp.where(mask_BxS, logits_BxS, -jnp.inf), axis=1, keepdims=True)
+    return normalize(logits_BxS.T, mask_BxS.T, beta).T
+
+
+def normalize(logits_SxB: jax.Array, mask_SxB: jax.Array, beta: float = 1.0) -> jax.Array:
+    """exp(x_k) / (sum_j exp(x_j)) ** beta over the first axis; exactly zero outside the mask."""
+    nonempty_1xB = jnp.any(mask_SxB, axis=0, keepdims=True)
+    peak_1xB = jnp.max(jnp.where(mask_SxB, logits_SxB, -jnp.inf), axis=0, keepdims=True)
     # The weights do not depend on the peak, which only keeps exp in range.
-    peak_Bx1 = jax.lax.stop_gradient(jnp.where(nonempty_Bx1, peak_Bx1, 0.0))
-    mass_BxS = jnp.where(mask_BxS, jnp.exp(jnp.where(mask_BxS, logits_BxS - peak_Bx1, 0.0)), 0.0)
-    total_Bx1 = jnp.where(nonempty_Bx1, jnp.sum(mass_BxS, axis=1, keepdims=True), 1.0)
+    peak_1xB = jax.lax.stop_gradient(jnp.where(nonempty_1xB, peak_1xB, 0.0))
+    mass_SxB = jnp.where(mask_SxB, jnp.exp(jnp.where(mask_SxB, logits_SxB - peak_1xB, 0.0)), 0.0)
+    total_1xB = jnp.where(nonempty_1xB, jnp.sum(mass_SxB, axis=0, keepdims=True), 1.0)
     if beta == 1.0:
-        return mass_BxS / total_Bx1
-    return mass_BxS * jnp.exp((1.0 - beta) * peak_Bx1) / total_Bx1**beta
+        return mass_SxB / total_1xB
+    return mass_SxB * jnp.exp((1.0 - beta) * peak_1xB) / total_1xB**beta
+
+
+def pair_logits(pairs_XxMxT: jax.Array, place_S: jax.Array, query_M: jax.Array) -> jax.Array:
+    """<r, x> (S, T) for the relations at some places of a block; one slot in cache at a time."""
+    return jax.lax.map(
+        lambda place: jnp.sum(pairs_XxMxT[place] * query_M[:, None], axis=0), place_S
+    )
+
+
+def mix_pairs(pairs_XxMxT: jax.Array, place_S: jax.Array, weights_SxT: jax.Array) -> jax.Array:
+    """Mixture weights (M, T) of the weighted sum of those relations."""
+
+    def add(sum_MxT, slot):
+        place, weights_T = slot
+        return sum_MxT + pairs_XxMxT[place] * weights_T[None], None
+
+    zeros_MxT = jnp.zeros(pairs_XxMxT.shape[1:])
+    return jax.lax.scan(add, zeros_MxT, (place_S, weights_SxT))[0]
