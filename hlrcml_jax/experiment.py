@@ -346,7 +346,7 @@ def test(run: Run) -> dict[str, dict[str, float]]:
         rich.print("The test part is empty: nothing to evaluate.")
         return {}
     report.print_metrics(
-        f"Test, {len(found.user_B):,} users, {run.protocol.definitions} metrics, epoch {epoch}",
+        f"Test, {len(found.user_B):,} users, {run.protocol.definitions} definitions",
         {label: evaluation.summary() for label, evaluation in rows.items()},
         run.protocol.cutoffs,
     )

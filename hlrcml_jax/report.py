@@ -88,18 +88,16 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 def print_metrics(
     title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]], cutoffs: Sequence[int]
 ) -> None:
-    """A table with a row for each model, the main metrics in percent, ± between cohorts."""
+    """A table with a row for each model, the main metrics at one k, ± between cohorts."""
     k = 10 if 10 in cutoffs else max(cutoffs)
-    shown = [f"{name}@{k}" for name in ("ndcg", "map", "mrr", "precision", "recall", "hit_rate")]
-    shown += [f"coverage@{k}"]
-    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE)
-    table.add_column("percent")
-    for name in shown:
-        table.add_column(name, justify="right")
-    table.add_column(f"median rank@{k}", justify="right")
+    percents = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate", "coverage")
+    table = Table(title=f"{title}, percent @{k}", title_justify="left", box=rich.box.SIMPLE)
+    table.add_column("")
+    for name in (*percents, "pop. rank"):
+        table.add_column(name, justify="right", no_wrap=True)
     for model, summary in rows.items():
-        cells = [f"{100 * summary[name]['mean']:.2f}" for name in shown]
-        cells[0] += f" ± {100 * summary[shown[0]]['std']:.2f}"
+        cells = [f"{100 * summary[f'{name}@{k}']['mean']:.2f}" for name in percents]
+        cells[0] += f"±{100 * summary[f'ndcg@{k}']['std']:.1f}"
         table.add_row(model, *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}")
     rich.print(table)
 

@@ -206,7 +206,7 @@ def _in_folder(folder: pathlib.Path, sources) -> Files:
         for base in (folder, folder / content.folder):
             if (base / content.interactions).is_file():
                 return Files(base / content.interactions, base / content.titles, content)
-    names = " or ".join(content.interactions for _, content in sources)
+    names = " or ".join(dict.fromkeys(content.interactions for _, content in sources))
     raise UserError(f"{folder}: there is no {names} in this folder.")
 
 

@@ -1,0 +1,195 @@
+"""From files to a data set, the cache, the catalogue and the generator."""
+
+import hashlib
+import zipfile
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from hlrcml_jax.config import default_config
+from hlrcml_jax.data import catalog, synthetic
+from hlrcml_jax.data.interactions import PARTS
+from hlrcml_jax.data.prepare import prepare
+from hlrcml_jax.errors import UserError
+
+
+def options(tmp_path, **changes):
+    config = default_config()
+    config.data.cache_dir = str(tmp_path / "cache")
+    for name, value in changes.items():
+        section = config.data
+        *path, leaf = name.split("__")
+        for part in path:
+            section = section[part]
+        section[leaf] = value
+    return config.data.to_dict()
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    table = synthetic.generate(50, 40, 1500)
+    path = tmp_path / "own.csv"
+    table.write_csv(path)
+    return path
+
+
+def test_parts_are_disjoint_and_complete(tmp_path, own_file):
+    dataset = prepare(options(tmp_path, path=str(own_file)))
+    total = sum(getattr(dataset, part).astype(int) for part in PARTS)
+    assert total.max() == 1
+    lines = own_file.read_text().splitlines()[1:]
+    pairs = {tuple(map(int, line.split(",")[:2])) for line in lines}
+    users, items = total.nonzero()
+    found = zip(dataset.user_ids.gather(users), dataset.item_ids.gather(items), strict=True)
+    assert set(found) == pairs
+
+
+def test_the_cache_gives_the_same_and_goes_by_content(tmp_path, own_file):
+    data = options(tmp_path, path=str(own_file))
+    first = prepare(data)
+    folder = tmp_path / "cache" / "datasets"
+    assert len(list(folder.iterdir())) == 1
+    again = prepare(data)
+    assert again.fingerprint() == first.fingerprint()
+    assert again.user_ids.equals(first.user_ids)
+
+    elsewhere = tmp_path / "elsewhere" / "own.csv"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(own_file.read_bytes())
+    prepare(options(tmp_path, path=str(elsewhere)))
+    assert len(list(folder.iterdir())) == 1
+    elsewhere.write_text(own_file.read_text() + "999,1,0.0\n")
+    assert prepare(options(tmp_path, path=str(elsewhere))).n_users == first.n_users + 1
+    prepare(options(tmp_path, path=str(own_file), min_per_user=2))
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_titles_of_your_own(tmp_path, own_file):
+    titles = tmp_path / "titles.tsv"
+    titles.write_text("item\ttitle\n0\tZero\n1\tOne\n")
+    data = options(tmp_path, path=str(own_file), titles__path=str(titles), titles__separator="\t")
+    dataset = prepare(data)
+    by_id = dict(zip(dataset.item_ids, dataset.titles, strict=True))
+    assert by_id[1] == "One"
+    assert by_id[5] == "5"  # without a title the id stands
+
+
+@pytest.mark.parametrize("kind", ["npz", "text"])
+def test_given_parts(tmp_path, kind):
+    cells = {"train": [(0, 1), (1, 0), (2, 2)], "valid": [(0, 2)], "test": [(1, 2)]}
+    paths = {}
+    for part, pairs in cells.items():
+        dense = np.zeros((3, 5), bool)
+        dense[tuple(np.array(pairs).T)] = True
+        path = tmp_path / f"{part}.{'npz' if kind == 'npz' else 'csv'}"
+        if kind == "npz":
+            scipy.sparse.save_npz(path, scipy.sparse.csr_array(dense))
+        else:
+            path.write_text("user,item\n" + "".join(f"{u},{i}\n" for u, i in pairs))
+        paths[f"split__{part}_path"] = str(path)
+    dataset = prepare(options(tmp_path, split__kind="given", **paths))
+    # A matrix has a catalogue of its own; text files have the items that occur.
+    assert dataset.train.shape == ((3, 5) if kind == "npz" else (3, 3))
+    for part, pairs in cells.items():
+        assert set(zip(*getattr(dataset, part).nonzero(), strict=True)) == set(pairs)
+
+    paths["split__test_path"] = paths["split__valid_path"]
+    with pytest.raises(UserError, match=r"1 of its interactions are in"):
+        prepare(options(tmp_path, split__kind="given", **paths))
+
+
+def test_known_never_holds_what_is_predicted(tmp_path, own_file):
+    for kind in ("user", "users"):
+        dataset = prepare(options(tmp_path, path=str(own_file), split__kind=kind))
+        for part in ("valid", "test"):
+            shared = dataset.known(part).astype(int).multiply(getattr(dataset, part))
+            assert shared.nnz == 0
+
+
+# The catalogue, with an archive of our own making in the place of the download.
+
+
+@pytest.fixture
+def toy_source(tmp_path, monkeypatch):
+    archive = tmp_path / "published" / "toy.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w") as file:
+        lines = [f"{u},{i},5,{u + i}" for u in range(6) for i in range(8) if (u + i) % 3]
+        header = "userId,movieId,rating,timestamp"
+        file.writestr("toy/ratings.csv", "\n".join([header, *lines]))
+        file.writestr("toy/movies.csv", 'movieId,title\n1,"One, the first"\n')
+        file.writestr("../../escaped.txt", "zip slip")
+    checksum = "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
+
+    def publish(checksum=checksum, url=archive.as_uri()):
+        unreachable = catalog.Archive((tmp_path / "absent.zip").as_uri(), "md5:0")
+        sources = tuple(
+            (source, catalog._csv("toy"))
+            for source in (unreachable, catalog.Archive(url, checksum))
+        )
+        monkeypatch.setitem(catalog.CATALOG, "toy", catalog.Entry(sources))
+
+    publish()
+    return publish
+
+
+def test_a_download_is_verified_extracted_and_reused(tmp_path, toy_source):
+    dataset = prepare(options(tmp_path, name="toy"))
+    assert dataset.titles[1] == "One, the first"
+    assert not list(tmp_path.rglob("escaped.txt"))
+    toy_source(url="file:///nowhere/else.zip")  # what is on disk is used
+    assert prepare(options(tmp_path, name="toy")).fingerprint() == dataset.fingerprint()
+
+
+def test_a_download_that_is_not_the_published_file_is_refused(tmp_path, toy_source):
+    toy_source(checksum="sha256:" + "0" * 64)
+    with pytest.raises(UserError, match="not the published 0000"):
+        prepare(options(tmp_path, name="toy"))
+    assert not (tmp_path / "cache" / "downloads" / "toy").exists()
+    assert not (tmp_path / "cache" / "datasets").exists()
+
+
+def test_no_source_answers(tmp_path, toy_source):
+    toy_source(url="file:///nowhere/toy.zip")
+    with pytest.raises(UserError, match="could not be fetched.*set data.path"):
+        prepare(options(tmp_path, name="toy"))
+
+
+def test_a_folder_on_disk_is_used(tmp_path, toy_source):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,5,1\n2,2,5,1\n")
+    assert prepare(options(tmp_path, name="toy", path=str(folder))).n_users == 2
+    with pytest.raises(UserError, match=r"there is no ratings.csv in this folder"):
+        prepare(options(tmp_path, name="toy", path=str(tmp_path / "published")))
+
+
+def test_checksums_are_pinned():
+    for entry in catalog.CATALOG.values():
+        for source, _ in entry.sources:
+            kind, value = source.checksum.split(":")
+            assert len(value) == {"md5": 32, "sha256": 64}[kind]
+
+
+# The generator.
+
+
+def test_synthetic_interactions_follow_the_planted_relations():
+    table = synthetic.generate(300, 200, 12_000, seed=5)
+    assert table.equals(synthetic.generate(300, 200, 12_000, seed=5))
+    assert not table.equals(synthetic.generate(300, 200, 12_000, seed=6))
+    assert table["user"].n_unique() == 300
+    assert table["item"].is_between(0, 199).all()
+    assert not table.select("user", "item").is_duplicated().any()
+    related = synthetic.related_items(200, np.random.default_rng(5))
+    walks = table.sort("user", "time").rows()
+    pairs = [(a[1], b[1]) for a, b in zip(walks, walks[1:], strict=False) if a[0] == b[0]]
+    share = np.mean([b in related[a] for a, b in pairs])
+    assert share > 0.3  # by chance about 4 of 200
+
+
+def test_synthetic_sizes():
+    table = synthetic.generate(1000, 50, 100)
+    assert table["user"].n_unique() == 1000
+    assert len(table) < 50 * 1000

@@ -1,0 +1,179 @@
+"""Draws are exact: who may be drawn, how often, and the same on any number of devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.stats
+
+from hlrcml_jax import sampling
+
+N_DRAWS = 100_000
+ITEMS = np.array([1, 2, 5, 6, 9, 11])
+N_ITEMS = 14
+
+
+@pytest.fixture
+def known():
+    """Three users: one with ITEMS, one with nothing, one with all."""
+    dense = np.zeros((3, N_ITEMS), bool)
+    dense[0, ITEMS] = True
+    dense[2] = True
+    return scipy.sparse.csr_array(dense)
+
+
+def make(known, **options):
+    return jax.device_put(sampling.Sampler.of(known, **{"max_prefs": 3, **options}))
+
+
+def keys(n=N_DRAWS):
+    return jax.random.split(jax.random.key(7), n)
+
+
+def assert_frequencies(counts, expected_share):
+    """Chi-square: a right sampler fails one time in ten thousand, and the seed is fixed."""
+    expected = np.asarray(expected_share) * counts.sum()
+    assert scipy.stats.chisquare(counts, expected).pvalue > 1e-4
+
+
+def test_negatives_are_uniform_over_what_the_user_does_not_have(known):
+    sampler = make(known, candidates=2)
+    drawn = jax.vmap(lambda key: sampler.negatives(key, jnp.int32(0)))(keys())
+    free = np.setdiff1d(np.arange(N_ITEMS), ITEMS)
+    counts = np.bincount(np.asarray(drawn).ravel(), minlength=N_ITEMS)
+    assert counts[ITEMS].sum() == 0
+    assert_frequencies(counts[free], np.full(len(free), 1 / len(free)))
+
+
+def test_the_candidates_of_an_example_are_independent(known):
+    sampler = make(known, candidates=2)
+    drawn = np.asarray(jax.vmap(lambda key: sampler.negatives(key, jnp.int32(0)))(keys()))
+    table = np.histogram2d(drawn[:, 0], drawn[:, 1], bins=N_ITEMS)[0]
+    table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
+    assert scipy.stats.chi2_contingency(table).pvalue > 1e-4
+
+
+def draw_preferences(sampler, left_out):
+    place = jnp.int32(0 if left_out is None else left_out)
+
+    def draw(key):
+        return sampler.preferences(key, jnp.int32(0), place, jnp.bool_(left_out is not None))
+
+    items, mask = jax.vmap(draw)(keys())
+    return np.asarray(items), np.asarray(mask)
+
+
+@pytest.mark.parametrize("left_out", [None, 0, 3, 5])
+def test_uniform_preferences_give_every_subset_the_same_chance(known, left_out):
+    items, mask = draw_preferences(make(known), left_out)
+    assert mask.all()
+    allowed = ITEMS if left_out is None else np.delete(ITEMS, left_out)
+    subsets, counts = np.unique(np.sort(items, axis=1), axis=0, return_counts=True)
+    assert np.isin(subsets, allowed).all()
+    assert (np.diff(subsets, axis=1) > 0).all()  # without replacement
+    n_subsets = int(scipy.special.comb(len(allowed), 3))
+    assert len(subsets) == n_subsets
+    assert_frequencies(counts, np.full(n_subsets, 1 / n_subsets))
+
+
+def test_unpop_preferences_follow_one_over_popularity():
+    """The exact probability of each ordered pair drawn by weight without replacement."""
+    # User 0 has items 0..3, which have 1, 2, 4 and 8 users.
+    dense = np.zeros((9, 5), bool)
+    for item, users in enumerate((1, 2, 4, 8)):
+        dense[:users, item] = True
+    sampler = make(scipy.sparse.csr_array(dense), max_prefs=2, weights="unpop")
+    items, mask = draw_preferences(sampler, None)
+    assert mask.all()
+    weight = np.array([1, 1 / 2, 1 / 4, 1 / 8])
+    pairs = [(a, b) for a in range(4) for b in range(4) if a != b]
+    share = [weight[a] / weight.sum() * weight[b] / (weight.sum() - weight[a]) for a, b in pairs]
+    counts = np.array([((items == pair).all(axis=1)).sum() for pair in pairs])
+    assert counts.sum() == N_DRAWS
+    assert_frequencies(counts, share)
+
+
+@pytest.mark.parametrize("weights", sampling.PREFERENCE_WEIGHTS)
+@pytest.mark.parametrize("left_out", [None, 2])
+def test_short_lists_are_taken_whole_and_masked(known, weights, left_out):
+    sampler = make(known, max_prefs=20, weights=weights)
+    items, mask = draw_preferences(sampler, left_out)
+    allowed = ITEMS if left_out is None else np.delete(ITEMS, left_out)
+    assert (mask.sum(axis=1) == len(allowed)).all()
+    assert all(set(row[keep]) == set(allowed) for row, keep in zip(items[:200], mask[:200]))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 17])
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 40])
+def test_subsets_are_distinct_numbers_below_n(n, size):
+    draw = jax.vmap(lambda key: sampling.uniform_subset(key, jnp.int32(n), size))
+    numbers, mask = (np.asarray(x) for x in draw(keys(2000)))
+    assert (mask.sum(axis=1) == min(n, size)).all()
+    for row, keep in zip(numbers, mask, strict=True):
+        assert len(set(row[keep])) == keep.sum()
+    assert (numbers[mask] < n).all()
+    assert (numbers >= 0).all()
+
+
+def random_known(seed=0, users=60, items=90):
+    matrix = scipy.sparse.random_array((users, items), density=0.2, rng=np.random.default_rng(seed))
+    matrix = scipy.sparse.csr_array(matrix > 0)
+    matrix.sort_indices()
+    return matrix
+
+
+def epoch_of(known, place_B, **options):
+    sampler = make(known, candidates=3, **options)
+    positives = jax.device_put(sampling.Positives.of(known))
+    order = jax.random.permutation(jax.random.key(1), known.nnz)
+    draw = jax.jit(sampling.draw_batch)
+    return draw(sampler, positives, jax.random.key(2), order, jnp.asarray(place_B))
+
+
+@pytest.mark.parametrize("weights", sampling.PREFERENCE_WEIGHTS)
+def test_an_epoch_visits_every_pair_once_with_right_company(weights):
+    known = random_known()
+    batch = epoch_of(known, np.arange(known.nnz), max_prefs=5, weights=weights)
+    pairs = np.stack([batch.user_B, batch.positive_B], axis=1)
+    assert len(np.unique(pairs, axis=0)) == known.nnz
+    dense = known.toarray()
+    user_B = np.asarray(batch.user_B)
+    assert dense[user_B, batch.positive_B].all()
+    assert not dense[user_B[:, None], batch.negative_BxN].any()
+    prefs, mask = np.asarray(batch.prefs_BxS), np.asarray(batch.mask_BxS)
+    assert dense[np.broadcast_to(user_B[:, None], prefs.shape)[mask], prefs[mask]].all()
+    assert not ((prefs == np.asarray(batch.positive_B)[:, None]) & mask).any()
+    assert (np.asarray(batch.weight_B) == 1).all()
+
+
+def test_a_draw_depends_on_its_place_and_on_nothing_else():
+    known = random_known()
+    whole = epoch_of(known, np.arange(100))
+    part = epoch_of(known, np.arange(37, 53))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+        np.testing.assert_array_equal(a[37:53], b)
+
+
+def test_places_past_the_end_and_users_with_all_items_weigh_nothing(known):
+    batch = epoch_of(known, np.arange(known.nnz + 5))
+    full = np.asarray(batch.user_B) == 2
+    past = np.arange(known.nnz + 5) >= known.nnz
+    np.testing.assert_array_equal(np.asarray(batch.weight_B), ~(full | past))
+
+
+def test_find_knows_every_cell():
+    known = random_known(3)
+    rows = jax.device_put(sampling.UserItems.of(known))
+    users, items = np.indices(known.shape)
+    find = jax.jit(jax.vmap(lambda user, item: rows.find(user, item)[1]))
+    found = find(jnp.asarray(users.ravel()), jnp.asarray(items.ravel()))
+    np.testing.assert_array_equal(np.asarray(found).reshape(known.shape), known.toarray())
+
+
+def test_evaluation_preferences_depend_on_the_user_alone():
+    sampler = make(random_known(), max_prefs=4)
+    key = jax.random.key(0)
+    both, _ = sampling.evaluation_preferences(sampler, key, jnp.array([3, 8]))
+    one, _ = sampling.evaluation_preferences(sampler, key, jnp.array([8]))
+    np.testing.assert_array_equal(both[1], one[0])
