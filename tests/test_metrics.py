@@ -61,7 +61,10 @@ def test_paper_definitions_agree_with_the_papers_program():
         popularity = arrays["popularity"]
     expected = json.loads((FIXTURES / "metrics.json").read_text())
     hits_BxK = np.array(
-        [np.isin(items, wanted[wanted >= 0]) for items, wanted in zip(recommended, relevant)]
+        [
+            np.isin(items, wanted[wanted >= 0])
+            for items, wanted in zip(recommended, relevant, strict=False)
+        ]
     )
     found = by_name(hits_BxK, (relevant >= 0).sum(axis=1), (1, 5, 10, 20), "paper")
     names = {"ndcg_global": "ndcg", "hitrate": "hit_rate"}

@@ -1,6 +1,7 @@
 """From files to a data set, the cache, the catalogue and the generator."""
 
 import hashlib
+import itertools
 import zipfile
 
 import numpy as np
@@ -122,11 +123,11 @@ def toy_source(tmp_path, monkeypatch):
         file.writestr("../../escaped.txt", "zip slip")
     checksum = "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
 
-    def publish(checksum=checksum, url=archive.as_uri()):
+    def publish(checksum=checksum, url=None):
         unreachable = catalog.Archive((tmp_path / "absent.zip").as_uri(), "md5:0")
         sources = tuple(
             (source, catalog._csv("toy"))
-            for source in (unreachable, catalog.Archive(url, checksum))
+            for source in (unreachable, catalog.Archive(url or archive.as_uri(), checksum))
         )
         monkeypatch.setitem(catalog.CATALOG, "toy", catalog.Entry(sources))
 
@@ -184,7 +185,7 @@ def test_synthetic_interactions_follow_the_planted_relations():
     assert not table.select("user", "item").is_duplicated().any()
     related = synthetic.related_items(200, np.random.default_rng(5))
     walks = table.sort("user", "time").rows()
-    pairs = [(a[1], b[1]) for a, b in zip(walks, walks[1:], strict=False) if a[0] == b[0]]
+    pairs = [(a[1], b[1]) for a, b in itertools.pairwise(walks) if a[0] == b[0]]
     share = np.mean([b in related[a] for a, b in pairs])
     assert share > 0.3  # by chance about 4 of 200
 

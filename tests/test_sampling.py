@@ -101,7 +101,9 @@ def test_short_lists_are_taken_whole_and_masked(known, weights, left_out):
     items, mask = draw_preferences(sampler, left_out)
     allowed = ITEMS if left_out is None else np.delete(ITEMS, left_out)
     assert (mask.sum(axis=1) == len(allowed)).all()
-    assert all(set(row[keep]) == set(allowed) for row, keep in zip(items[:200], mask[:200]))
+    assert all(
+        set(row[keep]) == set(allowed) for row, keep in zip(items[:200], mask[:200], strict=False)
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 17])

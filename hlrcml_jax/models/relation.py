@@ -79,7 +79,7 @@ def attention(
 def normalize(logits_SxB: jax.Array, mask_SxB: jax.Array, beta: float = 1.0) -> jax.Array:
     """exp(x_k) / (sum_j exp(x_j)) ** beta over the first axis; exactly zero outside the mask."""
     nonempty_1xB = jnp.any(mask_SxB, axis=0, keepdims=True)
-    peak_1xB = jnp.max(jnp.where(mask_SxB, logits_SxB, -jnp.inf), axis=0, keepdims=True)
+    peak_1xB = jnp.max(logits_SxB, axis=0, keepdims=True, where=mask_SxB, initial=-jnp.inf)
     # The weights do not depend on the peak, which only keeps exp in range.
     peak_1xB = jax.lax.stop_gradient(jnp.where(nonempty_1xB, peak_1xB, 0.0))
     mass_SxB = jnp.where(mask_SxB, jnp.exp(jnp.where(mask_SxB, logits_SxB - peak_1xB, 0.0)), 0.0)

@@ -1,0 +1,126 @@
+"""Properties of the models that need no reference program."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from hlrcml_jax.config import default_config
+from hlrcml_jax.models import MODELS, make_model
+from hlrcml_jax.models.relation import normalize
+from hlrcml_jax.train import init_params
+
+U, D, S, N_ITEMS = 7, 8, 6, 23
+DISTANCES = ["hlr", "hlr++", "cml"]
+
+
+def make(name, beta=1.0):
+    options = default_config().model
+    with options.unlocked():
+        options.update(ml_collections.ConfigDict({"name": name, "dim": D, "beta": beta}))
+    model = make_model(options)
+    params = init_params(jax.random.key(0), model, U, N_ITEMS, D)
+    # Far from zero, so that attention has something to weigh.
+    return model, jax.tree.map(lambda x: 3.0 * x, params)
+
+
+@pytest.fixture(params=DISTANCES)
+def setting(request):
+    return make(request.param)
+
+
+def rows(params, counts, seed=1):
+    """Rows of U users with the given numbers of preferences."""
+    items = jax.random.randint(jax.random.key(seed), (U, S), 0, N_ITEMS)
+    mask = jnp.arange(S)[None] < jnp.asarray(counts)[:, None]
+    targets = params["items"][jax.random.randint(jax.random.key(seed + 1), (U,), 0, N_ITEMS)]
+    return params["users"], targets, params["items"][items], mask
+
+
+def test_a_mask_is_a_slice(setting):
+    model, params = setting
+    for count in range(S + 1):
+        user, target, prefs, mask = rows(params, [count] * U)
+        bound = model.bind({"params": params["model"]})
+        masked = bound(user, target, jnp.where(mask[:, :, None], prefs, 1e6), mask)
+        sliced = bound(user, target, prefs[:, :count], mask[:, :count])
+        np.testing.assert_allclose(masked, sliced, rtol=1e-5, atol=1e-5)
+
+
+def test_the_order_of_preferences_does_not_matter(setting):
+    model, params = setting
+    user, target, prefs, mask = rows(params, [S] * U)
+    bound = model.bind({"params": params["model"]})
+    np.testing.assert_allclose(
+        bound(user, target, prefs, mask), bound(user, target, prefs[:, ::-1], mask), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+@pytest.mark.parametrize("name", DISTANCES)
+def test_gradients_are_finite_without_any_preference(name, beta):
+    model, params = make(name, beta)
+
+    def loss(params, mask_row):
+        user, target, prefs, mask = rows(params, mask_row)
+        return jnp.sum(model.apply({"params": params["model"]}, user, target, prefs, mask))
+
+    gradients = jax.grad(loss)(params, [0] * (U - 1) + [2])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    gradients = jax.grad(loss)(params, [0] * U)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_without_preferences_user_attention_of_hlrpp_is_zero():
+    """What is left of HLR++ is its slot 0: the relation of user and target (LRML's)."""
+    model, params = make("hlr++")
+    user, target, prefs, mask = rows(params, [0] * U)
+    memory = params["model"]["memory"]
+    relation = jax.nn.softmax((user * target) @ memory["keys"]) @ memory["values"]
+    np.testing.assert_allclose(
+        model.apply({"params": params["model"]}, user, target, prefs, mask),
+        jnp.sum((user + relation - target) ** 2, axis=1),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("name", ["hlr", "hlr++"])
+def test_a_silent_memory_leaves_cml(name):
+    """HLR contains CML: with values of zero the relation vanishes."""
+    model, params = make(name)
+    params["model"]["memory"]["values"] = jnp.zeros_like(params["model"]["memory"]["values"])
+    user, target, prefs, mask = rows(params, range(U))
+    np.testing.assert_allclose(
+        model.apply({"params": params["model"]}, user, target, prefs, mask),
+        jnp.sum((user - target) ** 2, axis=1),
+        rtol=1e-6,
+    )
+
+
+def test_the_softmax_survives_huge_logits():
+    weights = normalize(jnp.array([[1e30], [5.0], [-1e30]]), jnp.ones((3, 1), bool))
+    np.testing.assert_array_equal(weights, [[1.0], [0.0], [0.0]])
+
+
+@pytest.mark.parametrize("name", ["hlr", "hlr++"])
+def test_preference_shares_are_shares(name):
+    model, params = make(name)
+    counts = np.array([0, 1, 2, 3, 4, 5, 6])
+    user, target, prefs, mask = rows(params, counts)
+    share = model.apply(
+        {"params": params["model"]}, user, target, prefs, mask, method="preference_shares"
+    )
+    assert (np.asarray(share)[~np.asarray(mask)] == 0).all()
+    total = np.asarray(share).sum(axis=1)
+    if name == "hlr":
+        assert ((total >= 0) & (total < 1)).all()  # slot 0 has the rest
+    else:
+        np.testing.assert_allclose(total, counts > 0, rtol=1e-5)
+
+
+def test_the_registry_is_what_the_config_allows():
+    for name in MODELS:
+        options = default_config().model
+        options.name = name
+        assert make_model(options) is not None

@@ -1,0 +1,71 @@
+"""Rows stay in their balls, and only rows that left them move."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from hlrcml_jax import metrics, optimizer
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    hnp.arrays(np.float32, (5, 3), elements=st.floats(-1e3, 1e3, width=32)), st.floats(0.01, 100.0)
+)
+def test_projection(table, radius):
+    projected = np.asarray(optimizer.project_rows(jnp.asarray(table), radius))
+    before, after = np.linalg.norm(table, axis=1), np.linalg.norm(projected, axis=1)
+    assert (after <= radius * (1 + 1e-5)).all()
+    inside = before < radius * (1 - 1e-5)
+    np.testing.assert_array_equal(projected[inside], table[inside])
+    np.testing.assert_allclose(
+        projected * before[:, None],
+        table * np.minimum(before, radius)[:, None],
+        rtol=1e-4,
+        atol=1e-3,
+    )
+
+
+def params():
+    draw = jax.random.normal(jax.random.key(0), (6, 4))
+    memory = {"keys": draw.T[:, :3] * 5, "values": draw[:3] * 5}
+    return {"users": draw * 5, "items": draw * 5, "model": {"memory": memory}}
+
+
+@pytest.mark.parametrize("clip_memory", [False, True])
+@pytest.mark.parametrize("memory_radius", [None, 0.3])
+def test_a_step_ends_in_the_balls(clip_memory, memory_radius):
+    radii = optimizer.row_radii(1.5, clip_memory, memory_radius)
+    chain = optimizer.make_optimizer(0.1, radii)
+    start = params()
+    updates, _ = chain.update(jax.tree.map(jnp.ones_like, start), chain.init(start), start)
+    end = optax.apply_updates(start, updates)
+    longest = jax.tree.map(lambda x: float(jnp.linalg.norm(x, axis=1).max()), end)
+    assert longest["users"] <= 1.5 + 1e-5
+    assert longest["items"] <= 1.5 + 1e-5
+    keys, values = longest["model"]["memory"]["keys"], longest["model"]["memory"]["values"]
+    assert (keys <= 1 + 1e-5) == clip_memory
+    bound = memory_radius or (1.0 if clip_memory else np.inf)
+    assert values <= bound + 1e-5
+    if bound == np.inf:
+        assert values > 2
+
+
+def test_models_without_a_memory_have_nothing_to_bound():
+    chain = optimizer.make_optimizer(0.1, optimizer.row_radii(1.0, True, 0.3))
+    start = params() | {"model": {}}
+    updates, _ = chain.update(start, chain.init(start), start)
+    assert updates["model"] == {}
+
+
+@pytest.mark.parametrize("module", [optimizer, metrics])
+def test_examples_in_docstrings(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
