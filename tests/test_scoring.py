@@ -1,0 +1,177 @@
+"""Blocked scores equal direct distances, whatever the blocks; lists are masked, ordered, exact."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+
+from hlrcml_jax import parallel, scoring
+from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.evaluate import Protocol, choose_users, evaluate
+from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.hlr import HLR, HLRPlusPlus
+from hlrcml_jax.models.popularity import Popularity
+from hlrcml_jax.train import init_params
+
+N_USERS, N_ITEMS, DIM, SLOTS, PREFS = 13, 37, 6, 4, 5
+MODELS = {
+    "cml": CML(),
+    "hlr": HLR(DIM, SLOTS),
+    "hlr++": HLRPlusPlus(DIM, SLOTS),
+    "hlr beta": HLR(DIM, SLOTS, beta=0.7),
+    "popularity": Popularity(),
+}
+
+
+def interactions(seed=0, density=0.2):
+    rng = np.random.default_rng(seed)
+    dense = rng.random((N_USERS, N_ITEMS)) < density
+    dense[3] = False  # a user with nothing known
+    dense[4] = True  # and one with everything
+    return scipy.sparse.csr_array(dense)
+
+
+@pytest.fixture(params=MODELS)
+def setting(request):
+    model, known = MODELS[request.param], interactions()
+    if request.param == "popularity":
+        return model, Popularity.fit(known), known
+    params = init_params(jax.random.key(0), model, N_USERS, N_ITEMS, DIM)
+    return model, jax.tree.map(lambda x: 2.0 * x, params), known
+
+
+def direct_scores(model, params, ranking):
+    """Every pair on its own, through the model's `__call__`."""
+    prefs = params["items"][ranking.prefs_CxS]
+    bound = model.bind({"params": params["model"]})
+    users = params["users"][ranking.user_C]
+    score = [
+        -bound(users, jnp.broadcast_to(item, (len(users), len(item))), prefs, ranking.mask_CxS)
+        for item in params["items"]
+    ]
+    return np.stack(score, axis=1)
+
+
+def rank(model, params, known, users, k, memory_mb=64):
+    scorer = scoring.Scorer(model, known, PREFS, "uniform", SLOTS, memory_mb, seed=5)
+    return list(scorer.rank(parallel.replicate(params), np.asarray(users), k))
+
+
+def test_lists_are_the_best_unknown_items(setting):
+    model, params, known = setting
+    (ranking,) = rank(model, params, known, np.arange(N_USERS), N_ITEMS)
+    score = direct_scores(model, params, ranking)
+    score[known.toarray()] = -np.inf
+    for user in range(N_USERS):
+        items = ranking.item_CxK[user]
+        n_left = N_ITEMS - known[[user]].nnz
+        assert set(items[:n_left]) == set(np.flatnonzero(np.isfinite(score[user])))
+        assert (items[n_left:] == -1).all()
+        np.testing.assert_allclose(
+            ranking.score_CxK[user, :n_left],
+            np.sort(score[user])[::-1][:n_left],
+            rtol=1e-5,
+            atol=1e-5,
+        )
+        np.testing.assert_allclose(
+            ranking.score_CxK[user, :n_left], score[user][items[:n_left]], rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("blocks", [(1, 1, 1), (2, 1, 8), (5, 3, 36), (13, 13, 37), (4, 2, 64)])
+def test_blocks_do_not_change_the_scores(setting, blocks, monkeypatch):
+    model, params, known = setting
+    (whole,) = rank(model, params, known, np.arange(N_USERS), 8)
+    monkeypatch.setattr(scoring, "plan_blocks", lambda *_: scoring.Blocks(*blocks))
+    parts = rank(model, params, known, np.arange(N_USERS), 8)
+    assert len(parts) == -(-N_USERS // (blocks[0] * parallel.device_count()))
+    joined = np.concatenate([part.score_CxK for part in parts])
+    np.testing.assert_allclose(joined, whole.score_CxK, rtol=1e-5, atol=1e-5)
+
+
+def test_a_list_does_not_depend_on_the_company(setting):
+    """One user alone has a context of its own preferences only."""
+    model, params, known = setting
+    (whole,) = rank(model, params, known, np.arange(N_USERS), 6)
+    (alone,) = rank(model, params, known, [7], 6)
+    np.testing.assert_array_equal(alone.prefs_CxS, whole.prefs_CxS[[7]])
+    np.testing.assert_array_equal(alone.item_CxK, whole.item_CxK[[7]])
+    np.testing.assert_allclose(alone.score_CxK, whole.score_CxK[[7]], rtol=1e-5, atol=1e-5)
+
+
+def test_ties_go_by_item_number():
+    items, _ = scoring.best_items(
+        jnp.array([[0.0, 2.0, 2.0, 1.0, 2.0]]), jnp.array([[False, True, False, False, False]]), 4
+    )
+    np.testing.assert_array_equal(items, [[2, 4, 3, 0]])
+
+
+@pytest.mark.parametrize("memory_mb", [1, 16, 256])
+@pytest.mark.parametrize(("n_users", "n_items", "slots"), [(900, 1500, 20), (10**6, 20_000, 20)])
+def test_blocks_fit_the_budget(memory_mb, n_users, n_items, slots):
+    blocks = scoring.plan_blocks(memory_mb, n_users, n_items, slots)
+    floats = 2 * n_items * slots * blocks.targets
+    floats += blocks.users * (2.25 * n_items + 2 * slots * blocks.targets)
+    # However small the budget, a block has eight items and a chunk one user.
+    least = 2 * 8 * n_items * slots + 2.25 * n_items + 2 * slots * 64
+    budget = memory_mb * 2**20
+    assert 4 * floats <= max(budget, budget / 2 + 4 * least)
+
+
+def test_users_that_training_never_saw_stand_at_the_mean_of_their_items():
+    train, known = np.zeros((3, 4), bool), np.zeros((3, 4), bool)
+    train[0, 1] = known[0, 1] = known[1, 2] = known[1, 3] = True
+    params = {"users": np.ones((3, 2)), "items": np.arange(8.0).reshape(4, 2), "model": {}}
+    csr = scipy.sparse.csr_array
+    users = scoring.place_untrained_users(params, csr(train), csr(known))["users"]
+    np.testing.assert_array_equal(users, [[1, 1], [5, 6], [0, 0]])
+
+
+# Evaluation.
+
+PROTOCOL = Protocol((1, 5), "standard", 1, n_cohorts=2, cohort_size=4, seed=0)
+
+
+def test_evaluation_by_hand():
+    """Three users, popularity 3, 2, 1, 0 of the items, everything countable."""
+    csr = scipy.sparse.csr_array
+    train = csr(np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]], bool))
+    test = csr(np.array([[0, 0, 0, 1], [0, 0, 0, 1], [0, 1, 1, 0]], bool))
+    empty = csr((3, 4), dtype=bool)
+    dataset = Dataset(train, empty, test, empty, None, None)
+    scorer = scoring.Scorer(Popularity(), dataset.known("test"), 1, "uniform", 0, 64, seed=0)
+    params = parallel.replicate(Popularity.fit(train))
+    found = evaluate(scorer, params, dataset, "test", PROTOCOL)
+    by_user = dict(zip(found.user_B, found.values["mrr@5"], strict=True))
+    # Lists: user 0 gets 3; user 1 gets 2, 3; user 2 gets 1, 2, 3.
+    assert by_user == {0: 1.0, 1: 0.5, 2: 1.0}
+    np.testing.assert_allclose(found.mean("precision@1"), 2 / 3)
+    np.testing.assert_allclose(found.mean("recall@5"), 1.0)
+    assert found.overall["coverage@1"] == 3 / 4  # items 3, 2 and 1
+    assert found.overall["median_rank@1"] == 3
+    assert found.summary()["recall@5"] == {"mean": 1.0, "std": 0.0}
+    # Two cohorts, of two users and of one.
+    first, second = found.values["mrr@5"][:2].mean(), found.values["mrr@5"][2]
+    np.testing.assert_allclose(found.summary()["mrr@5"]["std"], np.std([first, second]))
+
+
+def test_users_are_chosen_by_test_items_and_cohorts():
+    relevant = interactions(1, density=0.1)
+    counts = np.diff(relevant.indptr)
+    protocol = Protocol((5,), "standard", 3, n_cohorts=2, cohort_size=2, seed=0)
+    chosen = choose_users(relevant, protocol)
+    assert len(chosen) == 4
+    assert (counts[chosen] >= 3).all()
+    everyone = Protocol((5,), "standard", 1, n_cohorts=5, cohort_size=10_000, seed=0)
+    assert sorted(choose_users(relevant, everyone)) == list(np.flatnonzero(counts))
+
+
+def test_nobody_to_evaluate():
+    csr = scipy.sparse.csr_array
+    train, empty = csr(np.eye(3, 4, dtype=bool)), csr((3, 4), dtype=bool)
+    dataset = Dataset(train, empty, empty, empty, None, None)
+    scorer = scoring.Scorer(Popularity(), train, 1, "uniform", 0, 64, seed=0)
+    params = parallel.replicate(Popularity.fit(train))
+    found = evaluate(scorer, params, dataset, "test", PROTOCOL)
+    assert found.summary() == {}

@@ -1,0 +1,133 @@
+"""Training: what one step gives, what devices share, what a run that was stopped loses."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.sparse
+
+from hlrcml_jax import parallel
+from hlrcml_jax.losses import TripletLoss
+from hlrcml_jax.models.hlr import HLR
+from hlrcml_jax.optimizer import make_optimizer, row_radii
+from hlrcml_jax.sampling import Positives, Sampler, draw_batch
+from hlrcml_jax.train import Trainer, improves, init_params, init_state
+
+
+def known(seed=0):
+    rng = np.random.default_rng(seed)
+    return scipy.sparse.csr_array(rng.random((30, 50)) < 0.15)
+
+
+def make_trainer(batch_size):
+    return Trainer(
+        HLR(8, 4),
+        TripletLoss(0.5, "hardest"),
+        make_optimizer(0.01, row_radii(1.0, memory_radius=0.5)),
+        batch_size,
+    )
+
+
+def run_epochs(trainer, matrix, n_epochs):
+    params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8)
+    state = parallel.replicate(jax.device_get(init_state(params, trainer.optimizer)))
+    data = parallel.replicate((Sampler.of(matrix, 5, 3), Positives.of(matrix)))
+    key_data = parallel.replicate(jax.random.key_data(jax.random.key(9)))
+    epoch = parallel.pmap(
+        lambda state, sampler, positives, key: trainer.train_epoch(
+            state, sampler, positives, jax.random.wrap_key_data(key)
+        )
+    )
+    losses = []
+    for _ in range(n_epochs):
+        state, loss_T = epoch(state, *data, key_data)
+        losses.append(parallel.first(loss_T))
+    return parallel.first(state), np.stack(losses)
+
+
+def test_an_epoch_is_its_steps_one_by_one():
+    """The scanned epoch against a loop in Python with plain optax; the last batch is short."""
+    matrix, trainer = known(), make_trainer(64)
+    state, losses = run_epochs(trainer, matrix, 1)
+    assert losses.shape == (1, -(-matrix.nnz // 64))
+
+    params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8)
+    opt_state = trainer.optimizer.init(params)
+    sampler, positives = jax.device_put((Sampler.of(matrix, 5, 3), Positives.of(matrix)))
+    order_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(9), 0))
+    order = jax.random.permutation(order_key, matrix.nnz)
+    seen = []
+    for start in range(0, matrix.nnz, 64):
+        places = jnp.arange(start, min(start + 64, matrix.nnz))
+        batch = draw_batch(sampler, positives, draw_key, order, places)
+        seen += list(zip(batch.user_B.tolist(), batch.positive_B.tolist(), strict=True))
+        gradients = jax.grad(trainer.loss, argnums=1)(trainer.model, params, batch)
+        updates, opt_state = trainer.optimizer.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    assert sorted(seen) == sorted(zip(*map(np.ndarray.tolist, matrix.nonzero()), strict=True))
+
+
+def test_training_learns():
+    _, losses = run_epochs(make_trainer(64), known(), 30)
+    assert losses[-1].sum() < 0.7 * losses[0].sum()
+
+
+def test_epochs_differ_and_seeds_repeat():
+    _, a = run_epochs(make_trainer(64), known(), 2)
+    _, b = run_epochs(make_trainer(64), known(), 2)
+    np.testing.assert_array_equal(a, b)
+    assert (a[0] != a[1]).any()
+
+
+def test_the_best_is_the_first_of_equals():
+    params = init_params(jax.random.key(0), HLR(8, 4), 3, 3, 8)
+    state = init_state(params, optax.sgd(0.1))
+    for epoch, value in enumerate([0.1, 0.3, 0.3, float("nan"), 0.2], 1):
+        state = improves(state, value, epoch)
+    assert int(state.best_epoch) == 2
+    np.testing.assert_allclose(state.best, 0.3)
+
+
+DEVICES = """
+    import json, sys
+    import jax, numpy as np
+    sys.path.insert(0, "tests")
+    from test_train import known, make_trainer, run_epochs
+    state, losses = run_epochs(make_trainer(50), known(), 3)
+    users = np.asarray(state.params["users"])
+    print(json.dumps([jax.local_device_count(), losses.tolist(), users.tolist()]))
+"""
+
+
+def run_with_devices(n):
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(DEVICES)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    count, losses, users = json.loads(done.stdout.splitlines()[-1])
+    assert count == n
+    return np.array(losses), np.array(users)
+
+
+@pytest.mark.parametrize("n", [2, 8])  # 50 divides by 2, and leaves a remainder with 8
+def test_any_number_of_devices_does_what_one_does(n):
+    losses, users = run_with_devices(1)
+    many_losses, many_users = run_with_devices(n)
+    np.testing.assert_allclose(many_losses, losses, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(many_users, users, atol=1e-4)
