@@ -5,7 +5,7 @@ from hlrcml_jax.config import default_config
 
 def get_config():
     config = default_config()
-    # of initial weights and of all draws in training; at least 0
+    # seed of initial weights and of all draws in training; at least 0
     config.seed = 2021
 
     # public data set; '' for your own file: , ml-100k, ml-latest-small, ml-1m, ml-20m
@@ -55,7 +55,7 @@ def get_config():
     config.data.split.test = 0.2
     # known share of a held-out user's items, in [0, 1)
     config.data.split.history = 0.8
-    # of the random kinds and of the cohorts; at least 0
+    # seed of the random kinds and of the cohorts; at least 0
     config.data.split.seed = 2021
     # file of the training part, kind 'given'
     config.data.split.train_path = ""
@@ -64,7 +64,7 @@ def get_config():
     # file of the test part, kind 'given'
     config.data.split.test_path = ""
 
-    # of downloads and prepared data; '' is ~/.cache/hlrcml_jax
+    # folder of downloads and prepared data; '' is ~/.cache/hlrcml_jax
     config.data.cache_dir = ""
 
     # which model: hlr, hlr++, cml, popularity
@@ -86,7 +86,7 @@ def get_config():
     # bound of the value rows; None: free
     config.model.memory_radius = None
 
-    # of the hinge, in squared distance; above 0
+    # margin of the hinge, in squared distance; above 0
     config.loss.margin = 0.2
     # the negative uses the positive's relation
     config.loss.copy_relation = False
@@ -96,7 +96,7 @@ def get_config():
     # average over them, or keep one: uniform, hardest
     config.negatives.select = "uniform"
 
-    # of Adam; above 0
+    # learning rate of Adam; above 0
     config.optimizer.learning_rate = 0.0002
 
     # most epochs; at least 1
@@ -129,6 +129,6 @@ def get_config():
     config.recommend.k = 10
     # comma-separated user ids, '' for all
     config.recommend.users = ""
-    # of the file: parquet, csv, jsonl
+    # format of the file: parquet, csv, jsonl
     config.recommend.format = "parquet"
     return config

@@ -5,7 +5,10 @@ experiment changes. `configs/default.py` shows all keys; `python -m hlrcml_jax.c
 """
 
 import dataclasses
+import difflib
+import json
 import math
+import pathlib
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -62,7 +65,9 @@ def _is_stopping_metric(value: str) -> bool:
 
 
 SCHEMA: dict[str, Any] = {
-    "seed": Key(2021, "of initial weights and of all draws in training; at least 0", _at_least(0)),
+    "seed": Key(
+        2021, "seed of initial weights and of all draws in training; at least 0", _at_least(0)
+    ),
     "data": {
         "name": _choice("", "public data set; '' for your own file", ("", *catalog.CATALOG)),
         "path": Key("", "your file; with data.name, a folder that already has its files"),
@@ -90,12 +95,14 @@ SCHEMA: dict[str, Any] = {
             "valid": Key(0.2, "share of all for validation, in [0, 1)", _share),
             "test": Key(0.2, "share of all for test, in [0, 1)", _share),
             "history": Key(0.8, "known share of a held-out user's items, in [0, 1)", _share),
-            "seed": Key(2021, "of the random kinds and of the cohorts; at least 0", _at_least(0)),
+            "seed": Key(
+                2021, "seed of the random kinds and of the cohorts; at least 0", _at_least(0)
+            ),
             "train_path": Key("", "file of the training part, kind 'given'"),
             "valid_path": Key("", "file of the validation part, kind 'given'"),
             "test_path": Key("", "file of the test part, kind 'given'"),
         },
-        "cache_dir": Key("", "of downloads and prepared data; '' is ~/.cache/hlrcml_jax"),
+        "cache_dir": Key("", "folder of downloads and prepared data; '' is ~/.cache/hlrcml_jax"),
     },
     "model": {
         "name": _choice("hlr", "which model", MODELS),
@@ -109,7 +116,7 @@ SCHEMA: dict[str, Any] = {
         "memory_radius": Key(None, "bound of the value rows; None: free", _positive, kind=float),
     },
     "loss": {
-        "margin": Key(0.2, "of the hinge, in squared distance; above 0", _positive),
+        "margin": Key(0.2, "margin of the hinge, in squared distance; above 0", _positive),
         "copy_relation": Key(False, "the negative uses the positive's relation"),
     },
     "negatives": {
@@ -117,7 +124,7 @@ SCHEMA: dict[str, Any] = {
         "select": _choice("uniform", "average over them, or keep one", ("uniform", "hardest")),
     },
     "optimizer": {
-        "learning_rate": Key(2e-4, "of Adam; above 0", _positive),
+        "learning_rate": Key(2e-4, "learning rate of Adam; above 0", _positive),
     },
     "train": {
         "epochs": Key(100, "most epochs; at least 1", _at_least(1), may_change=True),
@@ -156,7 +163,9 @@ SCHEMA: dict[str, Any] = {
     "recommend": {
         "k": Key(10, "items for each user; at least 1", _at_least(1), may_change=True),
         "users": Key("", "comma-separated user ids, '' for all", may_change=True),
-        "format": _choice("parquet", "of the file", ("parquet", "csv", "jsonl"), may_change=True),
+        "format": _choice(
+            "parquet", "format of the file", ("parquet", "csv", "jsonl"), may_change=True
+        ),
     },
 }
 
@@ -197,7 +206,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     values = flatten(config)
     for name in values:
         if name not in known:
-            raise UserError(f"config key {name} does not exist; configs/default.py shows all keys.")
+            raise unknown_key(name)
     for name, key in known.items():
         if name not in values:
             raise UserError(f"config key {name} is missing; start from default_config().")
@@ -226,7 +235,16 @@ def _check_value(name: str, key: Key, value: Any) -> None:
         or (expected is float and not math.isfinite(value))
         or not key.allowed(value)
     ):
-        raise UserError(f"config key {name} is {value!r}; it takes {key.meaning}.")
+        raise UserError(f"config key {name} cannot be {value!r}: {key.meaning}.")
+
+
+def unknown_key(name: str) -> UserError:
+    """The mistake of a key, or the last part of one, that the schema does not have."""
+    known = {full: full for full, _ in all_keys()}
+    known |= {full.rpartition(".")[2]: full for full in known}
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {known[close[0]]}?" if close else "configs/default.py shows all keys."
+    return UserError(f"config key {name} does not exist; {hint}")
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -246,7 +264,7 @@ def from_flat(values: dict[str, Any]) -> ml_collections.ConfigDict:
     known = dict(all_keys())
     for name, value in values.items():
         if name not in known:
-            raise UserError(f"config key {name} does not exist; configs/default.py shows all keys.")
+            raise unknown_key(name)
         value = tuple(value) if isinstance(value, list) else value
         _check_value(name, known[name], value)
         section, _, leaf = name.rpartition(".")
@@ -256,6 +274,28 @@ def from_flat(values: dict[str, Any]) -> ml_collections.ConfigDict:
         node[leaf] = value
     validate(config)
     return config
+
+
+def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What `config.json` of a workdir says, or None where there is none."""
+    path = workdir / "config.json"
+    try:
+        text = json.loads(path.read_text())
+        return {"config": text["config"], "data": text["data"]}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(
+            f"{path}: not readable as the config of a run ({error}); choose another --workdir."
+        ) from None
+
+
+def get_config(workdir: str) -> ml_collections.ConfigDict:
+    """The config of a run that exists: this file is the `--config` of a workdir."""
+    found = read_workdir(pathlib.Path(workdir))
+    if found is None:
+        raise UserError(f"{workdir}: there is no config.json here; give --config=FILE.")
+    return from_flat(found["config"])
 
 
 def render() -> str:

@@ -90,6 +90,14 @@ class Run:
 
     def initial_state(self) -> TrainState:
         """The state before training, as host arrays; of a closed-form model its solution."""
+        return jax.device_get(jax.jit(self._make_state)())
+
+    def empty_state(self) -> TrainState:
+        """Zeros in the shapes of `initial_state`, to restore a checkpoint into."""
+        shapes = jax.eval_shape(self._make_state)
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+    def _make_state(self) -> TrainState:
         if isinstance(self.model, Popularity):
             params = self.model.fit(self.dataset.train)
         else:
@@ -100,7 +108,7 @@ class Run:
                 self.dataset.n_items,
                 self.config.model.dim,
             )
-        return jax.device_get(init_state(params, self.trainer().optimizer))
+        return init_state(params, self.trainer().optimizer)
 
     def params_for(self, params: dict[str, Any], part: str) -> dict[str, Any]:
         """Host parameters made ready to predict a part, on all devices."""
@@ -108,17 +116,26 @@ class Run:
         return parallel.replicate(place_untrained_users(params, self.dataset.train, known))
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Run:
+def open_run(
+    config: ml_collections.ConfigDict, workdir: str | pathlib.Path, create: bool = False
+) -> Run:
     """Checks the config and the workdir, prepares the data, and creates the workdir.
 
     Nothing is written before the config is valid and the data is read.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      create: whether the workdir may be new.
 
     Raises:
       UserError: also when the workdir belongs to another config or to other data.
     """
     config_lib.validate(config)
     workdir = pathlib.Path(workdir).absolute()
-    before = read_config_file(workdir)
+    before = config_lib.read_workdir(workdir)
+    if before is None and not create:
+        raise UserError(f"{workdir}: there is no run here yet; train first (--mode=train).")
     if before is not None:
         _check_same(workdir, before["config"], config)
     dataset = prepare(config.data.to_dict())
@@ -141,20 +158,6 @@ def open_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
             f"--workdir={workdir} cannot be written ({error.strerror}); choose another."
         ) from None
     return Run(config, dataset, workdir)
-
-
-def read_config_file(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """What `config.json` of a workdir says, or None where there is none."""
-    path = workdir / "config.json"
-    try:
-        text = json.loads(path.read_text())
-        return {"config": text["config"], "data": text["data"]}
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(
-            f"{path}: not readable as the config of a run ({error}); choose another --workdir."
-        ) from None
 
 
 def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:
@@ -183,18 +186,17 @@ def train_and_evaluate(
       UserError: a mistake in the config, the data or the workdir.
     """
     started = time.perf_counter()
-    run = open_run(config, workdir)
+    run = open_run(config, workdir, create=True)
     _describe(run)
     with Checkpoints(run.workdir) as checkpoints:
         fit(run, checkpoints)
-    summary = test(run)
-    metric = config.early_stopping.metric
+    best = best_checkpoint(run)
+    summary = test(run, best)
     log = report.read_log(run.workdir / "metrics.jsonl")
     if log:
-        best_epoch, _ = best_params(run)
         plot = run.workdir / "plots" / "learning_curve.png"
-        report.plot_learning_curve(log, metric, best_epoch, plot)
-    show_recommendations(run)
+        report.plot_learning_curve(log, config.early_stopping.metric, best.epoch, plot)
+    show_recommendations(run, best)
     seconds = time.perf_counter() - started
     rich.print(f"Done in {seconds:.0f} s; everything is in [bold]{run.workdir}[/bold].")
     return summary
@@ -203,17 +205,17 @@ def train_and_evaluate(
 def fit(run: Run, checkpoints: Checkpoints) -> None:
     """Trains from the latest checkpoint until the last epoch, or until nothing improves."""
     config = run.config
-    state = run.initial_state()
     latest = checkpoints.latest()
+    if latest is None:
+        state = run.initial_state()
+    else:
+        state = checkpoints.restore(latest, run.empty_state())
+        rich.print(f"Going on after epoch {latest}.")
     if isinstance(run.model, Popularity):
         if latest is None:
             checkpoints.save(0, state, 0.0)
         return
-    if latest is not None:
-        state = checkpoints.restore(latest, state)
     epoch = int(state.epoch)
-    if latest is not None:
-        rich.print(f"Going on after epoch {epoch}.")
     log = report.MetricsLog(run.workdir / "metrics.jsonl", epoch)
     with report.TrainingProgress(config.train.epochs, epoch, config.early_stopping.metric) as bar:
         loop = _Loop(run, state)
@@ -309,8 +311,16 @@ def _replicate_key(key: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(parallel.replicate(jax.random.key_data(key)))
 
 
-def best_params(run: Run) -> tuple[int, dict[str, Any]]:
-    """(epoch, host parameters) of the best checkpoint.
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best checkpoint: its epoch, and its parameters as host arrays."""
+
+    epoch: int
+    params: dict[str, Any]
+
+
+def best_checkpoint(run: Run) -> Best:
+    """Reads the best checkpoint of a run.
 
     Raises:
       UserError: when there is none yet.
@@ -319,14 +329,13 @@ def best_params(run: Run) -> tuple[int, dict[str, Any]]:
         best = checkpoints.best()
         if best is None:
             raise UserError(f"{run.workdir}: there is no checkpoint yet; train first.")
-        return best, checkpoints.restore(best, run.initial_state()).params
+        return Best(best, checkpoints.restore(best, run.empty_state()).params)
 
 
-def test(run: Run) -> dict[str, dict[str, float]]:
-    """Evaluates the best checkpoint on test beside popularity; writes `test_metrics.json`."""
-    epoch, params = best_params(run)
+def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
+    """Evaluates a checkpoint on test beside popularity; writes `test_metrics.json`."""
     name = run.config.model.name
-    rows = {name: _evaluate_params(run, run.model, params)}
+    rows = {name: _evaluate_params(run, run.model, best.params)}
     if name != "popularity":
         popularity = Popularity.fit(run.dataset.train)
         rows["popularity"] = _evaluate_params(run, Popularity(), popularity)
@@ -334,7 +343,7 @@ def test(run: Run) -> dict[str, dict[str, float]]:
     text = {
         "metrics": found.summary(),
         "n_users": len(found.user_B),
-        "epoch": epoch,
+        "epoch": best.epoch,
         "protocol": {
             **dataclasses.asdict(found.protocol),
             "ranking": "whole catalogue, without the items of train and valid",
@@ -358,12 +367,11 @@ def _evaluate_params(run: Run, model: CML, params: dict[str, Any]) -> Evaluation
     return evaluate(scorer, run.params_for(params, "test"), run.dataset, "test", run.protocol)
 
 
-def show_recommendations(run: Run) -> None:
+def show_recommendations(run: Run, best: Best) -> None:
     """Prints ten recommendations for one user, each with the past item that speaks for it."""
-    _, params = best_params(run)
     scorer = run.scorer("test")
     user_C = np.array([int(np.argmax(np.diff(run.dataset.train.indptr) >= 10))])
-    ready = run.params_for(params, "test")
+    ready = run.params_for(best.params, "test")
     ranking = next(scorer.rank(ready, user_C, 10))
     table = recommend.frame(ranking, run.dataset)
     reasons = recommend.main_reasons(run.model, parallel.first(ready), ranking)
@@ -380,13 +388,12 @@ def show_recommendations(run: Run) -> None:
     report.print_recommendations(f"Recommendations for user {user}", rows, names)
 
 
-def write_recommendations(run: Run) -> pathlib.Path:
+def write_recommendations(run: Run, best: Best) -> pathlib.Path:
     """Writes the top K of the chosen users to `recommendations.*` in the workdir."""
     options = run.config.recommend
     user_C = recommend.user_numbers(run.dataset, options.users)
-    _, params = best_params(run)
     frames = recommend.frames(
-        run.scorer("test"), run.params_for(params, "test"), run.dataset, user_C, options.k
+        run.scorer("test"), run.params_for(best.params, "test"), run.dataset, user_C, options.k
     )
     path = run.workdir / f"recommendations.{options.format}"
     table = pl.concat(list(frames))

@@ -4,14 +4,15 @@ python -m hlrcml_jax.main --config=configs/quickstart.py
 """
 
 import pathlib
+import re
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import experiment
-from hlrcml_jax.data.prepare import prepare
+from hlrcml_jax import experiment, parallel
+from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
 
 MODES = ("train", "evaluate", "recommend", "prepare")
@@ -27,32 +28,21 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; flags look like --workdir=DIR.")
     logging.set_verbosity(logging.WARNING)  # orbax and jax say a lot
-    config, workdir = _resolve()
-    if _MODE.value == "prepare":
-        config_lib.validate(config)
-        prepare(config.data.to_dict())
-        return
-    if _MODE.value == "train":
-        experiment.train_and_evaluate(config, workdir)
-        return
-    run = experiment.open_run(config, workdir)
-    if _MODE.value == "evaluate":
-        experiment.test(run)
-    else:
-        experiment.write_recommendations(run)
-
-
-def _resolve():
-    """(config, workdir) from the flags; each may come from the other."""
-    if _CONFIG.value is not None:
+    config, workdir = _CONFIG.value, _WORKDIR.value
+    if workdir is None:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
-        return _CONFIG.value, _WORKDIR.value or pathlib.Path("runs") / pathlib.Path(path).stem
-    if _WORKDIR.value is None:
-        raise UserError("give --config=FILE, or --workdir=DIR of a run that exists.")
-    found = experiment.read_config_file(pathlib.Path(_WORKDIR.value))
-    if found is None:
-        raise UserError(f"{_WORKDIR.value}: there is no config.json here; give --config=FILE.")
-    return config_lib.from_flat(found["config"]), _WORKDIR.value
+        workdir = pathlib.Path("runs") / pathlib.Path(path).stem
+    config_lib.validate(config)
+    parallel.keep_compiled(cache_folder(config.data.cache_dir) / "compiled")
+    if _MODE.value == "prepare":
+        prepare(config.data.to_dict())
+    elif _MODE.value == "train":
+        experiment.train_and_evaluate(config, workdir)
+    else:
+        run = experiment.open_run(config, workdir)
+        best = experiment.best_checkpoint(run)
+        finish = {"evaluate": experiment.test, "recommend": experiment.write_recommendations}
+        finish[_MODE.value](run, best)
 
 
 def run() -> None:
@@ -65,10 +55,33 @@ def run() -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; without --config, the workdir's own config stands in."""
+    # `--flag value` is `--flag=value` too.
+    argv = re.sub(r"\0(--(?:config|workdir|mode))\0", r"\0\1=", "\0".join(argv)).split("\0")
+    given = dict(flag.partition("=")[::2] for flag in argv[1:])
+    for name in given:
+        if name.startswith("--config.") and name[9:] not in dict(config_lib.all_keys()):
+            raise config_lib.unknown_key(name[9:])
+    path = re.sub(r"(?<=\.py):.*", "", given.get("--config", ""))
+    if path and not pathlib.Path(path).is_file():
+        raise UserError(f"--config={path}: no such file.")
+    if not path and "--workdir" in given:
+        argv.insert(1, f"--config={config_lib.__file__}:{given['--workdir']}")
+    elif not path and not {"--help", "--helpfull", "--helpshort"} & set(given):
+        raise UserError("give --config=FILE, or --workdir=DIR of a run that exists.")
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}.") from None
+    except UserError:
+        raise
+    except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
+    except Exception as error:  # a config file is a program, and can raise anything
+        text = " ".join(str(error).split())
+        if unknown := re.search(r'Key "(\w+)" does not exist', text):
+            raise config_lib.unknown_key(unknown[1]) from None
+        raise UserError(f"--config={path}: {type(error).__name__}: {text}") from None
 
 
 if __name__ == "__main__":

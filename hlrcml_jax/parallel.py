@@ -4,6 +4,7 @@ Everything else is written for one device and an axis name. A replicated tree ha
 with one copy for each local device; a sharded one has a leading axis whose parts differ.
 """
 
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXIS = "devices"
 
 Tree = Any
+
+
+def keep_compiled(folder: pathlib.Path) -> None:
+    """Keeps compiled programs in a folder, so that the next process need not compile them."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def device_count() -> int:

@@ -1,10 +1,11 @@
 """Recommendations of a trained model, with the users' own ids, titles and reasons."""
 
+import functools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import polars as pl
 
@@ -99,14 +100,15 @@ def main_reasons(
     mask_S = ranking.mask_CxS[0]
     if not model.uses_preferences or not mask_S.any():
         return None
-    items_IxD = jnp.asarray(params["items"])
+    items_IxD = np.asarray(params["items"])
     target_KxD = items_IxD[ranking.item_CxK[0]]
     n = len(target_KxD)
-    user_KxD = jnp.repeat(jnp.asarray(params["users"])[ranking.user_C], n, axis=0)
-    prefs_KxSxD = jnp.repeat(items_IxD[ranking.prefs_CxS], n, axis=0)
-    mask_KxS = jnp.repeat(ranking.mask_CxS, n, axis=0)
-    bound = model.bind({"params": params["model"]})
-    share_KxS = np.asarray(bound.preference_shares(user_KxD, target_KxD, prefs_KxSxD, mask_KxS))
+    user_KxD = np.repeat(np.asarray(params["users"])[ranking.user_C], n, axis=0)
+    prefs_KxSxD = np.repeat(items_IxD[ranking.prefs_CxS], n, axis=0)
+    mask_KxS = np.repeat(ranking.mask_CxS, n, axis=0)
+    shares = jax.jit(functools.partial(model.apply, method="preference_shares"))
+    share_KxS = shares({"params": params["model"]}, user_KxD, target_KxD, prefs_KxSxD, mask_KxS)
+    share_KxS = np.asarray(share_KxS)
     best_K = share_KxS.argmax(axis=1)
     return [
         (int(ranking.prefs_CxS[0, slot]), float(share_S[slot]))

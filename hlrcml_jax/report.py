@@ -91,9 +91,10 @@ def print_metrics(
     """A table with a row for each model, the main metrics at one k, ± between cohorts."""
     k = 10 if 10 in cutoffs else max(cutoffs)
     percents = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate", "coverage")
-    table = Table(title=f"{title}, percent @{k}", title_justify="left", box=rich.box.SIMPLE)
-    table.add_column("")
-    for name in (*percents, "pop. rank"):
+    table = Table(title=f"{title}, percent @{k}", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table.title_justify = "left"
+    table.add_column("", no_wrap=True)
+    for name in ("ndcg", "map", "mrr", "prec", "recall", "hit", "cover", "rank"):
         table.add_column(name, justify="right", no_wrap=True)
     for model, summary in rows.items():
         cells = [f"{100 * summary[f'{name}@{k}']['mean']:.2f}" for name in percents]

@@ -1,7 +1,72 @@
 import os
+import pathlib
+import subprocess
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
+
+from hlrcml_jax.data import synthetic
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class CommandLine:
+    """Runs the program as a user does, on a small file of interactions.
+
+    Attributes:
+      small: flags of a run that takes seconds.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.data = folder / "own.csv"
+        table = synthetic.generate(60, 40, 2400, seed=1)
+        table.write_csv(self.data)
+        titles = "".join(f"{item},Title {item}\n" for item in range(40))
+        (folder / "titles.csv").write_text(f"item,title\n{titles}")
+        small = {
+            "data.path": self.data,
+            "data.titles.path": folder / "titles.csv",
+            "data.cache_dir": folder / "cache",
+            "model.dim": 8,
+            "model.memory_slots": 4,
+            "model.max_prefs": 5,
+            "optimizer.learning_rate": 0.01,
+            "train.batch_size": 100,
+            "train.epochs": 3,
+        }
+        flags = [f"--config.{name}={value}" for name, value in small.items()]
+        self.small = [f"--config={ROOT / 'configs' / 'default.py'}", *flags]
+
+    def start(self, *flags: str, devices: int = 1, **options) -> subprocess.Popen:
+        """Starts the program."""
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        }
+        command = [sys.executable, "-m", "hlrcml_jax.main", *map(str, flags)]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=environment, cwd=ROOT, **streams | options)
+
+    def run(self, *flags: str, **options) -> tuple[int, str, str]:
+        """(exit status, stdout, stderr)."""
+        process = self.start(*flags, **options)
+        out, err = process.communicate()
+        return process.returncode, out, err
+
+
+@pytest.fixture(scope="session")
+def cli(tmp_path_factory) -> CommandLine:
+    return CommandLine(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture(scope="session")
+def trained(cli, tmp_path_factory):
+    """(workdir of a finished run, what it printed)."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    status, out, err = cli.run(*cli.small, f"--workdir={workdir}")
+    assert status == 0, err
+    return workdir, out

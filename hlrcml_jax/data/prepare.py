@@ -30,7 +30,7 @@ def prepare(data: Mapping[str, Any]) -> Dataset:
     Raises:
       UserError: naming the file and line, or the key, of what is wrong.
     """
-    cache_dir = pathlib.Path(data["cache_dir"] or default_cache_dir()).expanduser()
+    cache_dir = cache_folder(data["cache_dir"])
     files, titles = _inputs(data, cache_dir)
     if data["split"]["kind"] == "given" and (data["min_per_user"] or data["min_per_item"]):
         raise UserError(
@@ -46,9 +46,10 @@ def prepare(data: Mapping[str, Any]) -> Dataset:
     return dataset
 
 
-def default_cache_dir() -> str:
-    """`hlrcml_jax` in the user's cache folder."""
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hlrcml_jax")
+def cache_folder(configured: str) -> pathlib.Path:
+    """The configured folder, or `hlrcml_jax` in the user's cache folder for ""."""
+    default = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hlrcml_jax")
+    return pathlib.Path(configured or default).expanduser()
 
 
 def _layout(section: Mapping[str, Any], columns: tuple[str, str, str, str]) -> readers.Layout:

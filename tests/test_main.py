@@ -1,0 +1,358 @@
+"""The program from outside: a run and what it leaves, resuming it, recommending, and mistakes."""
+
+import concurrent.futures
+import hashlib
+import json
+import shutil
+import signal
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import polars as pl
+import pytest
+
+
+def contents(folder):
+    """Hash of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def final_params(workdir):
+    """Every array of the newest checkpoint."""
+    newest = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.is_dir())
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(workdir / "checkpoints" / str(newest) / "default")
+    flat = {}
+
+    def collect(prefix, node):
+        items = node.items() if isinstance(node, dict) else enumerate(node or ())
+        for name, value in items:
+            if isinstance(value, (dict, list, tuple)):
+                collect(f"{prefix}/{name}", value)
+            elif value is not None:
+                flat[f"{prefix}/{name}"] = np.asarray(value)
+
+    collect("", state)
+    return newest, flat
+
+
+def assert_identical(a, b):
+    (epoch_a, a), (epoch_b, b) = final_params(a), final_params(b)
+    assert epoch_a == epoch_b
+    assert a.keys() == b.keys()
+    assert len(a) > 8  # tables, memory and the moments of each
+    for name in a:
+        assert np.array_equal(a[name], b[name]), name
+
+
+def log_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+# A run.
+
+
+def test_a_run_leaves_what_it_promises(cli, trained):
+    workdir, out = trained
+    log = log_of(workdir)
+    assert [record["epoch"] for record in log] == [1, 2, 3]
+    assert {"step", "loss", "examples_per_s", "ndcg@10"} <= log[0].keys()
+    found = json.loads((workdir / "test_metrics.json").read_text())
+    assert set(found["metrics"]["ndcg@10"]) == {"mean", "std"}
+    assert found["n_users"] > 0
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["config"]["model.dim"] == 8
+    assert "jax" in config["versions"]
+    assert (workdir / "plots" / "learning_curve.png").stat().st_size > 1000
+    assert "popularity" in out
+    assert sum("Title " in line for line in out.splitlines()) == 10  # recommendations
+    assert "because of" in out
+
+
+def test_the_same_command_goes_on_and_the_result_is_that_of_one_run(cli, trained, tmp_path):
+    workdir, _ = trained
+    status, out, err = cli.run(*cli.small, f"--workdir={tmp_path}", "--config.train.epochs=1")
+    assert status == 0, err
+    status, out, err = cli.run(*cli.small, f"--workdir={tmp_path}")
+    assert status == 0, err
+    assert "Going on after epoch 1" in out
+    assert_identical(tmp_path, workdir)
+    drop = ("examples_per_s", "validation_s")
+    strip = lambda log: [{k: v for k, v in r.items() if k not in drop} for r in log]  # noqa: E731
+    assert strip(log_of(tmp_path)) == strip(log_of(workdir))
+    assert json.loads((tmp_path / "test_metrics.json").read_text()) == json.loads(
+        (workdir / "test_metrics.json").read_text()
+    )
+
+
+def test_killed_five_times_nothing_is_lost(cli, tmp_path):
+    flags = [*cli.small, "--config.train.epochs=40", "--config.early_stopping.patience=40"]
+    status, _, err = cli.run(*flags, f"--workdir={tmp_path / 'whole'}")
+    assert status == 0, err
+    killed = tmp_path / "killed"
+    kills = 0
+    while kills < 5:
+        process = cli.start(*flags, f"--workdir={killed}")
+        before = len(log_of(killed)) if (killed / "metrics.jsonl").exists() else 0
+        while process.poll() is None:
+            lines = len(log_of_unfinished(killed))
+            if before + 3 <= lines < 38:
+                time.sleep(0.007 * kills)  # another moment of the epoch each time
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.002)
+        process.communicate()
+        assert process.returncode in (-signal.SIGKILL, 0)
+        if process.returncode == 0:
+            break
+    assert kills == 5
+    status, _, err = cli.run(*flags, f"--workdir={killed}")
+    assert status == 0, err
+    assert_identical(killed, tmp_path / "whole")
+    assert [record["epoch"] for record in log_of(killed)] == list(range(1, 41))
+
+
+def log_of_unfinished(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_two_runs_are_identical_and_eight_devices_nearly(cli, trained, tmp_path):
+    workdir, _ = trained
+    for name, devices in (("again", 1), ("eight", 8)):
+        status, out, err = cli.run(*cli.small, f"--workdir={tmp_path / name}", devices=devices)
+        assert status == 0, err
+        assert f"{devices} cpu device" in out
+    assert_identical(tmp_path / "again", workdir)
+    one, eight = (
+        [record["loss"] for record in log_of(path)] for path in (workdir, tmp_path / "eight")
+    )
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["hlr++", "cml", "popularity"])
+def test_every_model_trains_evaluates_and_recommends(cli, tmp_path, model):
+    flags = [*cli.small, f"--config.model.name={model}", f"--workdir={tmp_path}"]
+    status, out, err = cli.run(*flags)
+    assert status == 0, err
+    assert sum("Title " in line for line in out.splitlines()) == 10
+    status, out, err = cli.run("--mode=recommend", f"--workdir={tmp_path}")
+    assert status == 0, err
+    assert len(pl.read_parquet(tmp_path / "recommendations.parquet")) > 60
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["early_stopping.metric=loss", "train.validate_every=2"],
+        ["data.split.kind=users"],
+        ["data.split.valid=0", "evaluation.definitions=paper"],
+        ["model.prefs_sampling=unpop", "negatives.candidates=3", "model.clip_memory=true"],
+        ["negatives.candidates=4", "negatives.select=hardest", "loss.copy_relation=true"],
+    ],
+)
+def test_options_run(cli, tmp_path, options):
+    flags = [f"--config.{option}" for option in options]
+    status, _, err = cli.run(*cli.small, *flags, f"--workdir={tmp_path}")
+    assert status == 0, err
+    metrics = json.loads((tmp_path / "test_metrics.json").read_text())["metrics"]
+    assert 0 < metrics["recall@20"]["mean"] <= 1
+
+
+def test_without_improvement_it_stops(cli, tmp_path):
+    """A learning rate of almost nothing: the first validation stays the best."""
+    flags = ["--config.optimizer.learning_rate=1e-12", "--config.early_stopping.patience=2"]
+    flags += ["--config.train.epochs=50", f"--workdir={tmp_path}"]
+    status, _, err = cli.run(*cli.small, *flags)
+    assert status == 0, err
+    assert len(log_of(tmp_path)) == 3
+    status, _, err = cli.run(*cli.small, *flags)  # and stays stopped
+    assert status == 0, err
+    assert len(log_of(tmp_path)) == 3
+
+
+# Recommendations.
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "jsonl"])
+def test_recommendations_are_new_ranked_and_in_the_users_own_ids(cli, trained, format):
+    workdir, _ = trained
+    status, _, err = cli.run(
+        "--mode=recommend",
+        f"--workdir={workdir}",
+        "--config.recommend.k=4",
+        f"--config.recommend.format={format}",
+        "--config.recommend.users=17,3",
+    )
+    assert status == 0, err
+    path = workdir / f"recommendations.{format}"
+    read = {"parquet": pl.read_parquet, "csv": pl.read_csv, "jsonl": pl.read_ndjson}[format]
+    table = read(path)
+    path.unlink()
+    assert table.columns == ["user_id", "item_id", "title", "score", "rank"]
+    assert table["user_id"].to_list() == [17] * 4 + [3] * 4
+    assert table["rank"].to_list() == [1, 2, 3, 4] * 2
+    assert (table["title"] == "Title " + table["item_id"].cast(pl.String)).all()
+    for user in (3, 17):
+        assert table.filter(user_id=user)["score"].is_sorted(descending=True)
+
+
+def test_evaluate_mode_gives_the_same_again(cli, trained):
+    workdir, _ = trained
+    before = (workdir / "test_metrics.json").read_text()
+    status, out, err = cli.run("--mode=evaluate", f"--workdir={workdir}")
+    assert status == 0, err
+    assert "popularity" in out
+    assert (workdir / "test_metrics.json").read_text() == before
+
+
+# Mistakes: each one sentence that names the culprit, exit status 2, and nothing damaged.
+
+FILES = {
+    "empty.csv": "",
+    "header.csv": "user,item,rating\n",
+    "semicolons.csv": "user;item;rating\n1;2;3\n2;3;4\n",
+    "columns.csv": "visitor,product,rating\n1,2,3\n",
+    "text.csv": "user,item,rating\n1,2,3\n2,2,good\n",
+    "nan.csv": "user,item,rating\n1,2,3\n2,2,nan\n",
+    "negative.csv": "user,item,rating\n1,2,3\n-2,2,4\n",
+    "ragged.csv": "user,item,rating\n1,2,3\n1,2,3,4\n",
+    "one_user.csv": "user,item,rating\n1,2,3\n1,3,3\n1,4,3\n",
+    "full.csv": "user,item\n1,1\n1,2\n2,1\n2,2\n",
+    "good.csv": "user,item,rating\n1,2,3\n2,3,4\n",
+}
+
+CONFIGS = {
+    "typo.py": "config.model.dimm = 3",
+    "type.py": "config.model.dim = 'many'",
+    "syntax.py": "config.model.dim = = 3",
+    "crash.py": "1 / 0",
+}
+
+# (flags, what the sentence must name); {data}, {work} and {run} are folders.
+MISTAKES = {
+    **{
+        name: (["--config.data.path={data}/" + name], said)
+        for name, said in {
+            "empty.csv": "empty.csv: the file is empty",
+            "header.csv": "header.csv: there is a header",
+            "semicolons.csv": "semicolons.csv, line 1: no column that looks like the user",
+            "columns.csv": "data.columns.user",
+            "text.csv": "text.csv, line 3: 'good' in column 'rating'",
+            "nan.csv": "nan.csv, line 3: 'nan'",
+            "negative.csv": "negative.csv, line 3: the user id -2 is negative",
+            "ragged.csv": "ragged.csv, line 3: 4 fields",
+            "one_user.csv": "only one user",
+            "full.csv": "every user has all 2 items",
+            "absent.csv": "absent.csv: no such file",
+        }.items()
+    },
+    "n-core": (["--config.data.path={data}/good.csv", "--config.data.min_per_user=5"], "min_per_"),
+    "threshold": (["--config.data.path={data}/good.csv", "--config.data.threshold=9"], "threshold"),
+    "no time": (["--config.data.split.kind=time", "--config.data.path={data}/good.csv"], "time"),
+    "no data": (["--config.data.path="], "data.path"),
+    "unknown key": (["--config.model.dimm=3"], "did you mean model.dim?"),
+    "wrong type": (["--config.model.dim=many"], "config.model.dim=many"),
+    "negative margin": (["--config.loss.margin=-1"], "loss.margin cannot be -1.0"),
+    "infinite rate": (["--config.optimizer.learning_rate=inf"], "optimizer.learning_rate"),
+    "unknown model": (["--config.model.name=svd"], "hlr, hlr++, cml, popularity"),
+    "bad metric": (["--config.early_stopping.metric=auc@3"], "early_stopping.metric"),
+    "bad shares": (["--config.data.split.test=0.9"], "data.split.test"),
+    "unknown flag": (["--wrkdir=x"], "wrkdir"),
+    "unknown mode": (["--mode=fly"], "--mode=fly"),
+    "stray word": (["fly"], "'fly'"),
+    "no config file": (["--config={data}/absent.py"], "absent.py: no such file"),
+    "typo in file": (["--config={data}/typo.py"], "did you mean model.dim?"),
+    "type in file": (["--config={data}/type.py"], "model.dim"),
+    "syntax in file": (["--config={data}/syntax.py"], "syntax.py, line 4"),
+    "crash in file": (["--config={data}/crash.py"], "ZeroDivisionError"),
+    "unwritable": (["--workdir={data}/good.csv/run"], "cannot be written"),
+    "not trained": (["--mode=recommend"], "train first"),
+    "other config": (["--workdir={run}", "--config.model.dim=9"], "model.dim=8"),
+    "other data": (["--workdir={run}", "--config.data.path={data}/good.csv",
+                    "--config.data.titles.path="], "data.titles.path"),
+    "unknown user": (["--workdir={run}", "--mode=recommend", "--config.recommend.users=x"], "'x'"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mistakes(cli, trained, tmp_path_factory):
+    """The outcome of every mistake, made two at a time."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "data").mkdir()
+    for name, text in FILES.items():
+        (folder / "data" / name).write_text(text)
+    for name, line in CONFIGS.items():
+        text = "from hlrcml_jax.config import default_config\ndef get_config():\n"
+        text += f"    config = default_config()\n    {line}\n    return config\n"
+        (folder / "data" / name).write_text(text)
+
+    def make(name):
+        flags, _ = MISTAKES[name]
+        work = folder / "work" / name.replace(" ", "_")
+        run = folder / "runs" / name.replace(" ", "_")
+        shutil.copytree(trained[0], run)
+        before = contents(run)
+        flags = [flag.format(data=folder / "data", work=work, run=run) for flag in flags]
+        outcome = cli.run(*cli.small, f"--workdir={work}", *flags)
+        return outcome, work, before == contents(run)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return dict(zip(MISTAKES, pool.map(make, MISTAKES), strict=True))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_sentence(mistakes, name):
+    (status, _, err), work, intact = mistakes[name]
+    assert status == 2, err
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("hlrcml_jax: ")
+    assert MISTAKES[name][1] in lines[0]
+    assert "Traceback" not in err
+    assert not work.exists()
+    assert intact
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "garbage", "config"])
+def test_a_damaged_workdir_is_named(cli, trained, tmp_path, damage):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    if damage == "config":
+        (workdir / "config.json").write_text('{"config": 3')
+    else:
+        files = [
+            path
+            for path in (workdir / "checkpoints").rglob("*")
+            if path.is_file() and "default" in path.parts
+        ]
+        assert len(files) > 3
+        for path in files:
+            if damage == "missing":
+                path.unlink()
+            elif damage == "truncated":
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            else:
+                path.write_bytes(b"\x80\x04garbage" * 40)
+    before = contents(workdir)
+    status, _, err = cli.run(*cli.small, f"--workdir={workdir}", "--config.train.epochs=5")
+    assert status == 2, err
+    assert str(workdir) in err
+    assert "Traceback" not in err
+    assert contents(workdir) == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(cli, tmp_path):
+    status, _, err = cli.run(
+        *cli.small, f"--workdir={tmp_path}", "--config.optimizer.learning_rate=1e38",
+        "--config.model.clip_norm=1e30",
+    )  # fmt: skip
+    assert status == 2, err
+    assert "the loss became" in err
+    assert "step" in err
