@@ -47,6 +47,11 @@ def _choice(default: str, meaning: str, choices, **options) -> Key:
     return Key(default, f"{meaning}: {', '.join(choices)}", choices=tuple(choices), **options)
 
 
+def _path(meaning: str) -> Key:
+    # The same data may lie elsewhere: a run knows its data by content.
+    return Key("", meaning, may_change=True)
+
+
 def _positive(value) -> bool:
     return value > 0
 
@@ -70,7 +75,7 @@ SCHEMA: dict[str, Any] = {
     ),
     "data": {
         "name": _choice("", "public data set; '' for your own file", ("", *catalog.CATALOG)),
-        "path": Key("", "your file; with data.name, a folder that already has its files"),
+        "path": _path("your file; with data.name, a folder that already has its files"),
         "format": _choice("auto", "auto goes by the file name", ("auto", *readers.FORMATS)),
         "separator": Key(",", "between fields; one or more characters", lambda value: value != ""),
         "header": Key(True, "whether the first line holds column names"),
@@ -84,7 +89,7 @@ SCHEMA: dict[str, Any] = {
         "min_per_user": Key(0, "interactions that a user must keep (n-core)", _at_least(0)),
         "min_per_item": Key(0, "interactions that an item must keep (n-core)", _at_least(0)),
         "titles": {
-            "path": Key("", "delimited file with the items' titles, if any"),
+            "path": _path("delimited file with the items' titles, if any"),
             "separator": Key(",", "between its fields", lambda value: value != ""),
             "header": Key(True, "whether its first line holds column names"),
             "item": Key("", "column of item ids: name or 0-based place"),
@@ -98,11 +103,11 @@ SCHEMA: dict[str, Any] = {
             "seed": Key(
                 2021, "seed of the random kinds and of the cohorts; at least 0", _at_least(0)
             ),
-            "train_path": Key("", "file of the training part, kind 'given'"),
-            "valid_path": Key("", "file of the validation part, kind 'given'"),
-            "test_path": Key("", "file of the test part, kind 'given'"),
+            "train_path": _path("file of the training part, kind 'given'"),
+            "valid_path": _path("file of the validation part, kind 'given'"),
+            "test_path": _path("file of the test part, kind 'given'"),
         },
-        "cache_dir": Key("", "folder of downloads and prepared data; '' is ~/.cache/hlrcml_jax"),
+        "cache_dir": _path("folder of downloads and prepared data; '' is ~/.cache/hlrcml_jax"),
     },
     "model": {
         "name": _choice("hlr", "which model", MODELS),

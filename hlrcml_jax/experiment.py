@@ -139,25 +139,31 @@ def open_run(
     if before is not None:
         _check_same(workdir, before["config"], config)
     dataset = prepare(config.data.to_dict())
-    fingerprint = dataset.fingerprint()
-    if before is not None and before["data"] != fingerprint:
+    if before is not None and before["data"] != dataset.fingerprint():
         raise UserError(
             f"{workdir}: this workdir was made with other data than what the config gives now; "
             "choose another --workdir, or restore the data."
         )
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+    run = Run(config, dataset, workdir)
+    if before is None:
+        _write_config(run)
+    return run
+
+
+def _write_config(run: Run) -> None:
+    names = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+    text = {
+        "config": config_lib.flatten(run.config),
+        "data": run.dataset.fingerprint(),
+        "versions": {name: importlib.metadata.version(name) for name in names},
     }
-    text = {"config": config_lib.flatten(config), "data": fingerprint, "versions": versions}
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        report.write_whole(workdir / "config.json", json.dumps(text, indent=2) + "\n")
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        report.write_whole(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); choose another."
+            f"--workdir={run.workdir} cannot be written ({error.strerror}); choose another."
         ) from None
-    return Run(config, dataset, workdir)
 
 
 def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:
@@ -210,6 +216,7 @@ def fit(run: Run, checkpoints: Checkpoints) -> None:
         state = run.initial_state()
     else:
         state = checkpoints.restore(latest, run.empty_state())
+        _write_config(run)  # what may change may have changed
         rich.print(f"Going on after epoch {latest}.")
     if isinstance(run.model, Popularity):
         if latest is None:

@@ -6,6 +6,7 @@ python -m hlrcml_jax.main --config=configs/quickstart.py
 import pathlib
 import re
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -75,13 +76,22 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}.") from None
     except UserError:
         raise
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from None
     except Exception as error:  # a config file is a program, and can raise anything
-        text = " ".join(str(error).split())
-        if unknown := re.search(r'Key "(\w+)" does not exist', text):
-            raise config_lib.unknown_key(unknown[1]) from None
-        raise UserError(f"--config={path}: {type(error).__name__}: {text}") from None
+        raise UserError(_sentence(error, path)) from None
+
+
+def _sentence(error: Exception, path: str) -> str:
+    """What a flag or a config file did wrong, in one line."""
+    text = str(error).strip()
+    if unknown := re.search(r'Key "(\w+)" does not exist', text):
+        return str(config_lib.unknown_key(unknown[1]))
+    if isinstance(error, flags.Error) and "Traceback" not in text:
+        return " ".join(text.split())
+    # Flags wrap some errors of a config file and its traceback into one text.
+    places = re.findall(rf'File "{re.escape(path)}", line (\d+)', text + traceback.format_exc())
+    where = f"{path}, line {places[-1]}" if places else f"--config={path}"
+    what = text.splitlines()[-1] if "Traceback" in text else f"{type(error).__name__}: {text}"
+    return f"{where}: {' '.join(what.split())}"
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from hypothesis.extra import numpy as hnp
 
 from hlrcml_jax import metrics, optimizer
 
+# XLA flushes subnormal numbers to zero on the CPU.
+COORDINATES = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
+
 
 @settings(max_examples=100, deadline=None)
-@given(
-    hnp.arrays(np.float32, (5, 3), elements=st.floats(-1e3, 1e3, width=32)), st.floats(0.01, 100.0)
-)
+@given(hnp.arrays(np.float32, (5, 3), elements=COORDINATES), st.floats(0.01, 100.0))
 def test_projection(table, radius):
     projected = np.asarray(optimizer.project_rows(jnp.asarray(table), radius))
     before, after = np.linalg.norm(table, axis=1), np.linalg.norm(projected, axis=1)

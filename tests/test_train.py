@@ -63,12 +63,15 @@ def test_an_epoch_is_its_steps_one_by_one():
     sampler, positives = jax.device_put((Sampler.of(matrix, 5, 3), Positives.of(matrix)))
     order_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(9), 0))
     order = jax.random.permutation(order_key, matrix.nnz)
+    gradient = jax.jit(
+        lambda params, batch: jax.grad(trainer.loss, argnums=1)(trainer.model, params, batch)
+    )
     seen = []
     for start in range(0, matrix.nnz, 64):
         places = jnp.arange(start, min(start + 64, matrix.nnz))
         batch = draw_batch(sampler, positives, draw_key, order, places)
         seen += list(zip(batch.user_B.tolist(), batch.positive_B.tolist(), strict=True))
-        gradients = jax.grad(trainer.loss, argnums=1)(trainer.model, params, batch)
+        gradients = gradient(params, batch)
         updates, opt_state = trainer.optimizer.update(gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):

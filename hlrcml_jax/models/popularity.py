@@ -9,17 +9,17 @@ from hlrcml_jax.models.cml import CML
 
 
 class Popularity(CML):
-    """Not trained: an item's vector is its number of training interactions, a user's is empty.
+    """Not trained: an item's vector is its number of training interactions, a user's does nothing.
 
     The "distance" is minus that number, so that this baseline is scored like every other model.
     """
 
     @staticmethod
     def fit(train: scipy.sparse.csr_array) -> dict[str, jax.Array]:
-        """The tables: `users` (U, 0) and `items` (I, 1)."""
+        """The tables: `users` (U, 1) and `items` (I, 1)."""
         count_I = np.bincount(train.indices, minlength=train.shape[1])
         return {
-            "users": jnp.zeros((train.shape[0], 0)),
+            "users": jnp.zeros((train.shape[0], 1)),
             "items": jnp.asarray(count_I[:, None], jnp.float32),
             "model": {},
         }
