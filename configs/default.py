@@ -67,7 +67,7 @@ def get_config():
     # folder of downloads and prepared data; '' is ~/.cache/hlrcml_jax
     config.data.cache_dir = ""
 
-    # which model: hlr, hlr++, cml, popularity
+    # which model: hlr, hlr++, cml, lrml, transcf, adacml, bpr, als, item-knn, ease, popularity
     config.model.name = "hlr"
     # D, length of the user and item vectors; at least 1
     config.model.dim = 100
@@ -86,6 +86,38 @@ def get_config():
     # bound of the value rows; None: free
     config.model.memory_radius = None
 
+    # weight of its neighbourhood regulariser
+    config.model.transcf.weight_neighbours = 0.1
+    # weight of its distance regulariser
+    config.model.transcf.weight_distance = 0.1
+
+    # weight decay of user and positive vectors
+    config.model.bpr.l2_vector = 0.0025
+    # weight decay of the negative's vector
+    config.model.bpr.l2_negative = 0.00025
+    # weight decay of biases
+    config.model.bpr.l2_bias = 0.001
+
+    # of users and items
+    config.model.als.regularization = 30.0
+    # alternations; at least 1
+    config.model.als.iterations = 20
+
+    # of two items: cosine, tfidf, bm25
+    config.model.item_knn.similarity = "cosine"
+    # of each item, itself among them; at least 1
+    config.model.item_knn.neighbours = 50
+
+    # regularisation, in interactions; above 0
+    config.model.ease.l2 = 500.0
+
+    # user vectors: a workdir, .npz or .npy (see pretrained.py)
+    config.pretrained.users = ""
+    # item vectors, likewise
+    config.pretrained.items = ""
+    # tables that are not trained: , users, items, both
+    config.pretrained.freeze = ""
+
     # margin of the hinge, in squared distance; above 0
     config.loss.margin = 0.2
     # the negative uses the positive's relation
@@ -98,6 +130,16 @@ def get_config():
 
     # learning rate of Adam; above 0
     config.optimizer.learning_rate = 0.0002
+    # of the learning rate: constant, exponential, cosine
+    config.optimizer.schedule = "constant"
+    # factor of an epoch, schedule 'exponential'; in (0, 1]
+    config.optimizer.decay = 0.98
+    # epochs down to 0, schedule 'cosine'; at least 1
+    config.optimizer.cosine_epochs = 100
+    # epochs of linear growth from 0, before it
+    config.optimizer.warmup_epochs = 0
+    # bound of the global norm of a batch's gradient; None: free
+    config.optimizer.clip_gradient = None
 
     # most epochs; at least 1
     config.train.epochs = 100
@@ -124,6 +166,8 @@ def get_config():
 
     # working memory of full-catalogue scoring, MiB
     config.scoring.memory_mb = 256
+    # most users at a time; 0: what memory_mb allows
+    config.scoring.batch_size = 0
 
     # items for each user; at least 1
     config.recommend.k = 10

@@ -11,7 +11,7 @@ def get_config():
     config.data.name = "ml-100k"
     config.data.threshold = 4.0
     config.model.name = "hlr"
-    config.model.memory_radius = 0.15
+    config.model.memory_radius = 0.5
     config.loss.margin = 1.0
     config.negatives.candidates = 10
     config.negatives.select = "hardest"

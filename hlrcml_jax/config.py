@@ -19,6 +19,7 @@ from hlrcml_jax.data import catalog, readers, splits
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.metrics import DEFINITIONS, METRICS
 from hlrcml_jax.models import MODELS
+from hlrcml_jax.optimizer import SCHEDULES
 from hlrcml_jax.sampling import PREFERENCE_WEIGHTS
 
 
@@ -62,6 +63,10 @@ def _at_least(least):
 
 def _share(value) -> bool:
     return 0 <= value < 1
+
+
+def _is_factor(value) -> bool:
+    return 0 < value <= 1
 
 
 def _is_stopping_metric(value: str) -> bool:
@@ -119,6 +124,31 @@ SCHEMA: dict[str, Any] = {
         "clip_norm": Key(1.0, "radius of the ball of user and item rows; above 0", _positive),
         "clip_memory": Key(False, "bound the rows of the memory's keys and values by 1 too"),
         "memory_radius": Key(None, "bound of the value rows; None: free", _positive, kind=float),
+        "transcf": {
+            "weight_neighbours": Key(0.1, "weight of its neighbourhood regulariser", _at_least(0)),
+            "weight_distance": Key(0.1, "weight of its distance regulariser", _at_least(0)),
+        },
+        "bpr": {
+            "l2_vector": Key(0.0025, "weight decay of user and positive vectors", _at_least(0)),
+            "l2_negative": Key(0.00025, "weight decay of the negative's vector", _at_least(0)),
+            "l2_bias": Key(0.001, "weight decay of biases", _at_least(0)),
+        },
+        "als": {
+            "regularization": Key(30.0, "of users and items", _at_least(0)),
+            "iterations": Key(20, "alternations; at least 1", _at_least(1)),
+        },
+        "item_knn": {
+            "similarity": _choice("cosine", "of two items", ("cosine", "tfidf", "bm25")),
+            "neighbours": Key(50, "of each item, itself among them; at least 1", _at_least(1)),
+        },
+        "ease": {
+            "l2": Key(500.0, "regularisation, in interactions; above 0", _positive),
+        },
+    },
+    "pretrained": {
+        "users": Key("", "user vectors: a workdir, .npz or .npy (see pretrained.py)"),
+        "items": Key("", "item vectors, likewise"),
+        "freeze": _choice("", "tables that are not trained", ("", "users", "items", "both")),
     },
     "loss": {
         "margin": Key(0.2, "margin of the hinge, in squared distance; above 0", _positive),
@@ -130,6 +160,16 @@ SCHEMA: dict[str, Any] = {
     },
     "optimizer": {
         "learning_rate": Key(2e-4, "learning rate of Adam; above 0", _positive),
+        "schedule": _choice("constant", "of the learning rate", SCHEDULES),
+        "decay": Key(0.98, "factor of an epoch, schedule 'exponential'; in (0, 1]", _is_factor),
+        "cosine_epochs": Key(100, "epochs down to 0, schedule 'cosine'; at least 1", _at_least(1)),
+        "warmup_epochs": Key(0, "epochs of linear growth from 0, before it", _at_least(0)),
+        "clip_gradient": Key(
+            None,
+            "bound of the global norm of a batch's gradient; None: free",
+            _positive,
+            kind=float,
+        ),
     },
     "train": {
         "epochs": Key(100, "most epochs; at least 1", _at_least(1), may_change=True),
@@ -163,6 +203,9 @@ SCHEMA: dict[str, Any] = {
     "scoring": {
         "memory_mb": Key(
             256, "working memory of full-catalogue scoring, MiB", _at_least(1), may_change=True
+        ),
+        "batch_size": Key(
+            0, "most users at a time; 0: what memory_mb allows", _at_least(0), may_change=True
         ),
     },
     "recommend": {

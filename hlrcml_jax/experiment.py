@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 import pathlib
@@ -17,163 +16,15 @@ import numpy as np
 import polars as pl
 import rich
 
-from hlrcml_jax import config as config_lib
-from hlrcml_jax import parallel, recommend, report
+from hlrcml_jax import parallel, pretrained, recommend, report
 from hlrcml_jax.checkpoints import Checkpoints
-from hlrcml_jax.data.interactions import Dataset
-from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.evaluate import Evaluation, Protocol, evaluate
-from hlrcml_jax.losses import TripletLoss
-from hlrcml_jax.models import make_model
+from hlrcml_jax.evaluate import Evaluation, evaluate
 from hlrcml_jax.models.cml import CML
-from hlrcml_jax.models.popularity import Popularity
-from hlrcml_jax.optimizer import make_optimizer, row_radii
+from hlrcml_jax.models.solved import Popularity, Solved
+from hlrcml_jax.run import Best, Run, best_checkpoint, open_run, write_config
 from hlrcml_jax.sampling import Positives, Sampler
-from hlrcml_jax.scoring import Scorer, place_untrained_users
-from hlrcml_jax.train import Trainer, TrainState, improves, init_params, init_state
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A config, its data and its workdir.
-
-    Attributes:
-      config: validated.
-      dataset: prepared.
-      workdir: exists, and belongs to this config.
-    """
-
-    config: ml_collections.ConfigDict
-    dataset: Dataset
-    workdir: pathlib.Path
-
-    @property
-    def model(self) -> CML:
-        return make_model(self.config.model)
-
-    @property
-    def protocol(self) -> Protocol:
-        options = self.config.evaluation
-        return Protocol(
-            tuple(options.cutoffs),
-            options.definitions,
-            options.min_test_items,
-            options.n_cohorts,
-            options.cohort_size,
-            self.config.data.split.seed,
-        )
-
-    def trainer(self) -> Trainer:
-        """What the config says about training."""
-        config, options = self.config, self.config.model
-        radii = row_radii(options.clip_norm, options.clip_memory, options.memory_radius)
-        return Trainer(
-            self.model,
-            TripletLoss(config.loss.margin, config.negatives.select, config.loss.copy_relation),
-            make_optimizer(config.optimizer.learning_rate, radii),
-            config.train.batch_size,
-        )
-
-    def scorer(self, part: str, model: CML | None = None) -> Scorer:
-        """Ranks with what may be known when a part is predicted."""
-        options = self.config.model
-        return Scorer(
-            model or self.model,
-            self.dataset.known(part),
-            options.max_prefs,
-            options.prefs_sampling,
-            options.memory_slots,
-            self.config.scoring.memory_mb,
-            self.config.seed,
-        )
-
-    def initial_state(self) -> TrainState:
-        """The state before training, as host arrays; of a closed-form model its solution."""
-        return jax.device_get(jax.jit(self._make_state)())
-
-    def empty_state(self) -> TrainState:
-        """Zeros in the shapes of `initial_state`, to restore a checkpoint into."""
-        shapes = jax.eval_shape(self._make_state)
-        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-
-    def _make_state(self) -> TrainState:
-        if isinstance(self.model, Popularity):
-            params = self.model.fit(self.dataset.train)
-        else:
-            params = init_params(
-                jax.random.key(self.config.seed),
-                self.model,
-                self.dataset.n_users,
-                self.dataset.n_items,
-                self.config.model.dim,
-            )
-        return init_state(params, self.trainer().optimizer)
-
-    def params_for(self, params: dict[str, Any], part: str) -> dict[str, Any]:
-        """Host parameters made ready to predict a part, on all devices."""
-        known = self.dataset.known(part)
-        return parallel.replicate(place_untrained_users(params, self.dataset.train, known))
-
-
-def open_run(
-    config: ml_collections.ConfigDict, workdir: str | pathlib.Path, create: bool = False
-) -> Run:
-    """Checks the config and the workdir, prepares the data, and creates the workdir.
-
-    Nothing is written before the config is valid and the data is read.
-
-    Args:
-      config: of the run.
-      workdir: of the run.
-      create: whether the workdir may be new.
-
-    Raises:
-      UserError: also when the workdir belongs to another config or to other data.
-    """
-    config_lib.validate(config)
-    workdir = pathlib.Path(workdir).absolute()
-    before = config_lib.read_workdir(workdir)
-    if before is None and not create:
-        raise UserError(f"{workdir}: there is no run here yet; train first (--mode=train).")
-    if before is not None:
-        _check_same(workdir, before["config"], config)
-    dataset = prepare(config.data.to_dict())
-    if before is not None and before["data"] != dataset.fingerprint():
-        raise UserError(
-            f"{workdir}: this workdir was made with other data than what the config gives now; "
-            "choose another --workdir, or restore the data."
-        )
-    run = Run(config, dataset, workdir)
-    if before is None:
-        _write_config(run)
-    return run
-
-
-def _write_config(run: Run) -> None:
-    names = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
-    text = {
-        "config": config_lib.flatten(run.config),
-        "data": run.dataset.fingerprint(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
-    }
-    try:
-        run.workdir.mkdir(parents=True, exist_ok=True)
-        report.write_whole(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"--workdir={run.workdir} cannot be written ({error.strerror}); choose another."
-        ) from None
-
-
-def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:
-    now = json.loads(json.dumps(config_lib.flatten(config)))
-    for name, key in config_lib.all_keys():
-        if not key.may_change and before.get(name, key.default) != now[name]:
-            raise UserError(
-                f"{workdir}: this workdir was made with {name}={before.get(name)!r}, and the "
-                f"config now has {now[name]!r}; choose another --workdir, or set it back."
-            )
+from hlrcml_jax.train import TrainState, improves, steps_per_epoch
 
 
 def train_and_evaluate(
@@ -213,12 +64,12 @@ def fit(run: Run, checkpoints: Checkpoints) -> None:
     config = run.config
     latest = checkpoints.latest()
     if latest is None:
-        state = run.initial_state()
+        state = pretrained.begin(run, run.initial_state())
     else:
         state = checkpoints.restore(latest, run.empty_state())
-        _write_config(run)  # what may change may have changed
+        write_config(run)  # what may change may have changed
         rich.print(f"Going on after epoch {latest}.")
-    if isinstance(run.model, Popularity):
+    if isinstance(run.model, Solved):
         if latest is None:
             checkpoints.save(0, state, 0.0)
         return
@@ -264,7 +115,7 @@ class _Loop:
         arguments = (self.state, sampler, positives, train_key)
         self._epoch = parallel.pmap(trainer.train_epoch, donate=(0,)).lower(*arguments).compile()
         self._data = (sampler, positives, train_key)
-        self._steps = trainer.steps(self._n)
+        self._steps = steps_per_epoch(self._n, trainer.batch_size)
         self._metric = run.config.early_stopping.metric
         if self._metric == "loss":
             valid = parallel.replicate(Positives.of(run.dataset.valid))
@@ -318,34 +169,17 @@ def _replicate_key(key: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(parallel.replicate(jax.random.key_data(key)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """The best checkpoint: its epoch, and its parameters as host arrays."""
-
-    epoch: int
-    params: dict[str, Any]
-
-
-def best_checkpoint(run: Run) -> Best:
-    """Reads the best checkpoint of a run.
-
-    Raises:
-      UserError: when there is none yet.
-    """
-    with Checkpoints(run.workdir) as checkpoints:
-        best = checkpoints.best()
-        if best is None:
-            raise UserError(f"{run.workdir}: there is no checkpoint yet; train first.")
-        return Best(best, checkpoints.restore(best, run.empty_state()).params)
-
-
 def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
-    """Evaluates a checkpoint on test beside popularity; writes `test_metrics.json`."""
+    """Evaluates a checkpoint on test beside popularity.
+
+    Writes `test_metrics.json` and, for paired comparisons, the metrics of each user to
+    `test_users.parquet`.
+    """
     name = run.config.model.name
     rows = {name: _evaluate_params(run, run.model, best.params)}
     if name != "popularity":
-        popularity = Popularity.fit(run.dataset.train)
-        rows["popularity"] = _evaluate_params(run, Popularity(), popularity)
+        popularity = Popularity()
+        rows["popularity"] = _evaluate_params(run, popularity, popularity.fit(run.dataset.train))
     found = rows[name]
     text = {
         "metrics": found.summary(),
@@ -358,6 +192,8 @@ def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
         },
     }
     report.write_whole(run.workdir / "test_metrics.json", json.dumps(text, indent=2) + "\n")
+    by_user = pl.DataFrame({"user_id": run.dataset.user_ids.gather(found.user_B), **found.values})
+    by_user.write_parquet(run.workdir / "test_users.parquet")
     if not len(found.user_B):
         rich.print("The test part is empty: nothing to evaluate.")
         return {}
@@ -370,8 +206,8 @@ def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
 
 
 def _evaluate_params(run: Run, model: CML, params: dict[str, Any]) -> Evaluation:
-    scorer = run.scorer("test", model)
-    return evaluate(scorer, run.params_for(params, "test"), run.dataset, "test", run.protocol)
+    scorer, ready = run.scorer("test", model), run.params_for(params, "test", model)
+    return evaluate(scorer, ready, run.dataset, "test", run.protocol)
 
 
 def show_recommendations(run: Run, best: Best) -> None:

@@ -1,4 +1,4 @@
-"""The triplet hinge loss and how its negatives are chosen."""
+"""The loss of positives and negatives, and how negatives are chosen."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from hlrcml_jax.models.cml import CML, squared_distance
+from hlrcml_jax.models.cml import CML
 
 
 class Batch(flax.struct.PyTreeNode):
@@ -30,15 +30,26 @@ class Batch(flax.struct.PyTreeNode):
     weight_B: jax.Array
 
 
+def rows(params: dict[str, Any], constants: dict[str, jax.Array], table: str, ids) -> jax.Array:
+    """Rows of "users" or "items", (*ids, D), with the model's constants behind."""
+    row_BxD = params[table][ids]
+    if table not in constants:
+        return row_BxD
+    return jnp.concatenate([row_BxD, jax.lax.stop_gradient(constants[table])[ids]], axis=-1)
+
+
 @dataclasses.dataclass(frozen=True)
 class TripletLoss:
-    """Sum over the batch of max(0, margin + d(u, positive) - d(u, negative)).
+    """Sum over the batch of what the model makes of d(u, positive) and d(u, negative).
+
+    That is the hinge max(0, margin + d(u, positive) - d(u, negative)) or, for a model whose loss
+    is "logistic", -log sigmoid(d(u, negative) - d(u, positive)); and the model's penalty.
 
     Attributes:
-      margin: of the squared distances.
-      select: "uniform" averages the hinge over the candidates; "hardest" keeps the candidate
-        nearest to the user moved by the positive's relation, and judges the loss of the chosen
-        one by its own relation.
+      margin: of the hinge, in the distance's unit.
+      select: "uniform" averages over the candidates; "hardest" keeps the candidate nearest to the
+        user moved by the positive's relation, and judges the loss of the chosen one by its own
+        relation.
       copy_relation: the negative uses the positive's relation in the loss too.
     """
 
@@ -46,44 +57,53 @@ class TripletLoss:
     select: str = "uniform"
     copy_relation: bool = False
 
-    def __call__(self, model: CML, params: dict[str, Any], batch: Batch) -> jax.Array:
+    def __call__(
+        self,
+        model: CML,
+        params: dict[str, Any],
+        batch: Batch,
+        constants: dict[str, jax.Array] | None = None,
+    ) -> jax.Array:
         """The loss of one batch.
 
         Args:
-          model: the metric-learning model.
+          model: the model.
           params: `users` (U, D) and `items` (I, D), and the `model`'s own parameters.
           batch: the ids.
+          constants: of the epoch, see `CML.constants`.
         """
         bound = model.bind({"params": params["model"]})
-        user_BxD = params["users"][batch.user_B]
-        positive_BxD = params["items"][batch.positive_B]
-        prefs_BxSxD = params["items"][batch.prefs_BxS]
 
+        def item_rows(ids):
+            return rows(params, constants or {}, "items", ids)
+
+        user_BxD = rows(params, constants or {}, "users", batch.user_B)
+        positive_BxD, prefs_BxSxD = item_rows(batch.positive_B), item_rows(batch.prefs_BxS)
         relation = bound.relation(user_BxD, positive_BxD, prefs_BxSxD, batch.mask_BxS)
-        moved_BxD = bound.translate(user_BxD, relation)
-        positive_B = squared_distance(moved_BxD, positive_BxD)
+        positive_B = bound.distance(user_BxD, relation, positive_BxD)
 
-        negative_BxN = batch.negative_BxN
-        if self.select == "hardest" and negative_BxN.shape[1] > 1:
-            negative_BxN = _nearest(moved_BxD, params["items"], negative_BxN)
-        negative_NxBxD = params["items"][negative_BxN.T]
+        def with_positives_relation(negative_BxD):
+            return bound.distance(user_BxD, relation, negative_BxD)
 
-        def distance(negative_BxD):
-            if self.copy_relation:
-                return squared_distance(moved_BxD, negative_BxD)
+        def with_own_relation(negative_BxD):
             return bound(user_BxD, negative_BxD, prefs_BxSxD, batch.mask_BxS)
 
+        negative_NxB = batch.negative_BxN.T
+        if self.select == "hardest" and negative_NxB.shape[0] > 1:
+            near_NxB = jax.vmap(with_positives_relation)(item_rows(negative_NxB))
+            nearest_1xB = jnp.argmin(jax.lax.stop_gradient(near_NxB), axis=0)[None]
+            negative_NxB = jnp.take_along_axis(negative_NxB, nearest_1xB, axis=0)
+        negative_NxBxD = item_rows(negative_NxB)
+
+        distance = with_positives_relation if self.copy_relation else with_own_relation
         # One negative needs no loop, and the compiler does much better without.
         single = negative_NxBxD.shape[0] == 1
-        negative_NxB = (
+        distance_NxB = (
             distance(negative_NxBxD[0])[None] if single else jax.lax.map(distance, negative_NxBxD)
         )
-        hinge_NxB = jnp.maximum(0.0, self.margin + positive_B[None] - negative_NxB)
-        return jnp.sum(jnp.mean(hinge_NxB, axis=0) * batch.weight_B)
-
-
-def _nearest(moved_BxD: jax.Array, item_IxD: jax.Array, candidate_BxN: jax.Array) -> jax.Array:
-    """The id (B, 1) of each row's candidate nearest to the moved user; no gradient flows."""
-    candidate_BxNxD = jax.lax.stop_gradient(item_IxD)[candidate_BxN]
-    distance_BxN = squared_distance(jax.lax.stop_gradient(moved_BxD)[:, None], candidate_BxNxD)
-    return jnp.take_along_axis(candidate_BxN, jnp.argmin(distance_BxN, axis=1)[:, None], axis=1)
+        if model.loss == "logistic":
+            loss_NxB = jax.nn.softplus(positive_B[None] - distance_NxB)
+        else:
+            loss_NxB = jnp.maximum(0.0, self.margin + positive_B[None] - distance_NxB)
+        penalty_B = bound.penalty(user_BxD, relation, positive_BxD, negative_NxBxD)
+        return jnp.sum((jnp.mean(loss_NxB, axis=0) + penalty_B) * batch.weight_B)

@@ -15,6 +15,7 @@ from hlrcml_jax import config as config_lib
 from hlrcml_jax import experiment, parallel
 from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.run import best_checkpoint, open_run
 
 MODES = ("train", "evaluate", "recommend", "prepare")
 
@@ -40,8 +41,8 @@ def main(argv: list[str]) -> None:
     elif _MODE.value == "train":
         experiment.train_and_evaluate(config, workdir)
     else:
-        run = experiment.open_run(config, workdir)
-        best = experiment.best_checkpoint(run)
+        run = open_run(config, workdir)
+        best = best_checkpoint(run)
         finish = {"evaluate": experiment.test, "recommend": experiment.write_recommendations}
         finish[_MODE.value](run, best)
 

@@ -1,10 +1,12 @@
-"""The optax chain: Adam, then the projection of every row into its norm ball."""
+"""The optax chain: Adam on a schedule, then the projection of every row into its norm ball."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+SCHEDULES = ("constant", "exponential", "cosine")
 
 
 def project_rows(table_RxD: jax.Array, radius: float) -> jax.Array:
@@ -47,21 +49,65 @@ def keep_rows_in_balls(radii: dict[str, Any]) -> optax.GradientTransformation:
 
 
 def row_radii(
-    clip_norm: float, clip_memory: bool = False, memory_radius: float | None = None
+    clip_norm: float | None, clip_memory: bool = False, memory_radius: float | None = None
 ) -> dict[str, Any]:
     """The radius of each table: `clip_norm` for users and items, and the memory's own.
 
     Args:
-      clip_norm: radius of the user and item rows.
+      clip_norm: radius of the user and item rows; None leaves them free.
       clip_memory: bound the rows of keys and values by 1 as well, as the paper's option does.
       memory_radius: bound of the value rows; None leaves them to `clip_memory`.
     """
     memory = {"keys": 1.0, "values": 1.0} if clip_memory else {}
     if memory_radius is not None:
         memory["values"] = memory_radius
-    return {"users": clip_norm, "items": clip_norm, "model": {"memory": memory}}
+    tables = {} if clip_norm is None else {"users": clip_norm, "items": clip_norm}
+    return tables | {"model": {"memory": memory}}
 
 
-def make_optimizer(learning_rate: float, radii: dict[str, Any]) -> optax.GradientTransformation:
-    """Adam and the projection, as one transformation of all parameters."""
-    return optax.chain(optax.adam(learning_rate), keep_rows_in_balls(radii))
+def learning_rate(options, steps_per_epoch: int) -> optax.ScalarOrSchedule:
+    """The learning rate by step, or the one that all steps have.
+
+    Args:
+      options: the `optimizer` section of a config.
+      steps_per_epoch: to turn epochs into steps.
+    """
+    rate = options.learning_rate
+    if options.schedule == "exponential":
+        rate = optax.exponential_decay(rate, steps_per_epoch, options.decay, staircase=True)
+    elif options.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(rate, options.cosine_epochs * steps_per_epoch)
+    if options.warmup_epochs:
+        steps = options.warmup_epochs * steps_per_epoch
+        after = rate if callable(rate) else optax.constant_schedule(rate)
+        warmup = optax.linear_schedule(0.0, options.learning_rate, steps)
+        rate = optax.join_schedules([warmup, after], [steps])
+    return rate
+
+
+def make_optimizer(
+    learning_rate: optax.ScalarOrSchedule,
+    radii: dict[str, Any],
+    clip_gradient: float | None = None,
+    frozen: tuple[str, ...] = (),
+) -> optax.GradientTransformation:
+    """Adam and the projection, as one transformation of all parameters.
+
+    Args:
+      learning_rate: a number, or a schedule over steps.
+      radii: of the tables, see `keep_rows_in_balls`.
+      clip_gradient: bound of the gradient's global norm, if any.
+      frozen: tables that stay as they are.
+    """
+    clip = [] if clip_gradient is None else [optax.clip_by_global_norm(clip_gradient)]
+    chain = [*clip, optax.adam(learning_rate), keep_rows_in_balls(radii)]
+    if frozen:
+        chain.append(optax.masked(optax.set_to_zero(), lambda params: _is_frozen(params, frozen)))
+    return optax.chain(*chain)
+
+
+def _is_frozen(params: dict[str, Any], frozen: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        name: jax.tree.map(lambda _, name=name: name in frozen, value)
+        for name, value in params.items()
+    }

@@ -46,6 +46,13 @@ class UserItems(flax.struct.PyTreeNode):
         """How many items a user has."""
         return self.start_U1[user + 1] - self.start_U1[user]
 
+    def users(self) -> jax.Array:
+        """The user of each item in `item_E`, (E,)."""
+        count_U = jnp.diff(self.start_U1)
+        return jnp.repeat(
+            jnp.arange(len(count_U)), count_U, total_repeat_length=self.item_E.shape[0]
+        )
+
     def search(self, user: jax.Array, goes_right) -> jax.Array:
         """The first place among a user's items at which `goes_right(item, place)` is False.
 

@@ -18,6 +18,7 @@ import scipy.sparse
 
 from hlrcml_jax import parallel
 from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.sampling import Sampler, evaluation_preferences
 
 FLOAT_BYTES = 4
@@ -70,6 +71,7 @@ def score_chunk(
     context_X: jax.Array,
     prefs_CxS: jax.Array,
     mask_CxS: jax.Array,
+    known_CxI: jax.Array,
 ) -> jax.Array:
     """Scores (C, I), minus the squared distances, of a chunk of users and all items.
 
@@ -81,9 +83,11 @@ def score_chunk(
       context_X: the item numbers that occur among the preferences.
       prefs_CxS: preferences, as places in the context.
       mask_CxS: True where a preference is real.
+      known_CxI: True where the user has the item.
     """
     bound = model.bind({"params": params["model"]})
-    user_CxD, context_XxD = params["users"][user_C], params["items"][context_X]
+    context_XxD = params["items"][context_X]
+    user_CxD = known_CxI.astype(float) if model.user_is_history else params["users"][user_C]
     n_items = params["items"].shape[0]
     n_blocks = math.ceil(n_items / blocks.targets)
 
@@ -140,9 +144,9 @@ class Scorer:
       known: CSR (U, I) of what may be known: source of preferences, and never recommended.
       max_prefs: S.
       weights: how preferences are drawn ("uniform" or "unpop").
-      slots: M, for the planning of memory.
       memory_mb: working memory on each device, MiB.
       seed: of the draw of preferences.
+      max_users: most users in a chunk, for each device; 0 leaves it to the memory.
     """
 
     def __init__(
@@ -151,15 +155,16 @@ class Scorer:
         known: scipy.sparse.csr_array,
         max_prefs: int,
         weights: str,
-        slots: int,
         memory_mb: int,
         seed: int,
+        max_users: int = 0,
     ):
         self.known = known
         self.max_prefs = max_prefs if model.uses_preferences else 0
-        self._slots = slots if model.uses_preferences else 0
+        self._slots = model.memory_slots if isinstance(model, LRML) else 0
         self._model = model
         self._memory_mb = memory_mb
+        self._max_users = max_users
         self._key = jax.random.key(seed)
         sampler = Sampler.of(known, max(self.max_prefs, 1), weights=weights)
         self._sampler = jax.device_put(sampler)
@@ -175,6 +180,8 @@ class Scorer:
         """
         n_devices, n_items = parallel.device_count(), self.known.shape[1]
         share = math.ceil(len(user_C) / n_devices)
+        if self._max_users:
+            share = min(share, self._max_users)
         blocks = plan_blocks(self._memory_mb, share, n_items, self._slots)
         chunk = blocks.users * n_devices
         for start in range(0, len(user_C), chunk):
@@ -245,7 +252,9 @@ def _ranker(model: CML, blocks: Blocks, k: int):
     """The compiled function behind `Scorer.rank`."""
 
     def rank(params, context_X, user_C, prefs_CxS, mask_CxS, known_CxI):
-        score_CxI = score_chunk(model, blocks, params, user_C, context_X, prefs_CxS, mask_CxS)
+        score_CxI = score_chunk(
+            model, blocks, params, user_C, context_X, prefs_CxS, mask_CxS, known_CxI
+        )
         return best_items(score_CxI, known_CxI, k)
 
     return parallel.pmap(rank)

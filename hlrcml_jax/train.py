@@ -17,7 +17,7 @@ import optax
 from hlrcml_jax import parallel
 from hlrcml_jax.losses import Batch, TripletLoss
 from hlrcml_jax.models.cml import CML
-from hlrcml_jax.sampling import Positives, Sampler, draw_batch
+from hlrcml_jax.sampling import Positives, Sampler, UserItems, draw_batch
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -39,15 +39,13 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def init_params(key: jax.Array, model: CML, n_users: int, n_items: int, dim: int) -> dict[str, Any]:
-    """Tables and memory, all drawn from N(0, 1/D)."""
+    """Tables and the model's own parameters, drawn anew."""
     user_key, item_key, model_key = jax.random.split(key, 3)
-    vector_1xD = jnp.zeros((1, dim))
-    variables = model.init(
-        model_key, vector_1xD, vector_1xD, jnp.zeros((1, 1, dim)), jnp.ones((1, 1), bool)
-    )
+    row_1xD = jnp.zeros((1, dim * 2 if model.adds_constants else dim))
+    variables = model.init(model_key, row_1xD, row_1xD, row_1xD[None], jnp.ones((1, 1), bool))
     return {
-        "users": jax.random.normal(user_key, (n_users, dim)) * dim**-0.5,
-        "items": jax.random.normal(item_key, (n_items, dim)) * dim**-0.5,
+        "users": model.init_rows(user_key, n_users, dim),
+        "items": model.init_rows(item_key, n_items, dim),
         "model": variables.get("params", {}),
     }
 
@@ -61,6 +59,11 @@ def init_state(params: dict[str, Any], optimizer: optax.GradientTransformation) 
         best=jnp.array(-jnp.inf),
         best_epoch=jnp.zeros((), jnp.int32),
     )
+
+
+def steps_per_epoch(n_positives: int, batch_size: int) -> int:
+    """Steps in an epoch; the last batch may be partly empty."""
+    return math.ceil(n_positives / batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +82,12 @@ class Trainer:
     optimizer: optax.GradientTransformation
     batch_size: int
 
-    def steps(self, n_positives: int) -> int:
-        """Steps in an epoch; the last batch may be partly empty."""
-        return math.ceil(n_positives / self.batch_size)
-
-    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+    def train_step(
+        self, state: TrainState, batch: Batch, constants: dict[str, jax.Array] | None = None
+    ) -> tuple[TrainState, jax.Array]:
         """One update from this device's part of a batch; (new state, loss of the whole batch)."""
-        loss, gradients = jax.value_and_grad(self.loss, argnums=1)(self.model, state.params, batch)
+        loss_and_gradients = jax.value_and_grad(self.loss, argnums=1)
+        loss, gradients = loss_and_gradients(self.model, state.params, batch, constants)
         loss, gradients = parallel.psum((loss, gradients))
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -96,16 +98,22 @@ class Trainer:
     ) -> tuple[TrainState, jax.Array]:
         """One pass over all positives in a new order; (new state, loss of each step)."""
         epoch_key = jax.random.fold_in(key, state.epoch)
-        state, loss_T = self._scan(self.train_step, state, sampler, positives, epoch_key)
+        constants = constants_of(self.model, state.params, sampler.known)
+
+        def step(state, batch):
+            return self.train_step(state, batch, constants)
+
+        state, loss_T = self._scan(step, state, sampler, positives, epoch_key)
         return state.replace(epoch=state.epoch + 1), loss_T
 
     def mean_loss(
         self, params: dict[str, Any], sampler: Sampler, positives: Positives, key: jax.Array
     ) -> jax.Array:
         """Mean loss of an example over all positives, without any update."""
+        constants = constants_of(self.model, params, sampler.known)
 
         def step(carry, batch):
-            return carry, parallel.psum(self.loss(self.model, params, batch))
+            return carry, parallel.psum(self.loss(self.model, params, batch, constants))
 
         _, loss_T = self._scan(step, 0, sampler, positives, key)
         return jnp.sum(loss_T) / positives.user_E.shape[0]
@@ -123,7 +131,20 @@ class Trainer:
             batch = draw_batch(sampler, positives, draw_key, order_E, place_b)
             return step(carry, batch)
 
-        return jax.lax.scan(draw_and_step, carry, jnp.arange(self.steps(n)))
+        return jax.lax.scan(draw_and_step, carry, jnp.arange(steps_per_epoch(n, self.batch_size)))
+
+
+def constants_of(model: CML, params: dict[str, Any], known: UserItems) -> dict[str, jax.Array]:
+    """The model's constants from the tables and the training interactions."""
+    tables = {name: params[name] for name in ("users", "items")}
+    return model.constants(tables, known.users(), known.item_E)
+
+
+def widen(model: CML, params: dict[str, Any], known: UserItems) -> dict[str, Any]:
+    """Parameters whose tables have the model's constants behind each row."""
+    constants = constants_of(model, params, known)
+    widened = {name: jnp.concatenate([params[name], constants[name]], 1) for name in constants}
+    return params | widened
 
 
 def improves(state: TrainState, value: float, epoch: int) -> TrainState:

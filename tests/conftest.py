@@ -8,6 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
+from hlrcml_jax import parallel
 from hlrcml_jax.data import synthetic
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -56,6 +57,12 @@ class CommandLine:
         process = self.start(*flags, **options)
         out, err = process.communicate()
         return process.returncode, out, err
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory):
+    """Programs that several tests compile are compiled once."""
+    parallel.keep_compiled(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,15 @@ import jax.numpy as jnp
 import jax.test_util
 import numpy as np
 import pytest
+import scipy.sparse
 
+from hlrcml_jax.config import default_config
 from hlrcml_jax.losses import Batch, TripletLoss
+from hlrcml_jax.models import make_model
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR
-from hlrcml_jax.train import init_params
+from hlrcml_jax.sampling import UserItems
+from hlrcml_jax.train import constants_of, init_params
 
 LINE = {  # on a line: user 0 at 0, items at 1, 2, 3 and 4
     "users": jnp.array([[0.0]]),
@@ -89,9 +93,15 @@ def test_uniform_is_the_mean_of_single_negatives(copy_relation):
     np.testing.assert_allclose(loss(model, params, many), np.mean(singles), rtol=1e-5)
 
 
-def test_gradients_agree_with_finite_differences():
+@pytest.mark.parametrize("name", ["hlr", "hlr++", "lrml", "transcf", "adacml", "bpr"])
+def test_gradients_agree_with_finite_differences(name):
     with jax.enable_x64(True):
-        model, params, many = hlr_setting(1)
+        options = default_config().model
+        options.name, options.dim, options.memory_slots = name, 5, 3
+        model, many = make_model(options), hlr_setting(2)[2]
+        params = init_params(jax.random.key(3), model, 4, 30, 5)
         params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-        loss = lambda params: TripletLoss(0.5)(model, params, many)  # noqa: E731
+        known = UserItems.of(scipy.sparse.csr_array(np.eye(4, 30, dtype=bool)))
+        constants = constants_of(model, params, known)
+        loss = jax.jit(lambda params: TripletLoss(0.5)(model, params, many, constants))
         jax.test_util.check_grads(loss, (params,), order=1, modes=["rev"], rtol=1e-5)

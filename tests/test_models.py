@@ -5,27 +5,38 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import scipy.sparse
 
 from hlrcml_jax.config import default_config
 from hlrcml_jax.models import MODELS, make_model
 from hlrcml_jax.models.relation import normalize
-from hlrcml_jax.train import init_params
+from hlrcml_jax.models.solved import Solved
+from hlrcml_jax.sampling import UserItems
+from hlrcml_jax.train import init_params, widen
 
 U, D, S, N_ITEMS = 7, 8, 6, 23
-DISTANCES = ["hlr", "hlr++", "cml"]
 
 
-def make(name, beta=1.0):
+def named(name, beta=1.0):
     options = default_config().model
     with options.unlocked():
         options.update(ml_collections.ConfigDict({"name": name, "dim": D, "beta": beta}))
-    model = make_model(options)
+    return options
+
+
+TRAINED = [name for name in MODELS if not isinstance(make_model(named(name)), Solved)]
+
+
+def make(name, beta=1.0):
+    model = make_model(named(name, beta))
     params = init_params(jax.random.key(0), model, U, N_ITEMS, D)
+    known = scipy.sparse.csr_array(np.random.default_rng(0).random((U, N_ITEMS)) < 0.3)
     # Far from zero, so that attention has something to weigh.
-    return model, jax.tree.map(lambda x: 3.0 * x, params)
+    params = jax.tree.map(lambda x: 3.0 * x, params)
+    return model, widen(model, params, UserItems.of(known))
 
 
-@pytest.fixture(params=DISTANCES)
+@pytest.fixture(params=TRAINED)
 def setting(request):
     return make(request.param)
 
@@ -58,7 +69,7 @@ def test_the_order_of_preferences_does_not_matter(setting):
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.5])
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_gradients_are_finite_without_any_preference(name, beta):
     model, params = make(name, beta)
 
@@ -85,7 +96,7 @@ def test_without_preferences_user_attention_of_hlrpp_is_zero():
     )
 
 
-@pytest.mark.parametrize("name", ["hlr", "hlr++"])
+@pytest.mark.parametrize("name", ["hlr", "hlr++", "lrml"])
 def test_a_silent_memory_leaves_cml(name):
     """HLR contains CML: with values of zero the relation vanishes."""
     model, params = make(name)
@@ -103,7 +114,7 @@ def test_the_softmax_survives_huge_logits():
     np.testing.assert_array_equal(weights, [[1.0], [0.0], [0.0]])
 
 
-@pytest.mark.parametrize("name", ["hlr", "hlr++"])
+@pytest.mark.parametrize("name", ["hlr", "hlr++", "adacml"])
 def test_preference_shares_are_shares(name):
     model, params = make(name)
     counts = np.array([0, 1, 2, 3, 4, 5, 6])
@@ -119,8 +130,15 @@ def test_preference_shares_are_shares(name):
         np.testing.assert_allclose(total, counts > 0, rtol=1e-5)
 
 
-def test_the_registry_is_what_the_config_allows():
-    for name in MODELS:
-        options = default_config().model
-        options.name = name
-        assert make_model(options) is not None
+def test_transcf_knows_the_neighbours():
+    """The constants behind each row, against sparse products; one user and one item have none."""
+    model, _ = make("transcf")
+    dense = np.random.default_rng(1).random((U, N_ITEMS)) < 0.3
+    dense[2], dense[:, 5] = False, False
+    params = init_params(jax.random.key(1), model, U, N_ITEMS, D)
+    found = widen(model, params, UserItems.of(scipy.sparse.csr_array(dense)))
+    users = dense @ params["items"] / np.maximum(dense.sum(axis=1, keepdims=True), 1)
+    items = dense.T @ params["users"] / np.maximum(dense.sum(axis=0)[:, None], 1)
+    np.testing.assert_allclose(found["users"], np.hstack([params["users"], users]), atol=1e-6)
+    np.testing.assert_allclose(found["items"], np.hstack([params["items"], items]), atol=1e-6)
+    assert (found["users"][2, D:] == 0).all()

@@ -1,8 +1,8 @@
 """Agreement with the paper's own program, case by case, to 1e-5.
 
-Every `.npz` case of a model that we have is read from the folder that HLRCML_FIXTURES names, by
-default `tests/fixtures`. Besides the product's code, a textbook form of the models stands here as
-a second oracle: it builds every relation as a vector, which the product never does.
+Every `.npz` case is read from the folder that HLRCML_FIXTURES names, by default `tests/fixtures`.
+Besides the product's code, a textbook form of the models stands here as a second oracle: it builds
+every relation as a vector, which the product never does.
 """
 
 import json
@@ -15,24 +15,33 @@ import numpy as np
 import optax
 import pytest
 
-from hlrcml_jax.losses import Batch, TripletLoss
+from hlrcml_jax.losses import Batch, TripletLoss, rows
+from hlrcml_jax.models.adacml import AdaCML
+from hlrcml_jax.models.bpr import BPR
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR, HLRPlusPlus
+from hlrcml_jax.models.lrml import LRML
+from hlrcml_jax.models.transcf import TransCF
 from hlrcml_jax.optimizer import keep_rows_in_balls, row_radii
 
 FOLDER = pathlib.Path(
     os.environ.get("HLRCML_FIXTURES") or pathlib.Path(__file__).parent / "fixtures"
 )
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
-MODELS = {"cml": CML, "hlre": HLR, "jpte": HLRPlusPlus}
-CASES = [name for name, flags in MANIFEST.items() if flags["model"] in MODELS]
+CASES = sorted(path.stem for path in FOLDER.glob("*.npz") if path.stem != "metrics")
 
-NAMES = {
-    "user_embedding_matrix": ("users",),
-    "item_embedding_matrix": ("items",),
-    "key_matrix": ("model", "memory", "keys"),
-    "memory": ("model", "memory", "values"),
+# The model of a case by the name that the paper's program has for it.
+MODELS = {
+    "cml": lambda flags: CML(),
+    "lrml": lambda flags: LRML(flags["dim"], flags["num_memories"]),
+    "transcf": lambda flags: TransCF(),
+    "attcml": lambda flags: AdaCML(flags["beta"]),
+    "hlre": lambda flags: HLR(flags["dim"], flags["num_memories"], flags["beta"]),
+    "jpte": lambda flags: HLRPlusPlus(flags["dim"], flags["num_memories"], flags["beta"]),
+    "bpr": lambda flags: BPR(),
 }
+
+MEMORY = {"keys": "key_matrix", "values": "memory"}
 
 
 def check(actual, expected, what):
@@ -46,15 +55,10 @@ class Case:
         with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
             self.arrays = dict(arrays)
         self.flags = MANIFEST[name]
-        self.model_class = MODELS[self.flags["model"]]
-        if self.model_class is CML:
-            self.model = CML()
-        else:
-            self.model = self.model_class(
-                self.flags["dim"], self.flags["num_memories"], self.flags["beta"]
-            )
+        self.model = MODELS[self.flags["model"]](self.flags)
         self.params = self.tree("param0")
         self.bound = self.model.bind({"params": self.params["model"]})
+        self.constants = self.neighbours() if self.model.adds_constants else {}
         prefs_BxS, mask_BxS = self.preferences("pref_items", "n_prefs", self.arrays["users"])
         self.batch = Batch(
             user_B=jnp.asarray(self.arrays["users"]),
@@ -73,27 +77,43 @@ class Case:
         # Junk behind the mask: what is masked must not matter.
         return jnp.asarray(np.where(mask_BxS, prefs_BxS, 3)), jnp.asarray(mask_BxS)
 
+    def neighbours(self):
+        """TransCF's means, taken from the weights before the first step."""
+        user_items = self.arrays["user_items"]
+        user_E, place_E = np.nonzero(user_items >= 0)
+        return self.model.constants(self.params, user_E, user_items[user_E, place_E])
+
     def tree(self, prefix):
-        tree = {"model": {}}
-        for name, path in NAMES.items():
-            if f"{prefix}/{name}" in self.arrays:
-                node = tree
-                for key in path[:-1]:
-                    node = node.setdefault(key, {})
-                node[path[-1]] = jnp.asarray(self.arrays[f"{prefix}/{name}"])
-        return tree
+        """Weights (or gradients) in the product's structure: biases are a column of the rows."""
+
+        def table(side):
+            rows = self.arrays[f"{prefix}/{side}_embedding_matrix"]
+            bias = self.arrays.get(f"{prefix}/{side}_bias")
+            return jnp.asarray(rows if bias is None else np.hstack([rows, bias]))
+
+        memory = {
+            name: jnp.asarray(self.arrays[f"{prefix}/{key}"])
+            for name, key in MEMORY.items()
+            if f"{prefix}/{key}" in self.arrays
+        }
+        model = {"memory": memory} if memory else {}
+        return {"users": table("user"), "items": table("item"), "model": model}
 
     def check_tree(self, actual, prefix):
         expected = jax.tree.leaves_with_path(self.tree(prefix))
         actual = dict(jax.tree.leaves_with_path(actual))
-        assert expected
+        assert len(expected) == len(actual)
         for path, value in expected:
             check(actual[path], value, f"{prefix}{jax.tree_util.keystr(path)}")
 
-    def rows(self, target_B):
-        items_IxD = self.params["items"]
-        user_BxD = self.params["users"][self.batch.user_B]
-        return user_BxD, items_IxD[target_B], items_IxD[self.batch.prefs_BxS], self.batch.mask_BxS
+    def rows(self, name, ids):
+        return rows(self.params, self.constants, name, ids)
+
+    def examples(self, target_B):
+        """Rows of the batch's users, of targets and of preferences, and the mask."""
+        prefs_BxSxD = self.rows("items", self.batch.prefs_BxS)
+        user_BxD, target_BxD = self.rows("users", self.batch.user_B), self.rows("items", target_B)
+        return user_BxD, target_BxD, prefs_BxSxD, self.batch.mask_BxS
 
     @property
     def loss(self):
@@ -116,17 +136,25 @@ def textbook_attention(relations_SxD, x_D, beta):
 
 
 def textbook_parts(case, user_D, target_D, prefs_SxD):
-    """(R, S) of one user and target."""
-    if case.model_class is CML:
-        return jnp.zeros_like(user_D), jnp.zeros_like(user_D)
-    memory, beta = case.params["model"]["memory"], case.flags["beta"]
+    """(R, S) of one user and target; a model that is not hierarchical has R alone."""
+    kind, beta, nothing = case.flags["model"], case.flags["beta"], jnp.zeros(case.flags["dim"])
+    if kind in ("cml", "bpr"):
+        return nothing, nothing
+    if kind == "transcf":
+        return user_D[len(nothing) :] * target_D[len(nothing) :], nothing
+    if kind == "attcml":
+        mass_S = jnp.exp(prefs_SxD @ target_D)
+        return (mass_S / jnp.sum(mass_S) ** beta) @ prefs_SxD, nothing
+    memory = case.params["model"]["memory"]
 
     def relations(a_D, others_SxD):
         return jax.nn.softmax((a_D[None] * others_SxD) @ memory["keys"]) @ memory["values"]
 
-    if case.model_class is HLR:
+    if kind == "lrml":
+        return relations(user_D, target_D[None])[0], nothing
+    if kind == "hlre":
         slots_SxD = jnp.concatenate([user_D[None], prefs_SxD])
-        return textbook_attention(relations(target_D, slots_SxD), user_D, beta), 0.0 * user_D
+        return textbook_attention(relations(target_D, slots_SxD), user_D, beta), nothing
     slots_SxD = jnp.concatenate([target_D[None], prefs_SxD])
     return (
         textbook_attention(relations(target_D, prefs_SxD), user_D, beta),
@@ -136,7 +164,7 @@ def textbook_parts(case, user_D, target_D, prefs_SxD):
 
 def textbook_relations(case, target_B):
     parts = []
-    user_BxD, target_BxD, prefs_BxSxD, mask_BxS = case.rows(target_B)
+    user_BxD, target_BxD, prefs_BxSxD, mask_BxS = case.examples(target_B)
     for user_D, target_D, prefs_SxD, mask_S in zip(
         user_BxD, target_BxD, prefs_BxSxD, mask_BxS, strict=True
     ):
@@ -150,27 +178,47 @@ def test_fixtures_cover_the_models():
 
 @pytest.mark.parametrize("side", ["pos", "neg"])
 def test_relations(case, side):
-    target_B = case.batch.positive_B if side == "pos" or case.flags["copy"] else None
-    target_B = case.batch.negative_BxN[:, 0] if target_B is None else target_B
+    copied = side == "pos" or case.flags["copy"]
+    target_B = case.batch.positive_B if copied else case.batch.negative_BxN[:, 0]
     by_user_BxD, by_item_BxD = textbook_relations(case, target_B)
-    user_BxD, *rest = case.rows(target_B)
-    cheap_BxD = case.bound.translate(user_BxD, case.bound.relation(user_BxD, *rest)) - user_BxD
-    check(cheap_BxD, by_user_BxD + by_item_BxD, "cheap form against the textbook form")
-    for key, part in (("relations", by_user_BxD), ("preferences", by_item_BxD)):
+    examples = case.examples(target_B)
+    if case.flags["model"] != "bpr":
+        # TransCF's rows have more than the vector.
+        user_BxD = examples[0][:, : case.flags["dim"]]
+        moved_BxD = case.bound.translate(examples[0], case.bound.relation(*examples))
+        check(moved_BxD - user_BxD, by_user_BxD + by_item_BxD, "cheap against textbook form")
+    keys = {"relations": by_user_BxD, "attentive": by_user_BxD, "preferences": by_item_BxD}
+    for key, part in keys.items():
         expected = case.arrays.get(f"out/{side}_{key}")
         if expected is not None:
             check(part, expected, f"out/{side}_{key}")
 
 
+def test_neighbours_are_the_programs(case):
+    """TransCF's own means equal the vectors that the paper's program was fed."""
+    if case.model.adds_constants:
+        given = {
+            ("users", "user"): case.batch.user_B,
+            ("items", "pos"): case.batch.positive_B,
+            ("items", "neg"): case.batch.negative_BxN[:, 0],
+        }
+        for (table, side), ids in given.items():
+            check(case.constants[table][ids], case.arrays[f"{side}_neighbors"], side)
+
+
 def test_distances(case):
-    check(case.bound(*case.rows(case.batch.positive_B)), case.arrays["out/pos_distances"], "pos")
-    if not case.flags["copy"]:
-        negative = case.bound(*case.rows(case.batch.negative_BxN[:, 0]))
-        check(negative, case.arrays["out/neg_distances"], "neg")
+    # What the program calls BPR's distances are its scores.
+    sign = -1.0 if case.flags["model"] == "bpr" else 1.0
+    sides = {"pos": case.batch.positive_B, "neg": case.batch.negative_BxN[:, 0]}
+    for side, target_B in sides.items():
+        if side == "pos" or not case.flags["copy"]:
+            expected_B = case.arrays[f"out/{side}_distances"].reshape(-1)
+            check(sign * case.bound(*case.examples(target_B)), expected_B, side)
 
 
 def test_loss_and_gradients(case):
-    loss, gradients = jax.value_and_grad(case.loss, argnums=1)(case.model, case.params, case.batch)
+    loss_and_gradients = jax.value_and_grad(case.loss, argnums=1)
+    loss, gradients = loss_and_gradients(case.model, case.params, case.batch, case.constants)
     check(loss, case.arrays["out/loss"], "loss")
     case.check_tree(gradients, "grad")
 
@@ -195,14 +243,15 @@ def scale_by_paper_adam(b1=0.9, b2=0.999, epsilon=1e-8):
 
 
 def test_weights_after_steps(case):
+    clip_norm = case.flags["clip_norm"] if case.model.in_ball else None
     optimizer = optax.chain(
         scale_by_paper_adam(),
         optax.scale_by_learning_rate(case.flags["learning_rate"]),
-        keep_rows_in_balls(row_radii(case.flags["clip_norm"], case.flags.get("clip_ram", False))),
+        keep_rows_in_balls(row_radii(clip_norm, case.flags.get("clip_ram", False))),
     )
     params, state = case.params, optimizer.init(case.params)
     for step in (1, 2, 3):
-        gradients = jax.grad(case.loss, argnums=1)(case.model, params, case.batch)
+        gradients = jax.grad(case.loss, argnums=1)(case.model, params, case.batch, case.constants)
         updates, state = optimizer.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
         if step != 2:
@@ -212,8 +261,10 @@ def test_weights_after_steps(case):
 def test_scores(case):
     users = case.arrays["score_users"]
     prefs_BxS, mask_BxS = case.preferences("score_pref_items", "score_n_prefs", users)
-    user_BxD, item_IxD = case.params["users"][users], case.params["items"]
+    user_BxD, item_IxD = case.rows("users", users), case.rows("items", jnp.arange(60))
     expected_BxI = case.arrays["out/scores"]
+    if case.flags["model"] == "lrml":  # the program's LRML ranks by the root of the distance
+        expected_BxI = -np.square(expected_BxI)
 
     items = case.bound.block_items(item_IxD, item_IxD)
     block = case.bound.block_users(user_BxD, item_IxD)

@@ -7,21 +7,26 @@ import pytest
 import scipy.sparse
 
 from hlrcml_jax import parallel, scoring
+from hlrcml_jax.config import default_config
 from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.evaluate import Protocol, choose_users, evaluate
-from hlrcml_jax.models.cml import CML
-from hlrcml_jax.models.hlr import HLR, HLRPlusPlus
-from hlrcml_jax.models.popularity import Popularity
-from hlrcml_jax.train import init_params
+from hlrcml_jax.models import MODELS, make_model
+from hlrcml_jax.models.solved import Popularity, Solved
+from hlrcml_jax.sampling import UserItems
+from hlrcml_jax.train import init_params, widen
 
 N_USERS, N_ITEMS, DIM, SLOTS, PREFS = 13, 37, 6, 4, 5
-MODELS = {
-    "cml": CML(),
-    "hlr": HLR(DIM, SLOTS),
-    "hlr++": HLRPlusPlus(DIM, SLOTS),
-    "hlr beta": HLR(DIM, SLOTS, beta=0.7),
-    "popularity": Popularity(),
-}
+
+
+def options_of(name, beta=1.0):
+    options = default_config().model
+    options.name, options.dim, options.memory_slots, options.beta = name, DIM, SLOTS, beta
+    return options
+
+
+SETTINGS = {name: make_model(options_of(name)) for name in MODELS}
+SETTINGS["hlr, beta 0.7"] = make_model(options_of("hlr", 0.7))
+SETTINGS["adacml, beta 0.7"] = make_model(options_of("adacml", 0.7))
 
 
 def interactions(seed=0, density=0.2):
@@ -32,20 +37,23 @@ def interactions(seed=0, density=0.2):
     return scipy.sparse.csr_array(dense)
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=SETTINGS)
 def setting(request):
-    model, known = MODELS[request.param], interactions()
-    if request.param == "popularity":
-        return model, Popularity.fit(known), known
+    model, known = SETTINGS[request.param], interactions()
+    if isinstance(model, Solved):
+        return model, model.fit(known, seed=0), known
     params = init_params(jax.random.key(0), model, N_USERS, N_ITEMS, DIM)
-    return model, jax.tree.map(lambda x: 2.0 * x, params), known
+    params = jax.tree.map(lambda x: 2.0 * x, params)
+    return model, widen(model, params, UserItems.of(known)), known
 
 
-def direct_scores(model, params, ranking):
+def direct_scores(model, params, ranking, known):
     """Every pair on its own, through the model's `__call__`."""
     prefs = params["items"][ranking.prefs_CxS]
     bound = model.bind({"params": params["model"]})
     users = params["users"][ranking.user_C]
+    if model.user_is_history:
+        users = known.toarray()[ranking.user_C].astype(float)
     score = [
         -bound(users, jnp.broadcast_to(item, (len(users), len(item))), prefs, ranking.mask_CxS)
         for item in params["items"]
@@ -54,14 +62,14 @@ def direct_scores(model, params, ranking):
 
 
 def rank(model, params, known, users, k, memory_mb=64):
-    scorer = scoring.Scorer(model, known, PREFS, "uniform", SLOTS, memory_mb, seed=5)
+    scorer = scoring.Scorer(model, known, PREFS, "uniform", memory_mb, seed=5)
     return list(scorer.rank(parallel.replicate(params), np.asarray(users), k))
 
 
 def test_lists_are_the_best_unknown_items(setting):
     model, params, known = setting
     (ranking,) = rank(model, params, known, np.arange(N_USERS), N_ITEMS)
-    score = direct_scores(model, params, ranking)
+    score = direct_scores(model, params, ranking, known)
     score[known.toarray()] = -np.inf
     for user in range(N_USERS):
         items = ranking.item_CxK[user]
@@ -140,8 +148,8 @@ def test_evaluation_by_hand():
     test = csr(np.array([[0, 0, 0, 1], [0, 0, 0, 1], [0, 1, 1, 0]], bool))
     empty = csr((3, 4), dtype=bool)
     dataset = Dataset(train, empty, test, empty, None, None)
-    scorer = scoring.Scorer(Popularity(), dataset.known("test"), 1, "uniform", 0, 64, seed=0)
-    params = parallel.replicate(Popularity.fit(train))
+    scorer = scoring.Scorer(Popularity(), dataset.known("test"), 1, "uniform", 64, seed=0)
+    params = parallel.replicate(Popularity().fit(train))
     found = evaluate(scorer, params, dataset, "test", PROTOCOL)
     by_user = dict(zip(found.user_B, found.values["mrr@5"], strict=True))
     # Lists: user 0 gets 3; user 1 gets 2, 3; user 2 gets 1, 2, 3.
@@ -171,7 +179,7 @@ def test_nobody_to_evaluate():
     csr = scipy.sparse.csr_array
     train, empty = csr(np.eye(3, 4, dtype=bool)), csr((3, 4), dtype=bool)
     dataset = Dataset(train, empty, empty, empty, None, None)
-    scorer = scoring.Scorer(Popularity(), train, 1, "uniform", 0, 64, seed=0)
-    params = parallel.replicate(Popularity.fit(train))
+    scorer = scoring.Scorer(Popularity(), train, 1, "uniform", 64, seed=0)
+    params = parallel.replicate(Popularity().fit(train))
     found = evaluate(scorer, params, dataset, "test", PROTOCOL)
     assert found.summary() == {}

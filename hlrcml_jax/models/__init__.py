@@ -2,15 +2,26 @@
 
 from collections.abc import Callable
 
+from hlrcml_jax.models.adacml import AdaCML
+from hlrcml_jax.models.bpr import BPR
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR, HLRPlusPlus
-from hlrcml_jax.models.popularity import Popularity
+from hlrcml_jax.models.lrml import LRML
+from hlrcml_jax.models.solved import ALS, EASE, ItemKNN, Popularity
+from hlrcml_jax.models.transcf import TransCF
 
 # Each entry makes a model from the `model` section of a config.
 MODELS: dict[str, Callable[..., CML]] = {
     "hlr": lambda options: HLR(options.dim, options.memory_slots, options.beta),
     "hlr++": lambda options: HLRPlusPlus(options.dim, options.memory_slots, options.beta),
     "cml": lambda options: CML(),
+    "lrml": lambda options: LRML(options.dim, options.memory_slots),
+    "transcf": lambda options: TransCF(**options.transcf),
+    "adacml": lambda options: AdaCML(options.beta),
+    "bpr": lambda options: BPR(**options.bpr),
+    "als": lambda options: ALS(options.dim, **options.als),
+    "item-knn": lambda options: ItemKNN(**options.item_knn),
+    "ease": lambda options: EASE(**options.ease),
     "popularity": lambda options: Popularity(),
 }
 

@@ -1,12 +1,14 @@
-"""Collaborative Metric Learning: the squared distance of user and item, and no relation.
+"""Collaborative Metric Learning: the distance of user and item, and no relation.
 
-This is also the interface of every metric-learning model. A model sees vectors, never tables:
+This is also the interface of every model. A model sees rows, never tables:
 
 * `relation` describes how a user is moved for one target, in whatever form is cheap;
-* `translate` moves the user by it;
-* calling the model gives the squared distance of the moved user and the target;
+* `translate` moves the user by it, and `distance` measures from there;
+* calling the model gives the distance of user and target by the target's own relation;
 * `block_items`, `block_users` and `block_distances` are the same distances for full-catalogue
   scoring, cut by what depends on items alone, on users and targets, and on preferences.
+
+A row is a vector of D numbers, unless `init_rows` makes it wider or `constants` adds to it.
 """
 
 from typing import Any, ClassVar
@@ -31,9 +33,35 @@ def pairwise_squared_distance(a_BxD: jax.Array, b_TxD: jax.Array) -> jax.Array:
 
 
 class CML(nn.Module):
-    """d(u, t) = ||u - t||^2 (Hsieh et al., WWW 2017; paper, section 2)."""
+    """d(u, t) = ||u - t||^2 (Hsieh et al., WWW 2017; paper, section 2).
+
+    Class attributes say how a model is trained and scored:
+      uses_preferences: whether its relation attends to the items that a user has.
+      in_ball: whether user and item rows are kept in a ball.
+      loss: of a positive and a negative distance, "hinge" or "logistic".
+      adds_constants: whether rows are widened by what `constants` gives.
+      user_is_history: whether scoring takes a user's interactions as its row (see `solved.py`).
+    """
 
     uses_preferences: ClassVar[bool] = False
+    in_ball: ClassVar[bool] = True
+    loss: ClassVar[str] = "hinge"
+    adds_constants: ClassVar[bool] = False
+    user_is_history: ClassVar[bool] = False
+
+    def init_rows(self, key: jax.Array, n_rows: int, dim: int) -> jax.Array:
+        """A table as training begins: (n_rows, D) from N(0, 1/D)."""
+        return jax.random.normal(key, (n_rows, dim)) * dim**-0.5
+
+    def constants(self, tables: dict[str, jax.Array], user_E, item_E) -> dict[str, jax.Array]:
+        """Columns appended to the rows, constant during an epoch and without a gradient.
+
+        Args:
+          tables: `users` (U, D) and `items` (I, D).
+          user_E: the users of the training interactions.
+          item_E: their items.
+        """
+        return {}
 
     def relation(
         self, user_BxD: jax.Array, target_BxD: jax.Array, prefs_BxSxD: jax.Array, mask_BxS
@@ -45,26 +73,36 @@ class CML(nn.Module):
         """The user moved by the relation, (B, D)."""
         return user_BxD
 
+    def distance(self, user_BxD: jax.Array, relation: Relation, target_BxD: jax.Array) -> jax.Array:
+        """Squared distances (B,) of the users, moved by given relations, to the targets."""
+        return squared_distance(self.translate(user_BxD, relation), target_BxD)
+
+    def penalty(
+        self, user_BxD: jax.Array, relation: Relation, positive_BxD: jax.Array, negative_NxBxD
+    ) -> jax.Array | float:
+        """What each example adds to the loss of its triplets, (B,)."""
+        return 0.0
+
     def __call__(
         self, user_BxD: jax.Array, target_BxD: jax.Array, prefs_BxSxD: jax.Array, mask_BxS
     ) -> jax.Array:
         """Squared distances (B,) of B users to one target each.
 
         Args:
-          user_BxD: user vectors.
-          target_BxD: item vectors, one a user.
-          prefs_BxSxD: vectors of each user's preferences, padded with anything.
+          user_BxD: user rows.
+          target_BxD: item rows, one a user.
+          prefs_BxSxD: rows of each user's preferences, padded with anything.
           mask_BxS: True where a preference is real.
         """
         relation = self.relation(user_BxD, target_BxD, prefs_BxSxD, mask_BxS)
-        return squared_distance(self.translate(user_BxD, relation), target_BxD)
+        return self.distance(user_BxD, relation, target_BxD)
 
     def block_items(self, context_XxD: jax.Array, target_TxD: jax.Array) -> Any:
         """What a block of targets needs of items alone, computed once for all users.
 
         Args:
-          context_XxD: vectors of the items that occur among the preferences.
-          target_TxD: vectors of the block's items.
+          context_XxD: rows of the items that occur among the preferences.
+          target_TxD: rows of the block's items.
         """
         return None
 

@@ -9,18 +9,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from hlrcml_jax.models.cml import CML, pairwise_squared_distance
-from hlrcml_jax.models.relation import (
-    RelationMemory,
-    attend,
-    attention,
-    mix_pairs,
-    normalize,
-    pair_logits,
-)
+from hlrcml_jax.models.lrml import LRML
+from hlrcml_jax.models.relation import attend, attention, mix_pairs, normalize, pair_logits
 
 
-class HLR(CML):
+class HLR(LRML):
     """User attention over item-item relations.
 
     r = sum_k w_k rel(t, p_k) over the user itself (slot 0) and its preferences, with
@@ -29,12 +22,7 @@ class HLR(CML):
 
     uses_preferences: ClassVar[bool] = True
 
-    dim: int
-    memory_slots: int = 20
     beta: float = 1.0
-
-    def setup(self):
-        self.memory = RelationMemory(self.dim, self.memory_slots)
 
     def relation(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
         """Mixture weights (B, M) of the relation of each user and its target."""
@@ -47,41 +35,20 @@ class HLR(CML):
         rest_BxSxM = self.memory.weights(a_BxD[:, None], prefs_BxSxD)
         return jnp.concatenate([slot_0_BxM[:, None], rest_BxSxM], axis=1)
 
-    def translate(self, user_BxD, relation):
-        return user_BxD + self.memory.read(relation)
-
     def block_items(self, context_XxD, target_TxD):
         """rel(t, p) of all pairs, which no user changes, and the targets' queries."""
-        return {
+        return super().block_items(context_XxD, target_TxD) | {
             "pairs_XxMxT": self.memory.block_weights(context_XxD, target_TxD),
-            "query_MxT": self.memory.query(target_TxD).T,
             "context_XxD": context_XxD,
         }
 
-    def block_users(self, user_CxD, target_TxD):
-        """rel(t, u) of all pairs, their distances without a relation, and the users' queries."""
-        return {
-            "pair_MxT": self.memory.block_weights(user_CxD, target_TxD),
-            "distance_T": pairwise_squared_distance(user_CxD, target_TxD),
-            "query_M": self.memory.query(user_CxD),
-            "user_D": user_CxD,
-        }
-
     def block_relation(self, items, user, prefs_S, mask_S):
-        """`relation` of one user and a block of targets: mixture weights (M, T)."""
         pairs_XxMxT, pair_MxT, query_M = items["pairs_XxMxT"], user["pair_MxT"], user["query_M"]
         logits_SxT = jnp.concatenate(
             [(query_M @ pair_MxT)[None], pair_logits(pairs_XxMxT, prefs_S, query_M)]
         )
         weights_SxT = normalize(logits_SxT, with_slot_0(mask_S[None]).T, self.beta)
         return pair_MxT * weights_SxT[:1] + mix_pairs(pairs_XxMxT, prefs_S, weights_SxT[1:])
-
-    def block_distances(self, items, user, prefs_S, mask_S):
-        """||u - t + aV||^2 = ||u - t||^2 + 2 a.(Vu - Vt) + a (VV') a', without the vector aV."""
-        a_MxT = self.block_relation(items, user, prefs_S, mask_S)
-        linear_MxT = 2.0 * (user["query_M"][:, None] - items["query_MxT"])
-        gram_MxM = self.memory.query(self.memory.values_MxD)
-        return user["distance_T"] + jnp.sum(a_MxT * (linear_MxT + gram_MxM @ a_MxT), axis=0)
 
     def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
         """Shares (B, S) of the user attention that fall on each preference; slot 0 has the rest."""

@@ -1,0 +1,55 @@
+"""AdaCML (Zhang et al., DASFAA 2019): the user moved by an attention over its items."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.relation import normalize
+
+
+class AdaCML(CML):
+    """d(u, t) = ||u + sum_k w_k p_k - t||^2 with w_k proportional to exp(<p_k, t>).
+
+    The power `beta` of the attention's denominator is that of HLR.
+    """
+
+    uses_preferences: ClassVar[bool] = True
+
+    beta: float = 1.0
+
+    def relation(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+        """The attended mixtures of preferences, (B, D)."""
+        weights_BxS = self._weights(target_BxD, prefs_BxSxD, mask_BxS, self.beta)
+        # What is masked may hold anything, also numbers that no weight of zero can remove.
+        kept_BxSxD = jnp.where(mask_BxS[:, :, None], prefs_BxSxD, 0.0)
+        return jnp.sum(weights_BxS[:, :, None] * kept_BxSxD, axis=1)
+
+    def translate(self, user_BxD, relation):
+        return user_BxD + relation
+
+    def block_items(self, context_XxD, target_TxD):
+        """<p, t> of all pairs of items."""
+        return {
+            "logits_XxT": context_XxD @ target_TxD.T,
+            "context_XxD": context_XxD,
+            "target_TxD": target_TxD,
+        }
+
+    def block_users(self, user_CxD, target_TxD):
+        return user_CxD
+
+    def block_distances(self, items, user, prefs_S, mask_S):
+        logits_SxT = items["logits_XxT"][prefs_S]
+        weights_SxT = normalize(logits_SxT, mask_S[:, None], self.beta)
+        moved_TxD = user[None] + weights_SxT.T @ items["context_XxD"][prefs_S]
+        return jnp.sum(jnp.square(moved_TxD - items["target_TxD"]), axis=1)
+
+    def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
+        """Shares (B, S) of the attention that fall on each preference."""
+        return self._weights(target_BxD, prefs_BxSxD, mask_BxS, 1.0)
+
+    def _weights(self, target_BxD, prefs_BxSxD, mask_BxS, beta) -> jax.Array:
+        logits_BxS = jnp.sum(prefs_BxSxD * target_BxD[:, None], axis=2)
+        return normalize(logits_BxS.T, mask_BxS.T, beta).T

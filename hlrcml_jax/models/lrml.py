@@ -1,0 +1,52 @@
+"""LRML (Tay et al., WWW 2018): one latent relation of user and target, read from a memory."""
+
+import jax
+import jax.numpy as jnp
+
+from hlrcml_jax.models.cml import CML, pairwise_squared_distance
+from hlrcml_jax.models.relation import RelationMemory
+
+
+class LRML(CML):
+    """d(u, t) = ||u + rel(u, t) - t||^2.
+
+    Models with hierarchies of such relations (see `hlr.py`) give `relation` and `block_relation`
+    anew; both are mixture weights of the memory's rows.
+    """
+
+    dim: int
+    memory_slots: int = 20
+
+    def setup(self):
+        self.memory = RelationMemory(self.dim, self.memory_slots)
+
+    def relation(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+        """Mixture weights (B, M) of the relation of each user and its target."""
+        return self.memory.weights(user_BxD, target_BxD)
+
+    def translate(self, user_BxD, relation):
+        return user_BxD + self.memory.read(relation)
+
+    def block_items(self, context_XxD, target_TxD):
+        """The targets' queries."""
+        return {"query_MxT": self.memory.query(target_TxD).T}
+
+    def block_users(self, user_CxD, target_TxD):
+        """rel(t, u) of all pairs, their distances without a relation, and the users' queries."""
+        return {
+            "pair_MxT": self.memory.block_weights(user_CxD, target_TxD),
+            "distance_T": pairwise_squared_distance(user_CxD, target_TxD),
+            "query_M": self.memory.query(user_CxD),
+            "user_D": user_CxD,
+        }
+
+    def block_relation(self, items, user, prefs_S, mask_S) -> jax.Array:
+        """`relation` of one user and a block of targets: mixture weights (M, T)."""
+        return user["pair_MxT"]
+
+    def block_distances(self, items, user, prefs_S, mask_S):
+        """||u - t + aV||^2 = ||u - t||^2 + 2 a.(Vu - Vt) + a (VV') a', without the vector aV."""
+        a_MxT = self.block_relation(items, user, prefs_S, mask_S)
+        linear_MxT = 2.0 * (user["query_M"][:, None] - items["query_MxT"])
+        gram_MxM = self.memory.query(self.memory.values_MxD)
+        return user["distance_T"] + jnp.sum(a_MxT * (linear_MxT + gram_MxM @ a_MxT), axis=0)

@@ -1,0 +1,168 @@
+"""Models that are solved instead of trained, and score by an inner product."""
+
+import contextlib
+import importlib
+import warnings
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import threadpoolctl
+
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.models.cml import CML
+
+MAX_ITEMS = 50_000
+
+
+class Solved(CML):
+    """score(u, t) = <u, t> with rows that `fit` computes from the training interactions.
+
+    With `user_is_history` a user's row is its interactions as 0 and 1, (I,), and an item's row is
+    the item's column of a matrix W (I, I): the user's own table is not used.
+    """
+
+    user_is_history: ClassVar[bool] = False
+
+    def widths(self, n_items: int) -> tuple[int, int]:
+        """Length of a user's and an item's row."""
+        return (1, n_items) if self.user_is_history else (1, 1)
+
+    def fit(self, train: scipy.sparse.csr_array, seed: int) -> dict[str, Any]:
+        """The parameters: `users`, `items` and nothing for the module itself, as host arrays.
+
+        Args:
+          train: boolean CSR (U, I).
+          seed: of any random start.
+        """
+        raise TypeError(f"{type(self).__name__} has no fit")
+
+    def distance(self, user_BxD, relation, target_BxD):
+        return -jnp.sum(user_BxD * target_BxD, axis=1)
+
+    def block_users(self, user_CxD, target_TxD):
+        return -user_CxD @ target_TxD.T
+
+
+class Popularity(Solved):
+    """Every user gets the items that most users have: 1 times the number of interactions."""
+
+    def fit(self, train, seed=0):
+        return {
+            "users": np.ones((train.shape[0], 1), np.float32),
+            "items": _counts(train)[:, None],
+            "model": {},
+        }
+
+
+class ALS(Solved):
+    """Weighted matrix factorisation by alternating least squares (Hu et al., ICDM 2008).
+
+    Solved by the library `implicit`.
+    """
+
+    dim: int
+    regularization: float = 30.0
+    iterations: int = 20
+
+    def widths(self, n_items):
+        return self.dim, self.dim
+
+    def fit(self, train, seed):
+        library = _implicit("als")
+        with _quietly():
+            als = library.AlternatingLeastSquares(
+                factors=self.dim,
+                regularization=self.regularization,
+                iterations=self.iterations,
+                random_state=seed,
+                use_gpu=False,
+            )
+            als.fit(scipy.sparse.csr_matrix(train, dtype=np.float32), show_progress=False)
+        return {"users": als.user_factors, "items": als.item_factors, "model": {}}
+
+
+class ItemKNN(Solved):
+    """score(u, t) = sum of the similarities of t to the user's items (Sarwar et al., WWW 2001).
+
+    Each item counts for its nearest neighbours alone. Solved by the library `implicit`.
+    """
+
+    user_is_history: ClassVar[bool] = True
+
+    similarity: str = "cosine"
+    neighbours: int = 50
+
+    def fit(self, train, seed=0):
+        library = _implicit("nearest_neighbours")
+        kinds = {
+            "cosine": library.CosineRecommender,
+            "tfidf": library.TFIDFRecommender,
+            "bm25": library.BM25Recommender,
+        }
+        knn = kinds[self.similarity](K=self.neighbours)
+        with _quietly():
+            knn.fit(scipy.sparse.csr_matrix(train, dtype=np.float32), show_progress=False)
+        return _from_weights(train, lambda: knn.similarity.toarray())
+
+
+class EASE(Solved):
+    """x_u W with the W of least squares and zero diagonal (Steck, WWW 2019), in closed form.
+
+    W = -P / diag(P) off the diagonal, with P = (X'X + l2 I)^-1 in float64.
+    """
+
+    user_is_history: ClassVar[bool] = True
+
+    l2: float = 500.0
+
+    def fit(self, train, seed=0):
+        def weights():
+            x = scipy.sparse.csr_array(train, dtype=np.float64)
+            gram_IxI = (x.T @ x).toarray()
+            gram_IxI[np.diag_indices_from(gram_IxI)] += self.l2
+            factor = scipy.linalg.cho_factor(gram_IxI, overwrite_a=True)
+            inverse_IxI = scipy.linalg.cho_solve(factor, np.eye(len(gram_IxI)), overwrite_b=True)
+            weights_IxI = inverse_IxI / -np.diag(inverse_IxI)
+            np.fill_diagonal(weights_IxI, 0.0)
+            return weights_IxI
+
+        return _from_weights(train, weights)
+
+
+def _from_weights(train, weights) -> dict[str, Any]:
+    if train.shape[1] > MAX_ITEMS:
+        raise UserError(
+            f"this model keeps a weight for each pair of items, and {train.shape[1]:,} items are "
+            f"more than {MAX_ITEMS:,}; raise data.min_per_item, or choose another model.name."
+        )
+    return {
+        "users": np.zeros((train.shape[0], 1), np.float32),
+        "items": np.ascontiguousarray(weights().T, np.float32),
+        "model": {},
+    }
+
+
+def _counts(train) -> np.ndarray:
+    return np.bincount(train.indices, minlength=train.shape[1]).astype(np.float32)
+
+
+def _implicit(module: str):
+    """A module of the optional library."""
+    try:
+        return importlib.import_module(f"implicit.{module}")
+    except ImportError:
+        raise UserError(
+            "this model is solved by the library implicit, which is not installed; "
+            "pip install 'hlrcml_jax[baselines]'."
+        ) from None
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Without the library's advice: it has its own threads, so those of BLAS only disturb it."""
+    with threadpoolctl.threadpool_limits(1, "blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

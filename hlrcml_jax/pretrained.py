@@ -1,0 +1,74 @@
+"""Vectors to begin with: from another run or from a file, matched by the original ids."""
+
+import pathlib
+
+import numpy as np
+import polars as pl
+import rich
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.run import Run, best_checkpoint, open_run
+from hlrcml_jax.train import TrainState
+
+
+def begin(run: Run, state: TrainState) -> TrainState:
+    """The state with the tables that the config's `pretrained` section takes from elsewhere.
+
+    Each source is a workdir, whose best checkpoint is read; an `.npz` with `vectors` (N, D) and
+    `ids` (N,); or an `.npy` (N, D) with a row for each id in ascending order. Rows that the source
+    does not have stay as they were drawn.
+
+    Raises:
+      UserError: a source that cannot be read, does not fit, or has nothing in common.
+    """
+    ids = {"users": run.dataset.user_ids, "items": run.dataset.item_ids}
+    tables = {}
+    for name, wanted in ids.items():
+        path = run.config.pretrained[name]
+        if path:
+            table = np.array(state.params[name])
+            tables[name] = _place(f"pretrained.{name}={path}", _read(path, name), wanted, table)
+    return state.replace(params=state.params | tables)
+
+
+def _read(path: str, name: str) -> tuple[pl.Series | None, np.ndarray]:
+    """(ids as text or None, vectors) of a source."""
+    source = pathlib.Path(path).expanduser()
+    if source.is_dir():
+        other = open_run(config_lib.get_config(path), source)
+        ids = {"users": other.dataset.user_ids, "items": other.dataset.item_ids}[name]
+        return ids.cast(pl.String), best_checkpoint(other).params[name]
+    try:
+        found = np.load(source, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return None, found
+        with found:
+            return pl.Series(found["ids"]).cast(pl.String), found["vectors"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"pretrained.{name}={path}: cannot be read ({error}).") from None
+
+
+def _place(key: str, source, wanted: pl.Series, table: np.ndarray) -> np.ndarray:
+    ids, vectors = source
+    if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
+        raise UserError(
+            f"{key}: its vectors have the shape {vectors.shape}, and the model needs "
+            f"(any number, {table.shape[1]}); change model.dim, or take other vectors."
+        )
+    if not np.isfinite(vectors).all():
+        raise UserError(f"{key}: its vectors are not all finite.")
+    if ids is None:
+        if len(vectors) != len(table):
+            raise UserError(f"{key}: it has {len(vectors):,} rows, and the data {len(table):,}.")
+        return vectors.astype(table.dtype)
+    if len(ids) != len(vectors):
+        raise UserError(f"{key}: it has {len(ids):,} ids for {len(vectors):,} vectors.")
+    place = dict(zip(ids, range(len(ids)), strict=True))
+    row_N = np.array([place.get(id, -1) for id in wanted.cast(pl.String)])
+    known_N = row_N >= 0
+    if not known_N.any():
+        raise UserError(f"{key}: none of its {len(ids):,} ids is in the data.")
+    table[known_N] = vectors[row_N[known_N]]
+    rich.print(f"{key}: {known_N.sum():,} of {len(table):,} rows.")
+    return table

@@ -1,0 +1,219 @@
+"""A run: its config, its data and its workdir, and what the config makes of them."""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax import parallel, report
+from hlrcml_jax.checkpoints import Checkpoints
+from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.data.prepare import prepare
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.evaluate import Protocol
+from hlrcml_jax.losses import TripletLoss
+from hlrcml_jax.models import make_model
+from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.solved import Solved
+from hlrcml_jax.optimizer import learning_rate, make_optimizer, row_radii
+from hlrcml_jax.sampling import UserItems
+from hlrcml_jax.scoring import Scorer, place_untrained_users
+from hlrcml_jax.train import (
+    Trainer,
+    TrainState,
+    init_params,
+    init_state,
+    steps_per_epoch,
+    widen,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A config, its data and its workdir.
+
+    Attributes:
+      config: validated.
+      dataset: prepared.
+      workdir: exists, and belongs to this config.
+    """
+
+    config: ml_collections.ConfigDict
+    dataset: Dataset
+    workdir: pathlib.Path
+
+    @property
+    def model(self) -> CML:
+        return make_model(self.config.model)
+
+    @property
+    def protocol(self) -> Protocol:
+        options = self.config.evaluation
+        return Protocol(
+            tuple(options.cutoffs),
+            options.definitions,
+            options.min_test_items,
+            options.n_cohorts,
+            options.cohort_size,
+            self.config.data.split.seed,
+        )
+
+    def trainer(self) -> Trainer:
+        """What the config says about training."""
+        config, options = self.config, self.config.model
+        clip_norm = options.clip_norm if self.model.in_ball else None
+        frozen = {"": (), "both": ("users", "items")}
+        steps = steps_per_epoch(self.dataset.train.nnz, config.train.batch_size)
+        return Trainer(
+            self.model,
+            TripletLoss(config.loss.margin, config.negatives.select, config.loss.copy_relation),
+            make_optimizer(
+                learning_rate(config.optimizer, steps),
+                row_radii(clip_norm, options.clip_memory, options.memory_radius),
+                config.optimizer.clip_gradient,
+                frozen.get(config.pretrained.freeze, (config.pretrained.freeze,)),
+            ),
+            config.train.batch_size,
+        )
+
+    def scorer(self, part: str, model: CML | None = None) -> Scorer:
+        """Ranks with what may be known when a part is predicted."""
+        options = self.config.model
+        return Scorer(
+            model or self.model,
+            self.dataset.known(part),
+            options.max_prefs,
+            options.prefs_sampling,
+            self.config.scoring.memory_mb,
+            self.config.seed,
+            self.config.scoring.batch_size,
+        )
+
+    def initial_state(self) -> TrainState:
+        """The state before training, as host arrays; of a solved model its solution."""
+        if isinstance(self.model, Solved):
+            params = self.model.fit(self.dataset.train, self.config.seed)
+            return jax.device_get(init_state(params, optax.identity()))
+        return jax.device_get(jax.jit(self._make_state)())
+
+    def empty_state(self) -> TrainState:
+        """Zeros in the shapes of `initial_state`, to restore a checkpoint into."""
+        if not isinstance(self.model, Solved):
+            shapes = jax.eval_shape(self._make_state)
+            return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        n_rows = {"users": self.dataset.n_users, "items": self.dataset.n_items}
+        widths = zip(n_rows.items(), self.model.widths(self.dataset.n_items), strict=True)
+        tables = {name: np.zeros((n, width), np.float32) for (name, n), width in widths}
+        return jax.device_get(init_state(tables | {"model": {}}, optax.identity()))
+
+    def _make_state(self) -> TrainState:
+        params = init_params(
+            jax.random.key(self.config.seed),
+            self.model,
+            self.dataset.n_users,
+            self.dataset.n_items,
+            self.config.model.dim,
+        )
+        return init_state(params, self.trainer().optimizer)
+
+    def params_for(
+        self, params: dict[str, Any], part: str, model: CML | None = None
+    ) -> dict[str, Any]:
+        """Host parameters made ready to predict a part, on all devices."""
+        model = model or self.model
+        if not model.user_is_history:
+            known = self.dataset.known(part)
+            params = place_untrained_users(params, self.dataset.train, known)
+        if model.adds_constants:
+            trained = UserItems.of(self.dataset.train)
+            params = jax.device_get(jax.jit(lambda params: widen(model, params, trained))(params))
+        return parallel.replicate(params)
+
+
+def open_run(
+    config: ml_collections.ConfigDict, workdir: str | pathlib.Path, create: bool = False
+) -> Run:
+    """Checks the config and the workdir, prepares the data, and creates the workdir.
+
+    Nothing is written before the config is valid and the data is read.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      create: whether the workdir may be new.
+
+    Raises:
+      UserError: also when the workdir belongs to another config or to other data.
+    """
+    config_lib.validate(config)
+    workdir = pathlib.Path(workdir).absolute()
+    before = config_lib.read_workdir(workdir)
+    if before is None and not create:
+        raise UserError(f"{workdir}: there is no run here yet; train first (--mode=train).")
+    if before is not None:
+        _check_same(workdir, before["config"], config)
+    dataset = prepare(config.data.to_dict())
+    if before is not None and before["data"] != dataset.fingerprint():
+        raise UserError(
+            f"{workdir}: this workdir was made with other data than what the config gives now; "
+            "choose another --workdir, or restore the data."
+        )
+    run = Run(config, dataset, workdir)
+    if before is None:
+        write_config(run)
+    return run
+
+
+def write_config(run: Run) -> None:
+    """Writes `config.json`: the config, what data it gave, and the libraries' versions."""
+    names = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+    text = {
+        "config": config_lib.flatten(run.config),
+        "data": run.dataset.fingerprint(),
+        "versions": {name: importlib.metadata.version(name) for name in names},
+    }
+    try:
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        report.write_whole(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={run.workdir} cannot be written ({error.strerror}); choose another."
+        ) from None
+
+
+def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:
+    now = json.loads(json.dumps(config_lib.flatten(config)))
+    for name, key in config_lib.all_keys():
+        if not key.may_change and before.get(name, key.default) != now[name]:
+            raise UserError(
+                f"{workdir}: this workdir was made with {name}={before.get(name)!r}, and the "
+                f"config now has {now[name]!r}; choose another --workdir, or set it back."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best checkpoint: its epoch, and its parameters as host arrays."""
+
+    epoch: int
+    params: dict[str, Any]
+
+
+def best_checkpoint(run: Run) -> Best:
+    """Reads the best checkpoint of a run.
+
+    Raises:
+      UserError: when there is none yet.
+    """
+    with Checkpoints(run.workdir) as checkpoints:
+        best = checkpoints.best()
+        if best is None:
+            raise UserError(f"{run.workdir}: there is no checkpoint yet; train first.")
+        return Best(best, checkpoints.restore(best, run.empty_state()).params)

@@ -1,0 +1,189 @@
+"""Every model and option through the whole of a run, in this process."""
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+
+from hlrcml_jax import experiment, report
+from hlrcml_jax.checkpoints import Checkpoints
+from hlrcml_jax.config import default_config
+from hlrcml_jax.data import synthetic
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.models import MODELS
+from hlrcml_jax.run import best_checkpoint, open_run
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Options of a run that takes a second or two."""
+    folder = tmp_path_factory.mktemp("data")
+    synthetic.generate(60, 40, 2400, seed=1).write_csv(folder / "own.csv")
+    return {
+        "data.path": str(folder / "own.csv"),
+        "data.cache_dir": str(folder / "cache"),
+        "model.dim": 8,
+        "model.memory_slots": 4,
+        "model.max_prefs": 5,
+        "model.als.regularization": 0.1,
+        "model.ease.l2": 10.0,
+        "optimizer.learning_rate": 0.01,
+        "train.batch_size": 100,
+        "train.epochs": 3,
+    }
+
+
+def make_config(base, **changes):
+    config = default_config()
+    for name, value in (base | changes).items():
+        *path, leaf = name.split(".")
+        section = config
+        for part in path:
+            section = section[part]
+        section[leaf] = value
+    return config
+
+
+def newest_state(run):
+    with Checkpoints(run.workdir) as checkpoints:
+        return checkpoints.restore(checkpoints.latest(), run.empty_state())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_trains_resumes_evaluates_and_recommends(base, tmp_path, model):
+    whole = make_config(base, **{"model.name": model})
+    metrics = experiment.train_and_evaluate(whole, tmp_path / "whole")
+    assert 0 < metrics["recall@20"]["mean"] <= 1
+
+    first = make_config(base, **{"model.name": model, "train.epochs": 1})
+    experiment.train_and_evaluate(first, tmp_path / "parts")
+    assert experiment.train_and_evaluate(whole, tmp_path / "parts") == metrics
+    runs = [open_run(whole, tmp_path / name) for name in ("whole", "parts")]
+    states = [newest_state(run) for run in runs]
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    best = best_checkpoint(runs[0])
+    assert experiment.test(runs[0], best) == metrics
+    table = pl.read_parquet(experiment.write_recommendations(runs[0], best))
+    assert table["user_id"].n_unique() == 60
+    for user, part in table.group_by("user_id"):
+        seen = runs[0].dataset.known("test")[[user[0]]].indices  # ids are 0..59 and 0..39
+        assert not set(part["item_id"]) & set(runs[0].dataset.item_ids.gather(seen))
+        assert part["score"].is_sorted(descending=True)
+
+
+def test_per_user_metrics_have_the_means_that_are_reported(base, tmp_path):
+    metrics = experiment.train_and_evaluate(make_config(base), tmp_path)
+    table = pl.read_parquet(tmp_path / "test_users.parquet")
+    assert table["user_id"].is_unique().all()
+    for name in ("ndcg@10", "recall@20"):
+        np.testing.assert_allclose(table[name].mean(), metrics[name]["mean"], rtol=1e-6)
+
+
+def losses(workdir):
+    return [record["loss"] for record in report.read_log(workdir / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def plain(base, tmp_path_factory):
+    """Losses without any option."""
+    workdir = tmp_path_factory.mktemp("plain")
+    experiment.train_and_evaluate(make_config(base), workdir)
+    return losses(workdir)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer.schedule": "exponential", "optimizer.decay": 0.1},
+        {"optimizer.schedule": "cosine", "optimizer.cosine_epochs": 3},
+        {"optimizer.warmup_epochs": 2},
+        {"optimizer.clip_gradient": 0.01},
+    ],
+)
+def test_options_of_the_optimizer_act_and_survive_resuming(base, plain, tmp_path, options):
+    experiment.train_and_evaluate(make_config(base, **options), tmp_path / "whole")
+    first = make_config(base, **options, **{"train.epochs": 2})
+    experiment.train_and_evaluate(first, tmp_path / "parts")
+    experiment.train_and_evaluate(make_config(base, **options), tmp_path / "parts")
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert losses(tmp_path / "whole")[2] != plain[2]
+
+
+def test_the_size_of_scoring_batches_changes_nothing(base, tmp_path):
+    whole = experiment.train_and_evaluate(make_config(base), tmp_path)
+    small = make_config(base, **{"scoring.batch_size": 7})
+    run = open_run(small, tmp_path)
+    again = experiment.test(run, best_checkpoint(run))
+    assert again.keys() == whole.keys()
+    for name, value in whole.items():
+        np.testing.assert_allclose(again[name]["mean"], value["mean"], rtol=1e-5, err_msg=name)
+
+
+# Pretrained tables.
+
+
+@pytest.fixture(scope="module")
+def pretrained(base, tmp_path_factory):
+    """A finished run of CML."""
+    workdir = tmp_path_factory.mktemp("pretrained") / "cml"
+    config = make_config(base, **{"model.name": "cml"})
+    experiment.train_and_evaluate(config, workdir)
+    return open_run(config, workdir)
+
+
+def test_frozen_tables_of_another_run_stay(base, tmp_path, pretrained):
+    changes = {
+        "pretrained.users": str(pretrained.workdir),
+        "pretrained.items": str(pretrained.workdir),
+        "pretrained.freeze": "items",
+    }
+    config = make_config(base, **changes)
+    experiment.train_and_evaluate(config, tmp_path)
+    params = newest_state(open_run(config, tmp_path)).params
+    given = best_checkpoint(pretrained).params
+    np.testing.assert_array_equal(params["items"], given["items"])
+    assert (params["users"] != given["users"]).any()
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_vectors_of_a_file_are_matched_by_id(base, tmp_path, kind):
+    vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32) / 8
+    path = tmp_path / f"items.{kind}"
+    order = np.random.default_rng(1).permutation(40)
+    if kind == "npz":  # in any order, and one item is missing
+        np.savez(path, ids=order[:39], vectors=vectors[order[:39]])
+    else:
+        np.save(path, vectors)
+    changes = {"pretrained.items": str(path), "pretrained.freeze": "both"}
+    config = make_config(base, **changes)
+    experiment.train_and_evaluate(config, tmp_path / "run")
+    run = open_run(config, tmp_path / "run")
+    found = newest_state(run).params["items"]
+    known = np.ones(40, bool)
+    if kind == "npz":
+        known[order[39]] = False
+        drawn = run.initial_state().params["items"]
+        np.testing.assert_array_equal(found[order[39]], drawn[order[39]])
+    np.testing.assert_array_equal(found[known], vectors[known])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"ids": [1], "vectors": np.ones((1, 3))}, "model.dim"),
+        ({"ids": [1, 2], "vectors": np.ones((1, 8))}, "2 ids for 1 vectors"),
+        ({"ids": ["x"], "vectors": np.ones((1, 8))}, "none of its 1 ids"),
+        ({"ids": [1], "vectors": np.full((1, 8), np.nan)}, "not all finite"),
+        ({"vectors": np.ones((1, 8))}, "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_vectors_that_do_not_fit(base, tmp_path, content, said):
+    path = tmp_path / "items.npz"
+    if content:
+        np.savez(path, **content)
+    config = make_config(base, **{"pretrained.items": str(path)})
+    with pytest.raises(UserError, match=rf"pretrained.items=.*{said}"):
+        experiment.train_and_evaluate(config, tmp_path / "run")
