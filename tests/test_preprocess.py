@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlrcml_jax.data import preprocess
+from hlrcml_jax.data.tables import above
 from hlrcml_jax.errors import UserError
 
 
@@ -15,18 +16,14 @@ def table(rows):
 
 
 def test_threshold_duplicates_and_ids():
-    found = preprocess.positives(
-        table(
-            [
-                (30, 7, 4.0, 9.0),
-                (30, 7, 5.0, 3.0),  # earlier: this one counts
-                (30, 7, 1.0, 1.0),  # below the threshold: it does not
-                (10, 9, 4.0, 2.0),
-                (10, 8, 3.9, 2.0),
-            ]
-        ),
-        threshold=4.0,
-    )
+    rows = [
+        (30, 7, 4.0, 9.0),
+        (30, 7, 5.0, 3.0),  # earlier: this one counts
+        (30, 7, 1.0, 1.0),  # below the threshold: it does not
+        (10, 9, 4.0, 2.0),
+        (10, 8, 3.9, 2.0),
+    ]
+    found = preprocess.positives(above(table(rows), 4.0))
     assert found.user_ids.to_list() == [10, 30]
     assert found.item_ids.to_list() == [7, 9]
     np.testing.assert_array_equal(found.user_E, [0, 1])
@@ -64,8 +61,7 @@ def slow_core(pairs, min_user, min_item):
 def test_the_core_is_the_fixpoint(pairs, min_user, min_item):
     pairs = sorted(pairs)
     user_E, item_E = np.array(pairs).T
-    keep_E = preprocess.core(user_E, item_E, min_user, min_item)
-    kept = {pair for pair, keep in zip(pairs, keep_E, strict=True) if keep}
+    kept = {pairs[place] for place in preprocess.core(user_E, item_E, min_user, min_item)}
     assert kept == slow_core(pairs, min_user, min_item)
 
 
@@ -73,6 +69,16 @@ def test_nothing_left_is_a_mistake():
     with pytest.raises(UserError, match=r"no interaction is left.*min_per_user=5"):
         preprocess.positives(table([(1, 1, 1.0, 1.0)]), min_per_user=5)
     with pytest.raises(UserError, match="no value reaches data.threshold=9"):
-        preprocess.positives(table([(1, 1, 1.0, 1.0)]), threshold=9)
+        above(table([(1, 1, 1.0, 1.0)]), 9)
     with pytest.raises(UserError, match="no column of values"):
-        preprocess.positives(pl.DataFrame({"user": [1], "item": [1]}), threshold=1)
+        above(pl.DataFrame({"user": [1], "item": [1]}), 1)
+
+
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.String, pl.Categorical])
+def test_numbers_go_by_the_order_of_ids(dtype):
+    pl.Series(["zz", "1"], dtype=pl.Categorical)  # categories that no one has asked for
+    ids = pl.Series(["30", "7", "30", "100", "9"]).cast(dtype)
+    distinct, places = preprocess.number(ids)
+    assert distinct.is_sorted()
+    assert distinct.gather(places).cast(pl.String).to_list() == ids.cast(pl.String).to_list()
+    assert distinct.n_unique() == len(distinct) == 4

@@ -1,6 +1,12 @@
 """Every format that is promised, and the line that a mistake stands on."""
 
+import datetime
+import gzip
+import lzma
+import zipfile
+
 import numpy as np
+import polars as pl
 import pytest
 import scipy.sparse
 from hypothesis import given, settings
@@ -142,12 +148,99 @@ def test_a_pickle_is_refused(tmp_path):
         readers.read_interactions(tmp_path / "evil.npz", "auto", Layout())
 
 
-@settings(max_examples=300, deadline=None)
+JSON = '{"user_id": "a", "business_id": "x", "stars": 4.0, "date": "%s", "text": "long", "n": {}}'
+
+
+def packed(path, content):
+    """The content as gzip, xz, zip, or as it is, by the file's ending."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("inner.txt", content)
+    else:
+        opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+        with opener(path, "wb") as file:
+            file.write(content)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".xz", ".zip"])
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("train_triplets.txt", "u1\ts1\t3\nu2\ts2\t6\n", [("u1", "s1", 3.0), ("u2", "s2", 6.0)]),
+        ("ratings_Books.csv", "A1,000X,5.0,9\nA2,000Y,1.0,9\n",
+         [("A1", "000X", 5.0), ("A2", "000Y", 1.0)]),
+        ("yelp_academic_dataset_review.json", "\n".join([JSON % "2012-02-03 04:05:06"] * 2),
+         [("a", "x", 4.0)] * 2),
+    ],
+)  # fmt: skip
+def test_files_of_the_paper_compressed_or_not(tmp_path, name, text, expected, ending):
+    path = packed(tmp_path / (name + ending), text.encode())
+    table = readers.read_interactions(path, "auto", Layout())
+    assert table.select("user", "item", "value").rows() == expected
+    assert list(tmp_path.iterdir()) == [path]
+    if "yelp" in name:  # seconds of 2012-02-03 04:05:06
+        assert table["time"].to_list() == [1328241906.0] * 2
+
+
+def test_parquet_of_any_types(tmp_path):
+    when = [datetime.datetime(1970, 1, 1, 0, 1, 40), datetime.datetime(1970, 1, 1, 0, 1, 41)]
+    frame = pl.DataFrame({"item": ["a", "b"], "user": [3, -0], "when": when, "plays": [1, 2]})
+    frame.with_columns(tags=[[1], [2]]).write_parquet(tmp_path / "x.parquet")
+    layout = Layout(columns=("", "", "", "when"))
+    table = readers.read_interactions(tmp_path / "x.parquet", "auto", layout)
+    assert table.rows() == [(3, "a", 1.0, 100.0), (0, "b", 2.0, 101.0)]
+
+
+def test_only_what_is_asked_for_is_read_and_checked(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("user,item,rating,time\n1,2,3,never\n1,3,4,never\n")
+    roles = ("user", "item")
+    table = readers.read_interactions(path, "auto", Layout(), 3.5, roles)
+    assert table["item"].to_list() == [3]
+    assert "time" not in table.columns
+    with pytest.raises(UserError, match="no value reaches data.threshold=5; the largest is 4"):
+        readers.read_interactions(path, "auto", Layout(), 5, roles)
+    path.write_text("user,item\n1,2\n")
+    with pytest.raises(UserError, match="no column of values"):
+        readers.read_interactions(path, "auto", Layout(), 5, roles)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.csv.gz", b"user,item\n1,2\n", r"x.csv.gz: cannot be unpacked"),
+        ("x.csv.xz", b"user,item\n1,2\n", r"x.csv.xz: cannot be unpacked"),
+        ("x.csv.zip", b"user,item\n1,2\n", r"x.csv.zip: cannot be unpacked"),
+        ("x.csv.gz", gzip.compress(b"user,item\n1,2\n" * 99)[:-9], "cannot be unpacked"),
+        ("x.csv.gz", gzip.compress(b"user,item\n1,2\n1,\n"), r"x.csv.gz, line 3: column 'item'"),
+        ("x.csv.gz", gzip.compress(b""), r"x.csv.gz: the file is empty"),
+        ("x.jsonl", b'{"user": 1, "item": 2}\n{"user": 1,\n', r"x.jsonl, line 2: not JSON"),
+        ("x.jsonl", b'{"user": 1, "item": 2}\n{"user": 1}\n', r"x.jsonl, line 2: column 'item'"),
+        ("x.parquet", b"PAR1nothing", r"x.parquet: not readable as parquet"),
+    ],
+)
+def test_mistakes_in_files_of_other_kinds(tmp_path, name, content, said):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        readers.read_interactions(path, "auto", Layout())
+
+
+def test_an_archive_of_several_files_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a.csv", "user,item\n1,2\n")
+        archive.writestr("../b.csv", "user,item\n1,2\n")
+    with pytest.raises(UserError, match=r"two.zip: it holds 2 files"):
+        readers.read_interactions(tmp_path / "two.zip", "auto", Layout())
+
+
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=80), st.sampled_from([",", "\t", "::", " "]), st.booleans())
 def test_any_bytes_give_a_table_or_one_sentence(tmp_path_factory, content, separator, header):
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_bytes(content)
-    for format in ("delimited", "adjacency", "adjacency_counted", "npz"):
+    for format in readers.FORMATS:
         try:
             table = readers.read_interactions(path, format, Layout(separator, header))
         except UserError as error:

@@ -18,7 +18,7 @@ from hlrcml_jax.data.interactions import PARTS, Dataset, to_csr
 from hlrcml_jax.errors import UserError
 
 # Part of every cache key: raise it when the same inputs would give another data set.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 def prepare(data: Mapping[str, Any]) -> Dataset:
@@ -103,11 +103,14 @@ def _key(data, files, titles) -> str:
 
 
 def _read(data, files, titles) -> Dataset:
-    tables = [readers.read_interactions(path, format, layout) for path, format, layout in files]
-    if data["split"]["kind"] == "given":
-        dataset = _given(tables, files, data["threshold"])
-    else:
-        dataset = _split(tables[0], data)
+    by_time = data["split"]["kind"] in splits.BY_TIME
+    roles = ("user", "item", "time") if by_time else ("user", "item")
+    tables = [
+        readers.read_interactions(path, format, layout, data["threshold"], roles)
+        for path, format, layout in files
+    ]
+    given = data["split"]["kind"] == "given"
+    dataset = _given(tables, files) if given else _split(tables[0], data)
     if titles is None:
         return dataset
     path, layout, encoding = titles
@@ -124,9 +127,7 @@ def _read(data, files, titles) -> Dataset:
 
 def _split(table: pl.DataFrame, data) -> Dataset:
     options = data["split"]
-    found = preprocess.positives(
-        table, data["threshold"], data["min_per_user"], data["min_per_item"]
-    )
+    found = preprocess.positives(table, data["min_per_user"], data["min_per_item"])
     part_E = splits.split(
         found,
         options["kind"],
@@ -143,15 +144,13 @@ def _split(table: pl.DataFrame, data) -> Dataset:
     return Dataset(*parts, user_ids=found.user_ids, item_ids=found.item_ids)
 
 
-def _given(tables, files, threshold) -> Dataset:
+def _given(tables, files) -> Dataset:
     """Parts as their files have them; a matrix keeps its empty rows and columns."""
-    tables = [preprocess.above(table, threshold) for table in tables]
     ids = {}
     for axis, role in enumerate(("user", "item")):
-        kinds = {table[role].dtype for table in tables}
-        columns = [
-            table[role].cast(pl.String) if len(kinds) > 1 else table[role] for table in tables
-        ]
+        columns = [table[role] for table in tables]
+        if {column.dtype for column in columns} != {pl.Int64}:
+            columns = [column.cast(pl.String) for column in columns]
         if all(path.suffix == ".npz" for path, *_ in files):
             size = max(readers.load_matrix(path).shape[axis] for path, *_ in files)
             columns.append(pl.int_range(size, dtype=pl.Int64, eager=True))

@@ -1,4 +1,4 @@
-"""From a table of raw interactions to distinct positives with contiguous ids."""
+"""From a table of interactions to distinct positives with contiguous ids."""
 
 import dataclasses
 
@@ -27,80 +27,78 @@ class Positives:
     item_ids: pl.Series
 
 
-def positives(
-    table: pl.DataFrame,
-    threshold: float | None = None,
-    min_per_user: int = 0,
-    min_per_item: int = 0,
-) -> Positives:
-    """Binarises at the threshold, removes duplicates and reduces to the n-core.
+def positives(table: pl.DataFrame, min_per_user: int = 0, min_per_item: int = 0) -> Positives:
+    """Removes duplicates and reduces to the n-core.
 
     Args:
       table: what `readers.read_interactions` gives.
-      threshold: the least value of a positive; None keeps every row.
       min_per_user: the least number of interactions of a user that is kept.
       min_per_item: the same of an item; both hold together (the fixpoint).
 
     Of several interactions of one pair the earliest counts.
 
     Raises:
-      UserError: a threshold without values, or nothing left.
+      UserError: nothing is left.
     """
-    table = above(table, threshold)
-    by = ["user", "item", "time"] if "time" in table.columns else ["user", "item"]
-    table = table.select(by).sort(by).unique(["user", "item"], keep="first", maintain_order=True)
     user_ids, user_E = number(table["user"])
     item_ids, item_E = number(table["item"])
-    keep_E = core(user_E, item_E, min_per_user, min_per_item)
-    if not keep_E.any():
+    pairs = pl.DataFrame({"user": user_E, "item": item_E})
+    if "time" in table.columns:
+        pairs = pairs.with_columns(table["time"])
+    pairs = pairs.sort(pairs.columns)
+    repeated = (pl.col("user") == pl.col("user").shift()) & (
+        pl.col("item") == pl.col("item").shift()
+    )
+    pairs = pairs.filter(~repeated.fill_null(False))
+    user_E, item_E = pairs["user"].to_numpy(), pairs["item"].to_numpy()
+    kept_E = core(user_E, item_E, min_per_user, min_per_item)
+    if not len(kept_E):
         raise UserError(
-            f"no interaction is left of {len(keep_E)} when each user needs "
+            f"no interaction is left of {len(user_E)} when each user needs "
             f"data.min_per_user={min_per_user} and each item data.min_per_item={min_per_item}; "
             "lower them."
         )
-    kept_users, user_E = np.unique(user_E[keep_E], return_inverse=True)
-    kept_items, item_E = np.unique(item_E[keep_E], return_inverse=True)
+    kept_users, user_E = _renumber(user_E[kept_E])
+    kept_items, item_E = _renumber(item_E[kept_E])
     return Positives(
-        user_E.astype(np.int32),
-        item_E.astype(np.int32),
-        table["time"].to_numpy()[keep_E] if "time" in table.columns else None,
+        user_E,
+        item_E,
+        pairs["time"].to_numpy()[kept_E] if "time" in pairs.columns else None,
         user_ids.gather(kept_users),
         item_ids.gather(kept_items),
     )
 
 
-def above(table: pl.DataFrame, threshold: float | None) -> pl.DataFrame:
-    """The rows whose value reaches the threshold."""
-    if threshold is None:
-        return table
-    if "value" not in table.columns:
-        raise UserError(
-            f"data.threshold is {threshold} but the file has no column of values; set "
-            "data.columns.value, or data.threshold=None."
-        )
-    kept = table.filter(pl.col("value") >= threshold)
-    if kept.is_empty():
-        raise UserError(
-            f"no value reaches data.threshold={threshold}; the largest is {table['value'].max()}."
-        )
-    return kept
-
-
 def number(ids: pl.Series) -> tuple[pl.Series, np.ndarray]:
-    """(distinct ids in ascending order, the place of each id among them)."""
+    """(distinct ids in ascending order, the place of each id among them as int32)."""
+    if ids.dtype == pl.Categorical:
+        _, code_E = _renumber(ids.to_physical().to_numpy())
+        by_code = pl.DataFrame({"text": ids.unique()}).sort(pl.col("text").to_physical())
+        texts = by_code["text"].cast(pl.String)
+        order = texts.arg_sort().to_numpy()
+        place = np.empty(len(order), np.int32)
+        place[order] = np.arange(len(order))
+        return texts.gather(order), place[code_E]
     distinct = ids.unique().sort()
-    places = pl.DataFrame({"id": distinct}).with_row_index("place")
+    places = pl.DataFrame({"id": distinct, "place": np.arange(len(distinct), dtype=np.int32)})
     joined = pl.DataFrame({"id": ids}).join(places, on="id", how="left", maintain_order="left")
     return distinct, joined["place"].to_numpy()
 
 
+def _renumber(number_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the numbers that occur, ascending; the place of each among them)."""
+    occurs = np.bincount(number_E).astype(bool)
+    return np.flatnonzero(occurs), (np.cumsum(occurs, dtype=np.int32) - 1)[number_E]
+
+
 def core(user_E: np.ndarray, item_E: np.ndarray, min_user: int, min_item: int) -> np.ndarray:
-    """Mask (E,) of the largest subset in which every user and item keeps its minimum."""
-    keep_E = np.ones(len(user_E), bool)
-    while True:
-        users = np.bincount(user_E[keep_E], minlength=1 + user_E.max(initial=0))
-        items = np.bincount(item_E[keep_E], minlength=1 + item_E.max(initial=0))
-        fewer_E = keep_E & (users[user_E] >= min_user) & (items[item_E] >= min_item)
-        if fewer_E.sum() == keep_E.sum():
-            return fewer_E
-        keep_E = fewer_E
+    """Places of the largest subset in which every user and item keeps its minimum, ascending."""
+    kept_E = np.arange(len(user_E))
+    while len(kept_E):
+        enough_U = np.bincount(user_E) >= min_user
+        enough_I = np.bincount(item_E) >= min_item
+        enough_E = enough_U[user_E] & enough_I[item_E]
+        if enough_E.all():
+            break
+        kept_E, user_E, item_E = kept_E[enough_E], user_E[enough_E], item_E[enough_E]
+    return kept_E

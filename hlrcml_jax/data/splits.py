@@ -7,7 +7,8 @@ from hlrcml_jax.errors import UserError
 
 TRAIN, VALID, TEST, HISTORY = range(4)
 
-KINDS = ("random", "user", "last", "time", "user_time", "users", "given")
+BY_TIME = ("last", "time", "user_time")
+KINDS = ("random", "user", *BY_TIME, "users", "given")
 
 
 def split(
@@ -33,7 +34,7 @@ def split(
     rng = np.random.default_rng(seed)
     user_E = positives.user_E
     n = len(user_E)
-    if kind in ("last", "time", "user_time") and positives.time_E is None:
+    if kind in BY_TIME and positives.time_E is None:
         raise UserError(
             f"data.split.kind={kind!r} needs a column of times; set data.columns.time, or choose "
             "'random' or 'user'."
