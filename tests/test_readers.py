@@ -195,7 +195,7 @@ def test_parquet_of_any_types(tmp_path):
 def test_only_what_is_asked_for_is_read_and_checked(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("user,item,rating,time\n1,2,3,never\n1,3,4,never\n")
-    roles = ("user", "item")
+    roles = ("user", "item", "value")
     table = readers.read_interactions(path, "auto", Layout(), 3.5, roles)
     assert table["item"].to_list() == [3]
     assert "time" not in table.columns

@@ -15,6 +15,7 @@ import polars as pl
 
 from hlrcml_jax.data import catalog, preprocess, readers, splits
 from hlrcml_jax.data.interactions import PARTS, Dataset, to_csr
+from hlrcml_jax.data.tables import ROLES, Layout
 from hlrcml_jax.errors import UserError
 
 # Part of every cache key: raise it when the same inputs would give another data set.
@@ -52,14 +53,14 @@ def cache_folder(configured: str) -> pathlib.Path:
     return pathlib.Path(configured or default).expanduser()
 
 
-def _layout(section: Mapping[str, Any], columns: tuple[str, str, str, str]) -> readers.Layout:
-    return readers.Layout(section["separator"], section["header"], columns)
+def _layout(section: Mapping[str, Any], columns: tuple[str, str, str, str]) -> Layout:
+    return Layout(section["separator"], section["header"], columns)
 
 
 def _inputs(data, cache_dir):
     """([(file, format, layout) of each part], (file, layout, encoding) of the titles or None)."""
     columns = data["columns"]
-    layout = _layout(data, tuple(columns[role] for role in readers.ROLES))
+    layout = _layout(data, tuple(columns[role] for role in ROLES))
     titles = None
     if data["titles"]["path"]:
         names = ("", data["titles"]["item"], data["titles"]["value"], "")
@@ -104,7 +105,7 @@ def _key(data, files, titles) -> str:
 
 def _read(data, files, titles) -> Dataset:
     by_time = data["split"]["kind"] in splits.BY_TIME
-    roles = ("user", "item", "time") if by_time else ("user", "item")
+    roles = ROLES if by_time else ("user", "item", "value")
     tables = [
         readers.read_interactions(path, format, layout, data["threshold"], roles)
         for path, format, layout in files

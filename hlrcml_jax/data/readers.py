@@ -51,7 +51,7 @@ def read_interactions(
       path: the file.
       format: one of FORMATS, or "auto" to go by the file's name.
       layout: used by the formats "delimited", "jsonl" and "parquet" alone.
-      threshold: rows with a smaller value are left out.
+      threshold: rows with a smaller value are left out; needs the role "value".
       roles: the columns to read, of those that the file has.
 
     Returns:
@@ -74,7 +74,7 @@ def read_interactions(
             table = _read_adjacency(plain, counted=format == "adjacency_counted")
         else:
             source = _open(plain, format, layout)
-            return source.collect({*roles, "value"} if threshold is not None else roles, threshold)
+            return source.collect(roles, threshold)
     return above(table, threshold)
 
 
