@@ -8,12 +8,14 @@ def get_config():
     # seed of initial weights and of all draws in training; at least 0
     config.seed = 2021
 
-    # public data set; '' for your own file: , ml-100k, ml-latest-small, ml-1m, ml-20m
+    # public data set; '' for your own file: , ml-100k, ml-latest-small, ml-1m, ml-10m, ml-20m,
+    # ml-25m, ml-32m
     config.data.name = ""
     # your file; with data.name, a folder that already has its files
     config.data.path = ""
-    # auto goes by the file name: auto, u.data, ratings.dat, ratings.csv, inter, delimited,
-    # adjacency, adjacency_counted, npz
+    # auto goes by the file name: auto, u.data, ratings.dat, ratings.csv, inter,
+    # train_triplets.txt, ratings_Books.csv, yelp_academic_dataset_review.json, delimited, jsonl,
+    # parquet, adjacency, adjacency_counted, npz
     config.data.format = "auto"
     # between fields; one or more characters
     config.data.separator = ","

@@ -125,11 +125,10 @@ def toy_source(tmp_path, monkeypatch):
 
     def publish(checksum=checksum, url=None):
         unreachable = catalog.Archive((tmp_path / "absent.zip").as_uri(), "md5:0")
-        sources = tuple(
-            (source, catalog._csv("toy"))
-            for source in (unreachable, catalog.Archive(url or archive.as_uri(), checksum))
-        )
-        monkeypatch.setitem(catalog.CATALOG, "toy", catalog.Entry(sources))
+        ((_, content),) = catalog._csv("toy", checksum).sources
+        sources = (unreachable, catalog.Archive(url or archive.as_uri(), checksum))
+        entry = catalog.Entry(tuple((source, content) for source in sources))
+        monkeypatch.setitem(catalog.CATALOG, "toy", entry)
 
     publish()
     return publish

@@ -12,7 +12,7 @@ import zipfile
 
 import rich.progress
 
-from hlrcml_jax.data.readers import Layout
+from hlrcml_jax.data.tables import Layout
 from hlrcml_jax.errors import UserError
 
 MOVIELENS = "https://files.grouplens.org/datasets/movielens"
@@ -71,14 +71,18 @@ class Files:
     content: Content
 
 
-def _csv(folder: str) -> Content:
-    return Content(
-        folder,
-        "ratings.csv",
-        "ratings.csv",
-        "movies.csv",
-        Layout(",", True, ("", "movieId", "title", "")),
-    )
+def _csv(name: str, checksum: str) -> Entry:
+    """A MovieLens set of comma-separated files."""
+    layout = Layout(",", True, ("", "movieId", "title", ""))
+    content = Content(name, "ratings.csv", "ratings.csv", "movies.csv", layout)
+    return Entry(((Archive(f"{MOVIELENS}/{name}.zip", checksum), content),))
+
+
+def _dat(name: str, folder: str, checksum: str) -> Entry:
+    """A MovieLens set of files with `::` between the fields."""
+    layout = Layout("::", False, ("", "0", "1", ""))
+    content = Content(folder, "ratings.dat", "ratings.dat", "movies.dat", layout, "latin1")
+    return Entry(((Archive(f"{MOVIELENS}/{name}.zip", checksum), content),))
 
 
 CATALOG = {
@@ -110,46 +114,20 @@ CATALOG = {
             ),
         )
     ),
-    "ml-latest-small": Entry(
-        (
-            (
-                Archive(
-                    f"{MOVIELENS}/ml-latest-small.zip",
-                    "sha256:696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
-                ),
-                _csv("ml-latest-small"),
-            ),
-        )
+    "ml-latest-small": _csv(
+        "ml-latest-small", "sha256:696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436"
     ),
-    "ml-1m": Entry(
-        (
-            (
-                Archive(
-                    f"{MOVIELENS}/ml-1m.zip",
-                    "sha256:a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
-                ),
-                Content(
-                    "ml-1m",
-                    "ratings.dat",
-                    "ratings.dat",
-                    "movies.dat",
-                    Layout("::", False, ("", "0", "1", "")),
-                    "latin1",
-                ),
-            ),
-        )
+    "ml-1m": _dat(
+        "ml-1m", "ml-1m", "sha256:a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"
     ),
-    "ml-20m": Entry(
-        (
-            (
-                Archive(
-                    f"{MOVIELENS}/ml-20m.zip",
-                    "sha256:96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3",
-                ),
-                _csv("ml-20m"),
-            ),
-        )
+    "ml-10m": _dat("ml-10m", "ml-10M100K", "md5:ce571fd55effeba0271552578f2648bd"),
+    "ml-20m": _csv(
+        "ml-20m", "sha256:96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3"
     ),
+    "ml-25m": _csv(
+        "ml-25m", "sha256:8b21cfb7eb1706b4ec0aac894368d90acf26ebdfb6aced3ebd4ad5bd1eb9c6aa"
+    ),
+    "ml-32m": _csv("ml-32m", "md5:d472be332d4daa821edc399621853b57"),
 }
 
 
@@ -190,7 +168,7 @@ def locate(name: str, path: pathlib.Path | None, cache_dir: pathlib.Path) -> Fil
                 archive = _fetch(source, downloads, pathlib.Path(scratch))
             except (OSError, subprocess.CalledProcessError) as error:
                 failures.append(f"{_address(source)}: {_reason(error)}")
-                _say(f"{failures[-1]}")
+                _say(failures[-1])
                 continue
             _verify(archive, source.checksum)
             _say(f"{name} from {_address(source)}, {source.checksum.split(':')[0]} verified")
@@ -218,7 +196,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         lines = error.stderr.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"pip exited with status {error.returncode}"
-    return str(error)
+    return str(getattr(error, "reason", error))
 
 
 def _fetch(source: Archive | Wheel, downloads: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
