@@ -24,6 +24,7 @@ from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Popularity, Solved
 from hlrcml_jax.run import Best, Run, best_checkpoint, open_run, write_config
 from hlrcml_jax.sampling import Positives, Sampler
+from hlrcml_jax.scoring import Scorer
 from hlrcml_jax.train import TrainState, improves, steps_per_epoch
 
 
@@ -50,7 +51,7 @@ def train_and_evaluate(
     best = best_checkpoint(run)
     summary = test(run, best)
     log = report.read_log(run.workdir / "metrics.jsonl")
-    if log:
+    if not isinstance(run.model, Solved):
         plot = run.workdir / "plots" / "learning_curve.png"
         report.plot_learning_curve(log, config.early_stopping.metric, best.epoch, plot)
     show_recommendations(run, best)
@@ -63,16 +64,16 @@ def fit(run: Run, checkpoints: Checkpoints) -> None:
     """Trains from the latest checkpoint until the last epoch, or until nothing improves."""
     config = run.config
     latest = checkpoints.latest()
+    if isinstance(run.model, Solved):
+        if latest is None:
+            _solve(run, checkpoints)
+        return
     if latest is None:
         state = pretrained.begin(run, run.initial_state())
     else:
         state = checkpoints.restore(latest, run.empty_state())
         write_config(run)  # what may change may have changed
         rich.print(f"Going on after epoch {latest}.")
-    if isinstance(run.model, Solved):
-        if latest is None:
-            checkpoints.save(0, state, 0.0)
-        return
     epoch = int(state.epoch)
     log = report.MetricsLog(run.workdir / "metrics.jsonl", epoch)
     with report.TrainingProgress(config.train.epochs, epoch, config.early_stopping.metric) as bar:
@@ -85,6 +86,26 @@ def fit(run: Run, checkpoints: Checkpoints) -> None:
                 checkpoints.save(epoch, parallel.first(loop.state), value)
             log.write(record)
             bar.update(record)
+
+
+def _solve(run: Run, checkpoints: Checkpoints) -> None:
+    """What `fit` does for a model that is solved at once: epoch 0 is all there is."""
+    watch = report.Stopwatch()
+    state = run.initial_state()
+    record = {"epoch": 0, "step": 0, "train_s": round(watch.lap(), 3)}
+    metric = run.config.early_stopping.metric
+    if metric != "loss" and run.dataset.valid.nnz:
+        record |= _validation(run, run.scorer("valid"), state.params, metric)
+    checkpoints.save(0, state, 0.0)
+    report.MetricsLog(run.workdir / "metrics.jsonl", 0).write(record)
+
+
+def _validation(run: Run, scorer: Scorer, params: dict[str, Any], metric: str) -> dict[str, float]:
+    """All metrics on validation at the cut-off of one of them."""
+    cutoff = int(metric.partition("@")[2])
+    ready = run.params_for(params, "valid")
+    found = evaluate(scorer, ready, run.dataset, "valid", run.protocol, (cutoff,))
+    return {name: found.mean(name) for name in found.values}
 
 
 def _finished(config, state: TrainState, epoch: int) -> bool:
@@ -142,6 +163,7 @@ class _Loop:
             "step": (epoch + 1) * self._steps,
             "loss": float(loss_T.sum()) / self._n,
             "examples_per_s": round(self._n / seconds, 1),
+            "train_s": round(seconds, 3),
         }
 
     def validate(self, record: dict[str, float]) -> float:
@@ -155,10 +177,8 @@ class _Loop:
             )
             value = -record["loss_valid"]
         else:
-            cutoff = int(self._metric.partition("@")[2])
-            params = run.params_for(parallel.first(self.state.params), "valid")
-            found = evaluate(self._scorer, params, run.dataset, "valid", run.protocol, (cutoff,))
-            record.update({name: found.mean(name) for name in found.values})
+            params = parallel.first(self.state.params)
+            record.update(_validation(run, self._scorer, params, self._metric))
             value = record[self._metric]
         record["validation_s"] = round(watch.lap(), 3)
         self.state = improves(self.state, value, int(record["epoch"]))
@@ -185,6 +205,7 @@ def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
         "metrics": found.summary(),
         "n_users": len(found.user_B),
         "epoch": best.epoch,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "protocol": {
             **dataclasses.asdict(found.protocol),
             "ranking": "whole catalogue, without the items of train and valid",
