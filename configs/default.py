@@ -48,6 +48,10 @@ def get_config():
     config.data.titles.item = ""
     # column of titles: name or 0-based place
     config.data.titles.value = "title"
+    # column of categories, if any: name or 0-based place
+    config.data.titles.categories = ""
+    # between categories
+    config.data.titles.category_separator = "|"
 
     # how parts are chosen (see data/splits.py): random, user, last, time, user_time, users, given
     config.data.split.kind = "user"
@@ -170,6 +174,9 @@ def get_config():
     config.scoring.memory_mb = 256
     # most users at a time; 0: what memory_mb allows
     config.scoring.batch_size = 0
+
+    # most test interactions whose relations are compared
+    config.analyse.interactions = 20000
 
     # items for each user; at least 1
     config.recommend.k = 10

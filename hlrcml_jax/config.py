@@ -99,6 +99,8 @@ SCHEMA: dict[str, Any] = {
             "header": Key(True, "whether its first line holds column names"),
             "item": Key("", "column of item ids: name or 0-based place"),
             "value": Key("title", "column of titles: name or 0-based place"),
+            "categories": Key("", "column of categories, if any: name or 0-based place"),
+            "category_separator": Key("|", "between categories", lambda value: value != ""),
         },
         "split": {
             "kind": _choice("user", "how parts are chosen (see data/splits.py)", splits.KINDS),
@@ -206,6 +208,14 @@ SCHEMA: dict[str, Any] = {
         ),
         "batch_size": Key(
             0, "most users at a time; 0: what memory_mb allows", _at_least(0), may_change=True
+        ),
+    },
+    "analyse": {
+        "interactions": Key(
+            20_000,
+            "most test interactions whose relations are compared",
+            _at_least(2),
+            may_change=True,
         ),
     },
     "recommend": {

@@ -119,7 +119,7 @@ def toy_source(tmp_path, monkeypatch):
         lines = [f"{u},{i},5,{u + i}" for u in range(6) for i in range(8) if (u + i) % 3]
         header = "userId,movieId,rating,timestamp"
         file.writestr("toy/ratings.csv", "\n".join([header, *lines]))
-        file.writestr("toy/movies.csv", 'movieId,title\n1,"One, the first"\n')
+        file.writestr("toy/movies.csv", 'movieId,title,genres\n1,"One, the first",New|Old\n')
         file.writestr("../../escaped.txt", "zip slip")
     checksum = "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
 
@@ -137,6 +137,10 @@ def toy_source(tmp_path, monkeypatch):
 def test_a_download_is_verified_extracted_and_reused(tmp_path, toy_source):
     dataset = prepare(options(tmp_path, name="toy"))
     assert dataset.titles[1] == "One, the first"
+    assert dataset.categories[1].to_list() == ["New", "Old"]
+    assert dataset.categories[0] is None
+    again = prepare(options(tmp_path, name="toy"))  # from the cache
+    assert again.categories.equals(dataset.categories)
     assert not list(tmp_path.rglob("escaped.txt"))
     toy_source(url="file:///nowhere/else.zip")  # what is on disk is used
     assert prepare(options(tmp_path, name="toy")).fingerprint() == dataset.fingerprint()

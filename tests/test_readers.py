@@ -95,11 +95,14 @@ def test_ids_stay_as_written_unless_all_are_plain_integers(tmp_path):
     assert table.rows() == [("007", "x"), ("7", "é")]
 
 
-def test_titles(tmp_path):
+def test_items(tmp_path):
     path = tmp_path / "u.item"
-    path.write_bytes("1|Am\u00e9lie (2001)|x\n2|Se7en|y\n".encode("latin1"))
+    path.write_bytes("1|Am\u00e9lie (2001)|x\n2|Se7en|y y\n".encode("latin1"))
     layout = Layout("|", False, ("", "0", "1", ""))
-    assert readers.read_titles(path, layout, "latin1") == {"1": "Amélie (2001)", "2": "Se7en"}
+    found = readers.read_items(readers.ItemFile(path, layout, "latin1", "2", " ")).sort("id")
+    assert found.rows() == [("1", "Amélie (2001)", ["x"]), ("2", "Se7en", ["y", "y"])]
+    with pytest.raises(UserError, match=r"u.item, line 1: no column 'genres'.*titles.categories"):
+        readers.read_items(readers.ItemFile(path, layout, "latin1", "genres"))
 
 
 @pytest.mark.parametrize(

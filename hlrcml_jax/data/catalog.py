@@ -12,6 +12,7 @@ import zipfile
 
 import rich.progress
 
+from hlrcml_jax.data.readers import ItemFile
 from hlrcml_jax.data.tables import Layout
 from hlrcml_jax.errors import UserError
 
@@ -42,17 +43,13 @@ class Content:
       folder: of the files in the archive.
       interactions: file name.
       format: of the interactions, one of `readers.FORMATS`.
-      titles: file name.
-      titles_layout: its `item` and `value` columns are ids and titles.
-      encoding: of the titles.
+      items: what the items are; its path is a file name.
     """
 
     folder: str
     interactions: str
     format: str
-    titles: str
-    titles_layout: Layout
-    encoding: str = "utf8"
+    items: ItemFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +64,27 @@ class Files:
     """A data set on disk."""
 
     interactions: pathlib.Path
-    titles: pathlib.Path
-    content: Content
+    format: str
+    items: ItemFile | None
+
+
+def _items(name: str, *options, **more) -> ItemFile:
+    return ItemFile(pathlib.Path(name), *options, **more)
 
 
 def _csv(name: str, checksum: str) -> Entry:
     """A MovieLens set of comma-separated files."""
     layout = Layout(",", True, ("", "movieId", "title", ""))
-    content = Content(name, "ratings.csv", "ratings.csv", "movies.csv", layout)
+    items = _items("movies.csv", layout, categories="genres")
+    content = Content(name, "ratings.csv", "ratings.csv", items)
     return Entry(((Archive(f"{MOVIELENS}/{name}.zip", checksum), content),))
 
 
 def _dat(name: str, folder: str, checksum: str) -> Entry:
     """A MovieLens set of files with `::` between the fields."""
     layout = Layout("::", False, ("", "0", "1", ""))
-    content = Content(folder, "ratings.dat", "ratings.dat", "movies.dat", layout, "latin1")
+    items = _items("movies.dat", layout, "latin1", "2")
+    content = Content(folder, "ratings.dat", "ratings.dat", items)
     return Entry(((Archive(f"{MOVIELENS}/{name}.zip", checksum), content),))
 
 
@@ -94,9 +97,7 @@ CATALOG = {
                     "ml-100k",
                     "u.data",
                     "u.data",
-                    "u.item",
-                    Layout("|", False, ("", "0", "1", "")),
-                    "latin1",
+                    _items("u.item", Layout("|", False, ("", "0", "1", "")), "latin1"),
                 ),
             ),
             (
@@ -108,8 +109,12 @@ CATALOG = {
                     "recbole/dataset_example/ml-100k",
                     "ml-100k.inter",
                     "inter",
-                    "ml-100k.item",
-                    Layout("\t", True, ("", "item_id", "movie_title", "")),
+                    _items(
+                        "ml-100k.item",
+                        Layout("\t", True, ("", "item_id", "movie_title", "")),
+                        categories="class",
+                        category_separator=" ",
+                    ),
                 ),
             ),
         )
@@ -183,7 +188,9 @@ def _in_folder(folder: pathlib.Path, sources) -> Files:
     for _, content in sources:
         for base in (folder, folder / content.folder):
             if (base / content.interactions).is_file():
-                return Files(base / content.interactions, base / content.titles, content)
+                items = dataclasses.replace(content.items, path=base / content.items.path)
+                items = items if items.path.is_file() else None
+                return Files(base / content.interactions, content.format, items)
     names = " or ".join(dict.fromkeys(content.interactions for _, content in sources))
     raise UserError(f"{folder}: there is no {names} in this folder.")
 
@@ -235,7 +242,7 @@ def _extract(archive: pathlib.Path, content: Content, target: pathlib.Path) -> F
     scratch = pathlib.Path(tempfile.mkdtemp(dir=target.parent))
     try:
         with zipfile.ZipFile(archive) as members:
-            for name in (content.interactions, content.titles):
+            for name in (content.interactions, content.items.path.name):
                 with (
                     members.open(f"{content.folder}/{name}") as member,
                     (scratch / name).open("wb") as file,

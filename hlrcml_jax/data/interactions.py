@@ -23,6 +23,7 @@ class Dataset:
       user_ids: the original ids, by row.
       item_ids: the original ids, by column.
       titles: the items' titles by column, or None.
+      categories: the items' categories by column, each a list of text, or None.
     """
 
     train: scipy.sparse.csr_array
@@ -32,6 +33,7 @@ class Dataset:
     user_ids: pl.Series
     item_ids: pl.Series
     titles: pl.Series | None = None
+    categories: pl.Series | None = None
 
     @property
     def n_users(self) -> int:
@@ -60,8 +62,9 @@ class Dataset:
             scipy.sparse.save_npz(folder / f"{part}.npz", getattr(self, part))
         self.user_ids.alias("id").to_frame().write_parquet(folder / "users.parquet")
         items = self.item_ids.alias("id").to_frame()
-        if self.titles is not None:
-            items = items.with_columns(self.titles.alias("title"))
+        for name in ("titles", "categories"):
+            if getattr(self, name) is not None:
+                items = items.with_columns(getattr(self, name).alias(name))
         items.write_parquet(folder / "items.parquet")
 
     @classmethod
@@ -69,9 +72,9 @@ class Dataset:
         """Reads what `save` wrote."""
         parts = {part: scipy.sparse.load_npz(folder / f"{part}.npz") for part in PARTS}
         items = pl.read_parquet(folder / "items.parquet")
-        titles = items["title"] if "title" in items.columns else None
+        named = {name: items[name] for name in ("titles", "categories") if name in items.columns}
         users = pl.read_parquet(folder / "users.parquet")
-        return cls(**parts, user_ids=users["id"], item_ids=items["id"], titles=titles)
+        return cls(**parts, user_ids=users["id"], item_ids=items["id"], **named)
 
 
 def to_csr(user_E: np.ndarray, item_E: np.ndarray, shape: tuple[int, int]):

@@ -1,5 +1,6 @@
 """From the data section of a config to a `Dataset`, through a cache keyed by content."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -19,7 +20,7 @@ from hlrcml_jax.data.tables import ROLES, Layout
 from hlrcml_jax.errors import UserError
 
 # Part of every cache key: raise it when the same inputs would give another data set.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 def prepare(data: Mapping[str, Any]) -> Dataset:
@@ -32,16 +33,16 @@ def prepare(data: Mapping[str, Any]) -> Dataset:
       UserError: naming the file and line, or the key, of what is wrong.
     """
     cache_dir = cache_folder(data["cache_dir"])
-    files, titles = _inputs(data, cache_dir)
+    files, items = _inputs(data, cache_dir)
     if data["split"]["kind"] == "given" and (data["min_per_user"] or data["min_per_item"]):
         raise UserError(
             "data.min_per_user and data.min_per_item cannot change a given split; leave them 0."
         )
-    key = _key(data, files, titles)
+    key = _key(data, files, items)
     folder = cache_dir / "datasets" / key
     if folder.is_dir():
         return Dataset.load(folder)
-    dataset = _read(data, files, titles)
+    dataset = _read(data, files, items)
     _check(dataset)
     _store(dataset, folder)
     return dataset
@@ -58,35 +59,35 @@ def _layout(section: Mapping[str, Any], columns: tuple[str, str, str, str]) -> L
 
 
 def _inputs(data, cache_dir):
-    """([(file, format, layout) of each part], (file, layout, encoding) of the titles or None)."""
+    """([(file, format, layout) of each part], the file of items or None)."""
     columns = data["columns"]
     layout = _layout(data, tuple(columns[role] for role in ROLES))
-    titles = None
-    if data["titles"]["path"]:
-        names = ("", data["titles"]["item"], data["titles"]["value"], "")
-        path = pathlib.Path(data["titles"]["path"]).expanduser()
-        titles = (path, _layout(data["titles"], names), "utf8")
+    items, options = None, data["titles"]
+    if options["path"]:
+        items = readers.ItemFile(
+            pathlib.Path(options["path"]).expanduser(),
+            _layout(options, ("", options["item"], options["value"], "")),
+            categories=options["categories"],
+            category_separator=options["category_separator"],
+        )
     if data["split"]["kind"] == "given":
         paths = [data["split"][f"{part}_path"] for part in ("train", "valid", "test")]
         for part, path in zip(PARTS, paths, strict=False):
             if not path:
                 raise UserError(f"data.split.kind='given' needs data.split.{part}_path.")
-        return [(pathlib.Path(path).expanduser(), data["format"], layout) for path in paths], titles
+        return [(pathlib.Path(path).expanduser(), data["format"], layout) for path in paths], items
     path = pathlib.Path(data["path"]).expanduser() if data["path"] else None
     if data["name"]:
         found = catalog.locate(data["name"], path, cache_dir)
-        content = found.content
-        if titles is None and found.titles.is_file():
-            titles = (found.titles, content.titles_layout, content.encoding)
-        return [(found.interactions, content.format, layout)], titles
+        return [(found.interactions, found.format, layout)], items or found.items
     if path is None:
         raise UserError("set data.name to a public data set, or data.path to a file of your own.")
-    return [(path, data["format"], layout)], titles
+    return [(path, data["format"], layout)], items
 
 
-def _key(data, files, titles) -> str:
+def _key(data, files, items) -> str:
     """Hash of the files' contents and of every option that shapes the data set."""
-    paths = [path for path, *_ in files] + ([titles[0]] if titles else [])
+    paths = [path for path, *_ in files] + ([items.path] if items else [])
     digest = hashlib.sha256()
     for path in paths:
         try:
@@ -96,14 +97,16 @@ def _key(data, files, titles) -> str:
             raise UserError(f"{path}: {error.strerror or error}.") from None
     options = {key: value for key, value in data.items() if key not in ("path", "cache_dir")}
     options["split"] = {k: v for k, v in data["split"].items() if not k.endswith("_path")}
-    layouts = [repr(rest) for _, *rest in files] + [repr(titles[1:]) if titles else ""]
+    layouts = [repr(rest) for _, *rest in files]
+    if items:
+        layouts.append(repr(dataclasses.replace(items, path=None)))
     names = [path.name for path, *_ in files]
     text = json.dumps([CACHE_VERSION, options, layouts, names], sort_keys=True)
     digest.update(text.encode())
     return digest.hexdigest()[:32]
 
 
-def _read(data, files, titles) -> Dataset:
+def _read(data, files, items) -> Dataset:
     by_time = data["split"]["kind"] in splits.BY_TIME
     roles = ROLES if by_time else ("user", "item", "value")
     tables = [
@@ -112,17 +115,14 @@ def _read(data, files, titles) -> Dataset:
     ]
     given = data["split"]["kind"] == "given"
     dataset = _given(tables, files) if given else _split(tables[0], data)
-    if titles is None:
+    if items is None:
         return dataset
-    path, layout, encoding = titles
-    by_id = readers.read_titles(path, layout, encoding)
-    ids = dataset.item_ids.cast(pl.String)
-    dataset_titles = pl.Series("title", [by_id.get(id, id) for id in ids], pl.String)
-    return Dataset(
-        **{part: getattr(dataset, part) for part in PARTS},
-        user_ids=dataset.user_ids,
-        item_ids=dataset.item_ids,
-        titles=dataset_titles,
+    wanted = dataset.item_ids.cast(pl.String).alias("id").to_frame()
+    found = wanted.join(readers.read_items(items), on="id", how="left", maintain_order="left")
+    return dataclasses.replace(
+        dataset,
+        titles=found["title"].fill_null(found["id"]),
+        categories=found["categories"] if items.categories else None,
     )
 
 

@@ -2,6 +2,7 @@
 and time. Files are read as a stream, so that only the columns and rows that count are in memory."""
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -87,19 +88,48 @@ def _named(path: pathlib.Path, plain: pathlib.Path):
         raise UserError(str(error).replace(str(plain), str(path))) from None
 
 
-def read_titles(path: pathlib.Path, layout: Layout, encoding: str = "utf8") -> dict[str, str]:
-    """Titles by item id as text, from the `item` and `value` columns of a layout."""
+@dataclasses.dataclass(frozen=True)
+class ItemFile:
+    """A delimited file that says what the items are.
+
+    Attributes:
+      path: of the file.
+      layout: its `item` and `value` columns are ids and titles.
+      encoding: of the text.
+      categories: column of an item's categories, by name or place; "" if there is none.
+      category_separator: between them.
+    """
+
+    path: pathlib.Path
+    layout: Layout
+    encoding: str = "utf8"
+    categories: str = ""
+    category_separator: str = "|"
+
+
+def read_items(file: ItemFile) -> pl.DataFrame:
+    """Columns `id` and `title` as text and, if the file has them, `categories` as lists of text."""
+    path = file.path
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
-    if encoding == "utf8":
-        lines = _scan_delimited(path, layout)
-    else:
-        lines = _scan_delimited(path.read_bytes().decode(encoding).encode(), layout, path)
-    source = TextTable(path, "delimited", layout, lines)
-    item, title = (source.column(role, "titles") for role in ("item", "value"))
-    rows = lines.select(pl.col(item).alias("item"), pl.col(title).alias("title")).drop_nulls()
+    # The reader knows one encoding; files of items are small enough to be written anew.
+    content = path if file.encoding == "utf8" else path.read_bytes().decode(file.encoding).encode()
+    source = TextTable(path, "delimited", file.layout, _scan_delimited(content, file.layout, path))
+    columns = {"id": source.column("item", "titles"), "title": source.column("value", "titles")}
+    if file.categories:
+        columns["categories"] = source.named(file.categories)
+        if columns["categories"] is None:
+            raise UserError(
+                f"{path}, line 1: no column {file.categories!r}; set data.titles.categories."
+            )
+    rows = source.lines.select(pl.col(column).alias(name) for name, column in columns.items())
+    if file.categories:
+        # What MovieLens writes for none.
+        none = pl.col("categories") == "(no genres listed)"
+        text = pl.when(none).then(None).otherwise(pl.col("categories"))
+        rows = rows.with_columns(text.str.split(file.category_separator).alias("categories"))
     with source.readable():
-        return dict(rows.collect().iter_rows())
+        return rows.drop_nulls(["id", "title"]).unique("id", keep="last").collect()
 
 
 def _open(path: pathlib.Path, format: str, layout: Layout) -> TextTable:

@@ -70,15 +70,24 @@ class TextTable:
         except pl.exceptions.PolarsError as error:
             raise mistakes.why_unreadable(self.path, self.format, self.layout, error) from None
 
+    def names(self) -> list[str]:
+        """The columns' names."""
+        with self.readable():
+            return self.lines.collect_schema().names()
+
+    def named(self, wanted: str) -> str | None:
+        """The column with a name, or at a 0-based place written as text, if there is one."""
+        names = self.names()
+        if wanted in names:
+            return wanted
+        return names[int(wanted)] if wanted.isdigit() and int(wanted) < len(names) else None
+
     def column(self, role: str, section: str = "columns") -> str | None:
         """The name of a role's column; None for one that the file need not have and has not."""
         wanted = self.layout.columns[ROLES.index(role)]
-        with self.readable():
-            names = self.lines.collect_schema().names()
-        if wanted in names:
-            return wanted
-        if wanted.isdigit() and int(wanted) < len(names):
-            return names[int(wanted)]
+        if name := self.named(wanted):
+            return name
+        names = self.names()
         if not wanted:
             for name in names:
                 if name.lower().replace("_", "") in USUAL_NAMES[role]:

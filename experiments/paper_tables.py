@@ -1,0 +1,190 @@
+"""The paper's tables: models compared on one data set over several seeds.
+
+python experiments/paper_tables.py --configs=configs/compare.py:ml-100k --folder=runs/ml-100k
+python experiments/paper_tables.py --configs=configs/paper.py:yelp --set=data.path=review.json \\
+  --models=cml,lrml,transcf,adacml,als,hlr,hlr++ --folder=runs/yelp
+
+Every model is trained and tested with every seed in a workdir of its own; what is finished is not
+done again, and what was stopped goes on. Then `table.md`, `table.tex` and `table.csv` are written:
+mean ± standard deviation over cohorts and seeds, the median popularity rank of what is recommended,
+seconds of training, parameters, and for each of --ours the p-value of a paired test per user
+against the best of the others, which is chosen on validation, after Holm's correction.
+"""
+
+import ast
+import importlib.util
+import json
+import pathlib
+import sys
+
+import numpy as np
+import polars as pl
+import scipy.stats
+from absl import app, flags
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax import experiment, report
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.models import MODELS
+
+_CONFIGS = flags.DEFINE_string("configs", None, "FILE:DATA; MODEL is appended.", required=True)
+_FOLDER = flags.DEFINE_string("folder", None, "Where runs and tables go.", required=True)
+_MODELS = flags.DEFINE_list("models", list(MODELS), "Which models.")
+_OURS = flags.DEFINE_list("ours", ["hlr", "hlr++"], "Those that are tested against the others.")
+_SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of the runs.")
+_METRICS = flags.DEFINE_list("metrics", ["ndcg", "map", "mrr", "recall"], "Columns; first counts.")
+_K = flags.DEFINE_integer("k", 10, "Cut-off of all columns.")
+_SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of a config, for all runs.")
+
+
+def load_config(choice: str, model: str, changes: dict[str, object]):
+    """The config of a model from FILE:DATA, with some keys changed."""
+    path, _, data = choice.partition(":")
+    spec = importlib.util.spec_from_file_location("configs", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    values = config_lib.flatten(module.get_config(",".join(filter(None, [data, model]))))
+    return config_lib.from_flat(values | changes)
+
+
+def parse(text: str) -> tuple[str, object]:
+    """KEY=VALUE, the value as Python has it where it can be read so."""
+    name, _, value = text.partition("=")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def run_all(choice: str, models, seeds, folder: pathlib.Path, changes) -> None:
+    """Trains and tests what is not finished yet."""
+    for seed in seeds:
+        for model in models:
+            workdir = folder / f"{model}-{seed}"
+            if not (workdir / "test_users.parquet").exists():
+                config = load_config(choice, model, changes | {"seed": seed})
+                experiment.train_and_evaluate(config, workdir)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm's adjustment: the k-th smallest of n times n - k + 1, never falling."""
+    order = np.argsort(p_values)
+    scaled = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted.tolist()
+
+
+class Results:
+    """What the runs of one model left.
+
+    Args:
+      workdirs: one a seed.
+      metrics: names with cut-off; the first is the one that counts.
+    """
+
+    def __init__(self, workdirs: list[pathlib.Path], metrics: list[str]):
+        summaries = [json.loads((path / "test_metrics.json").read_text()) for path in workdirs]
+        logs = [report.read_log(path / "metrics.jsonl") for path in workdirs]
+        users = [pl.read_parquet(path / "test_users.parquet") for path in workdirs]
+        n_cohorts = summaries[0]["protocol"]["n_cohorts"]
+        # Users are in the order of their cohorts.
+        self.cohorts = {
+            name: [
+                np.nanmean(part)
+                for table in users
+                for part in np.array_split(table[name].to_numpy(), n_cohorts)
+                if len(part)
+            ]
+            for name in metrics
+        }
+        self.mean = {
+            name: np.mean([found["metrics"][name]["mean"] for found in summaries])
+            for name in (*metrics, f"median_rank@{metrics[0].split('@')[1]}")
+        }
+        # One value a user, of all seeds, in one order.
+        tables = [table.sort("user_id") for table in users]
+        self.by_user = np.mean([table[metrics[0]].to_numpy() for table in tables], axis=0)
+        self.seconds = np.mean([sum(line["train_s"] for line in log) for log in logs])
+        self.parameters = summaries[0]["parameters"]
+        best = [max(line.get(metrics[0], -np.inf) for line in log) for log in logs]
+        self.validation = float(np.mean(best))
+
+
+def tabulate(results: dict[str, Results], metrics: list[str], ours: list[str]) -> pl.DataFrame:
+    """One row a model; metrics in percent."""
+    others = [model for model in results if model not in ours]
+    rival = max(others, key=lambda model: results[model].validation) if others else None
+    compared = [model for model in results if model in ours] if rival else []
+    p_values = holm(
+        [
+            scipy.stats.ttest_rel(results[model].by_user, results[rival].by_user).pvalue
+            for model in compared
+        ]
+    )
+    by_model = dict(zip(compared, p_values, strict=True))
+    rows = []
+    for model, found in results.items():
+        row = {"model": model}
+        for name in metrics:
+            row[name] = 100 * found.mean[name]
+            row[f"{name} sd"] = 100 * np.std(found.cohorts[name], ddof=1)
+        rank = f"median_rank@{metrics[0].split('@')[1]}"
+        row |= {"MMR": found.mean[rank], "train s": found.seconds, "parameters": found.parameters}
+        row["valid " + metrics[0]] = 100 * found.validation
+        rows.append(row | {f"p against {rival}": by_model.get(model)})
+    return pl.DataFrame(rows)
+
+
+def cells(table: pl.DataFrame, metrics: list[str], plus_minus: str) -> list[list[str]]:
+    """The table as text, with its head."""
+    p_column = table.columns[-1]
+    head = ["model", *metrics, "MMR", "training", "parameters", *([p_column] if "None" not in
+            p_column else [])]  # fmt: skip
+    rows = [head]
+    for row in table.iter_rows(named=True):
+        line = [row["model"]]
+        line += [f"{row[name]:.2f} {plus_minus} {row[f'{name} sd']:.2f}" for name in metrics]
+        line += [f"{row['MMR']:.0f}", f"{row['train s']:.1f} s", f"{row['parameters']:,}"]
+        if len(head) > len(line):
+            p_value = row[p_column]
+            line.append("" if p_value is None else f"{p_value:.2g}")
+        rows.append(line)
+    return rows
+
+
+def markdown(table: pl.DataFrame, metrics: list[str]) -> str:
+    head, *rows = cells(table, metrics, "±")
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def latex(table: pl.DataFrame, metrics: list[str]) -> str:
+    head, *rows = cells(table, metrics, r"$\pm$")
+    lines = [" & ".join(line).replace("%", r"\%") + r" \\" for line in (head, *rows)]
+    body = "\n".join([lines[0], r"\midrule", *lines[1:]])
+    columns = "l" + "r" * (len(head) - 1)
+    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+
+
+def main(_) -> None:
+    folder, seeds = pathlib.Path(_FOLDER.value), [int(seed) for seed in _SEEDS.value]
+    metrics = [f"{name}@{_K.value}" for name in _METRICS.value]
+    run_all(_CONFIGS.value, _MODELS.value, seeds, folder, dict(map(parse, _SET.value)))
+    results = {
+        model: Results([folder / f"{model}-{seed}" for seed in seeds], metrics)
+        for model in _MODELS.value
+    }
+    table = tabulate(results, metrics, _OURS.value)
+    table.write_csv(folder / "table.csv")
+    (folder / "table.tex").write_text(latex(table, metrics))
+    (folder / "table.md").write_text(markdown(table, metrics))
+    print(markdown(table, metrics))
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main)
+    except UserError as error:
+        print(f"hlrcml_jax: {error}", file=sys.stderr)
+        sys.exit(2)
