@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import rich
 
+from hlrcml_jax import analyse as analysis
 from hlrcml_jax import parallel, pretrained, recommend, report
 from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.errors import UserError
@@ -264,6 +265,30 @@ def write_recommendations(run: Run, best: Best) -> pathlib.Path:
     recommend.write(table, path, options.format)
     rich.print(f"{len(table):,} recommendations for {len(user_C):,} users in [bold]{path}[/bold].")
     return path
+
+
+def analyse(run: Run, best: Best) -> dict[str, dict[str, float]]:
+    """Compares the relations of test interactions with the categories of their items.
+
+    Writes `relations.json`, the relations themselves to `relations.npz`, and a plot.
+    """
+    seed = run.config.data.split.seed
+    scorer, params = run.scorer("test"), parallel.first(run.params_for(best.params, "test"))
+    most = run.config.analyse.interactions
+    found = analysis.relations(run.model, params, scorer, run.dataset, most, seed)
+    matching = analysis.matching(found, seed)
+    report.write_whole(run.workdir / "relations.json", json.dumps(matching, indent=2) + "\n")
+    np.savez(
+        run.workdir / "relations.npz",
+        user_ids=run.dataset.user_ids.cast(pl.String).to_numpy()[found.user_N].astype(str),
+        item_ids=run.dataset.item_ids.cast(pl.String).to_numpy()[found.item_N].astype(str),
+        vectors=found.vector_NxD,
+    )
+    plot = run.workdir / "plots" / "relations.png"
+    report.plot_relations(*analysis.in_two_dimensions(found.vector_NxD), found.shared_N, plot)
+    report.print_matching(f"Relations of {run.config.model.name}", matching)
+    rich.print(f"The plot is [bold]{plot}[/bold].")
+    return matching
 
 
 def _describe(run: Run) -> None:

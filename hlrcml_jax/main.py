@@ -17,7 +17,7 @@ from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.run import best_checkpoint, open_run
 
-MODES = ("train", "evaluate", "recommend", "prepare")
+MODES = ("train", "evaluate", "recommend", "analyse", "prepare")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; may be left out for a workdir that has its own."
@@ -43,7 +43,11 @@ def main(argv: list[str]) -> None:
     else:
         run = open_run(config, workdir)
         best = best_checkpoint(run)
-        finish = {"evaluate": experiment.test, "recommend": experiment.write_recommendations}
+        finish = {
+            "evaluate": experiment.test,
+            "recommend": experiment.write_recommendations,
+            "analyse": experiment.analyse,
+        }
         finish[_MODE.value](run, best)
 
 

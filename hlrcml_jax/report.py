@@ -1,11 +1,13 @@
 """What a run shows and writes down: progress, tables, learning curves, `metrics.jsonl`."""
 
+import collections
 import json
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import numpy as np
 import rich
 import rich.box
 from matplotlib.figure import Figure
@@ -111,6 +113,54 @@ def print_recommendations(title: str, rows: Sequence[Sequence[str]], names: Sequ
     for row in rows:
         table.add_row(*row)
     rich.print(table)
+
+
+def print_matching(title: str, matching: Mapping[str, Mapping[str, float]]) -> None:
+    """A table of matching probabilities, those of rare categories left out."""
+    table = Table(title=f"{title}: does the nearest share a category?", box=rich.box.SIMPLE_HEAD)
+    table.title_justify = "left"
+    for name in ("category", "interactions", "nearest", "random"):
+        table.add_column(name, justify="left" if name == "category" else "right")
+    for kind, row in list(matching.items())[:12]:
+        shares = (f"{100 * row[name]:.1f} %" for name in ("nearest", "random"))
+        table.add_row(kind, f"{row['interactions']:,}", *shares)
+    rich.print(table)
+
+
+def plot_relations(
+    point_Nx2: np.ndarray,
+    variance_2: np.ndarray,
+    shared_N: Sequence[frozenset[str]],
+    path: pathlib.Path,
+) -> None:
+    """Relations in two dimensions as a PNG, coloured by the rarest category that they have.
+
+    Args:
+      point_Nx2: principal components.
+      variance_2: their shares of the variance.
+      shared_N: the categories of each.
+      path: of the file.
+    """
+    count = collections.Counter(kind for shared in shared_N for kind in shared)
+    kinds = [kind for kind, _ in count.most_common(9)]
+    label_N = np.array(
+        [min(shared & set(kinds), key=count.__getitem__, default="other") for shared in shared_N]
+    )
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.add_subplot(
+        xlabel=f"first component ({100 * variance_2[0]:.0f} % of the variance)",
+        ylabel=f"second component ({100 * variance_2[1]:.0f} %)",
+    )
+    colours = matplotlib.colormaps["tab10"]
+    for place, kind in enumerate([*kinds, "other"]):
+        point_Px2 = point_Nx2[label_N == kind]
+        if len(point_Px2):
+            colour = "lightgrey" if kind == "other" else colours(place)
+            axes.scatter(*point_Px2.T, s=6, alpha=0.5, color=colour, label=kind, linewidths=0)
+    axes.legend(markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=120)
 
 
 def plot_learning_curve(

@@ -191,7 +191,7 @@ class Scorer:
     def _rank_chunk(self, params, user_C, k, blocks, chunk) -> Ranking:
         # The last chunk is filled up with its first user, so that every chunk has one shape.
         padded_C = np.concatenate([user_C, np.full(chunk - len(user_C), user_C[0])])
-        prefs_CxS, mask_CxS = self._preferences(padded_C)
+        prefs_CxS, mask_CxS = self.preferences(padded_C)
         context_X, place_CxS = _context(prefs_CxS, mask_CxS, self.known.shape[1])
         known_CxI = self.known[padded_C].toarray()
 
@@ -208,8 +208,8 @@ class Scorer:
         n = len(user_C)
         return Ranking(user_C, item_CxK, score_CxK, prefs_CxS[:n], mask_CxS[:n])
 
-    def _preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Preferences as item numbers, (C, S), and their mask."""
+    def preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Preferences as item numbers, (C, S), and their mask; a user's are always the same."""
         if self.max_prefs == 0:
             return np.zeros((len(user_C), 0), np.int32), np.zeros((len(user_C), 0), bool)
         users = jax.device_put(user_C.astype(np.int32))

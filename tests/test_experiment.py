@@ -121,6 +121,22 @@ def test_the_size_of_scoring_batches_changes_nothing(base, tmp_path):
         np.testing.assert_allclose(again[name]["mean"], value["mean"], rtol=1e-5, err_msg=name)
 
 
+def test_analysis_leaves_relations_and_a_plot(base, tmp_path):
+    lines = "".join(f"{item},T{item},{'abc'[item % 3]}|d\n" for item in range(40))
+    (tmp_path / "items.csv").write_text(f"item,title,kinds\n{lines}")
+    changes = {"data.titles.path": str(tmp_path / "items.csv"), "data.titles.categories": "kinds"}
+    config = make_config(base, **changes)
+    experiment.train_and_evaluate(config, tmp_path / "run")
+    run = open_run(config, tmp_path / "run")
+    found = experiment.analyse(run, best_checkpoint(run))
+    assert found["d"]["nearest"] <= 1
+    assert set(found) == {"all", "a", "b", "c", "d"}
+    with np.load(run.workdir / "relations.npz", allow_pickle=False) as relations:
+        assert relations["vectors"].shape == (found["all"]["interactions"], 8)
+        assert len(relations["user_ids"]) == len(relations["item_ids"]) == len(relations["vectors"])
+    assert (run.workdir / "plots" / "relations.png").stat().st_size > 1000
+
+
 # Pretrained tables.
 
 

@@ -1,0 +1,107 @@
+"""The program of tables: its statistics by hand, and a comparison that is stopped and goes on."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from hlrcml_jax.data import synthetic
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROGRAM = ROOT / "experiments" / "paper_tables.py"
+
+
+@pytest.fixture(scope="module")
+def tables():
+    spec = importlib.util.spec_from_file_location("paper_tables", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_holm_by_hand(tables):
+    # 3 x 0.01, then 2 x 0.02 and 1 x 0.03, neither below the one before.
+    np.testing.assert_allclose(tables.holm([0.03, 0.01, 0.02]), [0.04, 0.03, 0.04])
+    np.testing.assert_allclose(tables.holm([0.6, 0.9]), [1.0, 1.0])
+
+
+def test_values_are_read_as_python_has_them(tables):
+    assert tables.parse("train.epochs=3") == ("train.epochs", 3)
+    assert tables.parse("data.path=a/b=c.csv") == ("data.path", "a/b=c.csv")
+    assert tables.parse("evaluation.cutoffs=(1, 5)") == ("evaluation.cutoffs", (1, 5))
+
+
+def fake_run(folder, seed, values, validation):
+    workdir = folder / f"run-{seed}"
+    workdir.mkdir(parents=True)
+    order = np.random.default_rng(seed).permutation(len(values))
+    users = pl.DataFrame({"user_id": order, "ndcg@10": np.array(values)[order]})
+    users.write_parquet(workdir / "test_users.parquet")
+    summary = {"ndcg@10": {"mean": np.mean(values)}, "median_rank@10": {"mean": 7.0}}
+    text = {"metrics": summary, "protocol": {"n_cohorts": 2}, "parameters": 1234}
+    (workdir / "test_metrics.json").write_text(json.dumps(text))
+    line = {"epoch": 1, "train_s": 1.5, "ndcg@10": validation}
+    (workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    return workdir
+
+
+def test_a_table_from_what_runs_leave(tables, tmp_path):
+    """Users are paired by id, the rival is the best baseline of validation and not of test."""
+    rng = np.random.default_rng(0)
+    base = rng.random(40)
+    runs = {
+        "hlr": [base + 0.1 + 0.01 * rng.random(40) for _ in range(2)],
+        "cml": [base, base],
+        "bpr": [base + 0.2, base + 0.2],
+    }
+    valid = {"hlr": 0.5, "cml": 0.4, "bpr": 0.3}
+    results = {
+        model: tables.Results(
+            [fake_run(tmp_path / model, seed, v, valid[model]) for seed, v in enumerate(values)],
+            ["ndcg@10"],
+        )
+        for model, values in runs.items()
+    }
+    table = tables.tabulate(results, ["ndcg@10"], ["hlr", "hlr++"])
+    assert table.columns[-1] == "p against cml"
+    row = dict(zip(table.columns, table.row(0), strict=True))
+    assert row["p against cml"] < 1e-10
+    assert table["p against cml"][1] is None
+    np.testing.assert_allclose(row["ndcg@10"], 100 * np.mean(runs["hlr"]))
+    assert (row["train s"], row["parameters"], row["MMR"]) == (1.5, 1234, 7.0)
+    assert "| hlr |" in tables.markdown(table, ["ndcg@10"])
+    assert r"$\pm$" in tables.latex(table, ["ndcg@10"])
+
+
+def test_a_comparison_goes_on_where_it_stopped(tmp_path):
+    synthetic.generate(60, 40, 2400, seed=1).write_csv(tmp_path / "own.csv")
+    small = {
+        "data.name": "''", "data.path": tmp_path / "own.csv", "data.cache_dir": tmp_path / "cache",
+        "data.threshold": None, "data.split.kind": "user", "model.dim": 8, "train.epochs": 2,
+        "train.batch_size": 100,
+    }  # fmt: skip
+    command = [sys.executable, PROGRAM, f"--configs={ROOT}/configs/compare.py:ml-100k"]
+    command += [f"--folder={tmp_path / 'runs'}", "--seeds=1,2"]
+    command += [f"--set={name}={value}" for name, value in small.items()]
+
+    def run(models):
+        done = subprocess.run(
+            [*command, f"--models={models}"], capture_output=True, text=True, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("cml")
+    left = tmp_path / "runs" / "cml-2" / "test_users.parquet"
+    before = left.stat().st_mtime_ns
+    out = run("popularity,cml,hlr")
+    assert left.stat().st_mtime_ns == before
+    table = pl.read_csv(tmp_path / "runs" / "table.csv")
+    assert table["model"].to_list() == ["popularity", "cml", "hlr"]
+    assert (tmp_path / "runs" / "table.tex").read_text().count(r"\\") == 4
+    assert (tmp_path / "runs" / "table.md").read_text() in out
