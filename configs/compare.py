@@ -10,6 +10,9 @@ from hlrcml_jax.config import default_config
 from hlrcml_jax.errors import UserError
 
 SPLITS = {"ml-100k": "user", "ml-latest-small": "user_time"}
+# Learning rate and weight decay of vectors.
+BPR = {"ml-100k": (2e-3, 0.02), "ml-latest-small": (5e-3, 0.0025)}
+EASE_L2 = {"ml-100k": 500.0, "ml-latest-small": 200.0}
 
 
 def get_config(choice: str = "ml-100k,hlr"):
@@ -23,11 +26,16 @@ def get_config(choice: str = "ml-100k,hlr"):
     config.data.threshold = 4.0
     config.data.min_per_user = 5
     config.model.name = model or "hlr"
-    config.model.memory_radius = 0.5
+    config.model.memory_radius = 0.15 if model == "lrml" else 0.5
     config.loss.margin = 1.0
     config.negatives.candidates = 10
     config.negatives.select = "hardest"
     config.optimizer.learning_rate = 2e-3
     if model == "bpr":
         config.negatives.candidates = 1
+        config.optimizer.learning_rate, config.model.bpr.l2_vector = BPR[data]
+    config.model.als.regularization = 10.0
+    config.model.item_knn.similarity = "tfidf"
+    config.model.item_knn.neighbours = 100
+    config.model.ease.l2 = EASE_L2[data]
     return config
