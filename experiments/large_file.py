@@ -1,6 +1,6 @@
 """Time and memory of preparing a large file, from text and again from the cache.
 
-python experiments/large_file.py --rows=50000000 --folder=/tmp/large
+python experiments/large_file.py --rows=50000000 --folder=runs/large
 
 Writes a synthetic file of play counts with the shape of Echonest (long text ids), once, then in a
 process of its own: read, threshold, 10-core, split and cache; and again from the cache. Prints one

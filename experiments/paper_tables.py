@@ -20,7 +20,7 @@ import sys
 import numpy as np
 import polars as pl
 import scipy.stats
-from absl import app, flags
+from absl import app, flags, logging
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import experiment, report
@@ -168,6 +168,7 @@ def latex(table: pl.DataFrame, metrics: list[str]) -> str:
 
 
 def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)  # orbax and jax say a lot
     folder, seeds = pathlib.Path(_FOLDER.value), [int(seed) for seed in _SEEDS.value]
     metrics = [f"{name}@{_K.value}" for name in _METRICS.value]
     run_all(_CONFIGS.value, _MODELS.value, seeds, folder, dict(map(parse, _SET.value)))

@@ -27,6 +27,7 @@ _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 
 
 def main(argv: list[str]) -> None:
+    """Does what `--mode` says with the config and the workdir of the flags."""
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; flags look like --workdir=DIR.")
     logging.set_verbosity(logging.WARNING)  # orbax and jax say a lot

@@ -55,6 +55,7 @@ class Run:
 
     @property
     def protocol(self) -> Protocol:
+        """What the config says about evaluation."""
         options = self.config.evaluation
         return Protocol(
             tuple(options.cutoffs),
