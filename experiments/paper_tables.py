@@ -7,8 +7,8 @@ python experiments/paper_tables.py --configs=configs/paper.py:yelp --set=data.pa
 Every model is trained and tested with every seed in a workdir of its own; what is finished is not
 done again, and what was stopped goes on. Then `table.md`, `table.tex` and `table.csv` are written:
 mean ± standard deviation over cohorts and seeds, the median popularity rank of what is recommended,
-seconds of training, parameters, and for each of --ours the p-value of a paired test per user
-against the best of the others, which is chosen on validation, after Holm's correction.
+seconds of training, parameters, and for each of --ours the difference from the best of the others,
+which is chosen on validation, with the p-value of a paired t-test over users after Holm's correction.
 """
 
 import ast
@@ -132,23 +132,25 @@ def tabulate(results: dict[str, Results], metrics: list[str], ours: list[str]) -
         rank = f"median_rank@{metrics[0].split('@')[1]}"
         row |= {"MMR": found.mean[rank], "train s": found.seconds, "parameters": found.parameters}
         row["valid " + metrics[0]] = 100 * found.validation
-        rows.append(row | {f"p against {rival}": by_model.get(model)})
+        if rival:
+            row["difference"] = 100 * np.mean(found.by_user - results[rival].by_user)
+            row[f"p against {rival}"] = by_model.get(model)
+        rows.append(row)
     return pl.DataFrame(rows)
 
 
 def cells(table: pl.DataFrame, metrics: list[str], plus_minus: str) -> list[list[str]]:
     """The table as text, with its head."""
-    p_column = table.columns[-1]
-    head = ["model", *metrics, "MMR", "training", "parameters", *([p_column] if "None" not in
-            p_column else [])]  # fmt: skip
-    rows = [head]
+    last = table.columns[-1]
+    against = [last.removeprefix("p ")] if last.startswith("p against") else []
+    rows = [["model", *metrics, "MMR", "training", "parameters", *against]]
     for row in table.iter_rows(named=True):
         line = [row["model"]]
         line += [f"{row[name]:.2f} {plus_minus} {row[f'{name} sd']:.2f}" for name in metrics]
         line += [f"{row['MMR']:.0f}", f"{row['train s']:.1f} s", f"{row['parameters']:,}"]
-        if len(head) > len(line):
-            p_value = row[p_column]
-            line.append("" if p_value is None else f"{p_value:.2g}")
+        if against:
+            tested = row[last] is not None
+            line.append(f"{row['difference']:+.2f}, p = {row[last]:.2g}" if tested else "")
         rows.append(line)
     return rows
 
