@@ -8,7 +8,8 @@ Every model is trained and tested with every seed in a workdir of its own; what 
 done again, and what was stopped goes on. Then `table.md`, `table.tex` and `table.csv` are written:
 mean ± standard deviation over cohorts and seeds, the median popularity rank of what is recommended,
 seconds of training, parameters, and for each of --ours the difference from the best of the others,
-which is chosen on validation, with the p-value of a paired t-test over users after Holm's correction.
+which is chosen on validation, with the p-value of a paired t-test over users, after Holm's
+correction.
 """
 
 import ast
