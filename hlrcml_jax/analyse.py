@@ -95,7 +95,8 @@ def relation_vectors(
     def vectors(user_B, item_B, prefs_BxS, mask_BxS):
         bound = model.bind({"params": params["model"]})
         user_BxD, items_IxD = params["users"][user_B], params["items"]
-        relation = bound.relation(user_BxD, items_IxD[item_B], items_IxD[prefs_BxS], mask_BxS)
+        history = bound.history(user_BxD, items_IxD[prefs_BxS], mask_BxS)
+        relation = bound.relation(user_BxD, items_IxD[item_B], history)
         if relation is None:
             raise UserError(f"{type(model).__name__} has no relations to analyse.")
         return bound.translate(jnp.zeros_like(user_BxD), relation)

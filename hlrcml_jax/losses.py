@@ -30,12 +30,53 @@ class Batch(flax.struct.PyTreeNode):
     weight_B: jax.Array
 
 
-def rows(params: dict[str, Any], constants: dict[str, jax.Array], table: str, ids) -> jax.Array:
-    """Rows of "users" or "items", (*ids, D), with the model's constants behind."""
-    row_BxD = params[table][ids]
-    if table not in constants:
-        return row_BxD
-    return jnp.concatenate([row_BxD, jax.lax.stop_gradient(constants[table])[ids]], axis=-1)
+class Rows(flax.struct.PyTreeNode):
+    """The rows of the tables that B examples need, gathered.
+
+    Gradients are taken with respect to these, and added to the tables' rows afterwards.
+
+    Attributes:
+      user_BxD: of the users.
+      positive_BxD: of their positives.
+      negative_NxBxD: of the candidates.
+      prefs_BxSxD: of the preferences.
+    """
+
+    user_BxD: jax.Array
+    positive_BxD: jax.Array
+    negative_NxBxD: jax.Array
+    prefs_BxSxD: jax.Array
+
+    @classmethod
+    def of(cls, tables: dict[str, jax.Array], batch: Batch) -> "Rows":
+        """Of the tables `users` (U, D) and `items` (I, D)."""
+        items_IxD = tables["items"]
+        return cls(
+            tables["users"][batch.user_B],
+            items_IxD[batch.positive_B],
+            items_IxD[batch.negative_BxN.T],
+            items_IxD[batch.prefs_BxS],
+        )
+
+    def add_to(self, tables: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
+        """The tables with each of these rows added where `of` took it; the transpose of `of`."""
+        items_IxD = tables["items"].at[batch.prefs_BxS].add(self.prefs_BxSxD)
+        items_IxD = items_IxD.at[batch.positive_B].add(self.positive_BxD)
+        return {
+            "users": tables["users"].at[batch.user_B].add(self.user_BxD),
+            "items": items_IxD.at[batch.negative_BxN.T].add(self.negative_NxBxD),
+        }
+
+
+def widen_rows(rows: Rows, constants: dict[str, jax.Array], batch: Batch) -> Rows:
+    """Rows with the model's constants, if it has any, behind each vector."""
+    if not constants:
+        return rows
+    return jax.tree.map(
+        lambda row, constant: jnp.concatenate([row, constant], axis=-1),
+        rows,
+        Rows.of(constants, batch),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,28 +113,31 @@ class TripletLoss:
           batch: the ids.
           constants: of the epoch, see `CML.constants`.
         """
-        bound = model.bind({"params": params["model"]})
+        rows = widen_rows(Rows.of(params, batch), constants or {}, batch)
+        return self.of_rows(model, params["model"], rows, batch.mask_BxS, batch.weight_B)
 
-        def item_rows(ids):
-            return rows(params, constants or {}, "items", ids)
-
-        user_BxD = rows(params, constants or {}, "users", batch.user_B)
-        positive_BxD, prefs_BxSxD = item_rows(batch.positive_B), item_rows(batch.prefs_BxS)
-        relation = bound.relation(user_BxD, positive_BxD, prefs_BxSxD, batch.mask_BxS)
+    def of_rows(
+        self, model: CML, model_params: Any, rows: Rows, mask_BxS: jax.Array, weight_B: jax.Array
+    ) -> jax.Array:
+        """The loss of examples whose rows are gathered; masks and weights as in `Batch`."""
+        bound = model.bind({"params": model_params})
+        user_BxD, positive_BxD = rows.user_BxD, rows.positive_BxD
+        history = bound.history(user_BxD, rows.prefs_BxSxD, mask_BxS)
+        relation = bound.relation(user_BxD, positive_BxD, history)
         positive_B = bound.distance(user_BxD, relation, positive_BxD)
 
         def with_positives_relation(negative_BxD):
             return bound.distance(user_BxD, relation, negative_BxD)
 
         def with_own_relation(negative_BxD):
-            return bound(user_BxD, negative_BxD, prefs_BxSxD, batch.mask_BxS)
+            own = bound.relation(user_BxD, negative_BxD, history)
+            return bound.distance(user_BxD, own, negative_BxD)
 
-        negative_NxB = batch.negative_BxN.T
-        if self.select == "hardest" and negative_NxB.shape[0] > 1:
-            near_NxB = jax.vmap(with_positives_relation)(item_rows(negative_NxB))
-            nearest_1xB = jnp.argmin(jax.lax.stop_gradient(near_NxB), axis=0)[None]
-            negative_NxB = jnp.take_along_axis(negative_NxB, nearest_1xB, axis=0)
-        negative_NxBxD = item_rows(negative_NxB)
+        negative_NxBxD = rows.negative_NxBxD
+        if self.select == "hardest" and negative_NxBxD.shape[0] > 1:
+            near_NxB = jax.lax.stop_gradient(jax.vmap(with_positives_relation)(negative_NxBxD))
+            nearest_1xBx1 = jnp.argmin(near_NxB, axis=0)[None, :, None]
+            negative_NxBxD = jnp.take_along_axis(negative_NxBxD, nearest_1xBx1, axis=0)
 
         distance = with_positives_relation if self.copy_relation else with_own_relation
         # One negative needs no loop, and the compiler does much better without.
@@ -106,4 +150,4 @@ class TripletLoss:
         else:
             loss_NxB = jnp.maximum(0.0, self.margin + positive_B[None] - distance_NxB)
         penalty_B = bound.penalty(user_BxD, relation, positive_BxD, negative_NxBxD)
-        return jnp.sum((jnp.mean(loss_NxB, axis=0) + penalty_B) * batch.weight_B)
+        return jnp.sum((jnp.mean(loss_NxB, axis=0) + penalty_B) * weight_B)

@@ -15,9 +15,13 @@ import numpy as np
 import optax
 
 from hlrcml_jax import parallel
-from hlrcml_jax.losses import Batch, TripletLoss
+from hlrcml_jax.losses import Batch, Rows, TripletLoss, widen_rows
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.sampling import Positives, Sampler, UserItems, draw_batch
+
+
+# Of the preferences' rows in a block: what a core keeps at hand.
+BLOCK_BYTES = 2_000_000
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -86,12 +90,38 @@ class Trainer:
         self, state: TrainState, batch: Batch, constants: dict[str, jax.Array] | None = None
     ) -> tuple[TrainState, jax.Array]:
         """One update from this device's part of a batch; (new state, loss of the whole batch)."""
-        loss_and_gradients = jax.value_and_grad(self.loss, argnums=1)
-        loss, gradients = loss_and_gradients(self.model, state.params, batch, constants)
-        loss, gradients = parallel.psum((loss, gradients))
+        loss, gradients = parallel.psum(self.gradients(state.params, batch, constants or {}))
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return state.replace(params=params, opt_state=opt_state), loss
+
+    def gradients(
+        self, params: dict[str, Any], batch: Batch, constants: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Loss of a batch and its gradient, block by block of examples that stay in cache.
+
+        The derivative is taken with respect to gathered rows; a block's rows are added in place
+        to the gradients of the tables, so that no array has more than a block of preferences.
+        """
+        loss_and_gradients = jax.value_and_grad(self._loss_of_rows, argnums=(0, 1))
+
+        def add_block(carry, block):
+            loss, (tables, model) = carry
+            rows = Rows.of(params, block)
+            block_loss, of_block = loss_and_gradients(rows, params["model"], block, constants)
+            of_rows, of_model = of_block
+            model = jax.tree.map(jnp.add, model, of_model)
+            return (loss + block_loss, (of_rows.add_to(tables, block), model)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        model = zeros.pop("model")
+        blocks = split_batch(batch, cache_blocks(batch, params))
+        (loss, (tables, model)), _ = jax.lax.scan(add_block, (0.0, (zeros, model)), blocks)
+        return loss, tables | {"model": model}
+
+    def _loss_of_rows(self, rows, model_params, batch, constants):
+        rows = widen_rows(rows, constants, batch)
+        return self.loss.of_rows(self.model, model_params, rows, batch.mask_BxS, batch.weight_B)
 
     def train_epoch(
         self, state: TrainState, sampler: Sampler, positives: Positives, key: jax.Array
@@ -132,6 +162,26 @@ class Trainer:
             return step(carry, batch)
 
         return jax.lax.scan(draw_and_step, carry, jnp.arange(steps_per_epoch(n, self.batch_size)))
+
+
+def cache_blocks(batch: Batch, params: dict[str, Any]) -> int:
+    """Into how many blocks to cut a batch; on other devices than a CPU it stays whole."""
+    if jax.default_backend() != "cpu":
+        return 1
+    floats = batch.prefs_BxS.size * params["items"].shape[1]
+    return max(1, round(4 * floats / BLOCK_BYTES))
+
+
+def split_batch(batch: Batch, n: int) -> Batch:
+    """The batch with a leading axis of n blocks, filled up with examples of weight 0."""
+    size = math.ceil(len(batch.user_B) / n)
+    missing = n * size - len(batch.user_B)
+
+    def split(x):
+        x = jnp.pad(x, ((0, missing),) + ((0, 0),) * (x.ndim - 1))
+        return x.reshape(n, size, *x.shape[1:])
+
+    return jax.tree.map(split, batch)
 
 
 def constants_of(model: CML, params: dict[str, Any], known: UserItems) -> dict[str, jax.Array]:

@@ -69,9 +69,8 @@ def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own(
     model, params, many = hlr_setting(8)
     bound = model.bind({"params": params["model"]})
     prefs = params["items"][many.prefs_BxS]
-    relation = bound.relation(
-        params["users"], params["items"][many.positive_B], prefs, many.mask_BxS
-    )
+    history = bound.history(params["users"], prefs, many.mask_BxS)
+    relation = bound.relation(params["users"], params["items"][many.positive_B], history)
     moved = bound.translate(params["users"], relation)
     candidates = params["items"][many.negative_BxN]
     nearest = jnp.argmin(jnp.sum((moved[:, None] - candidates) ** 2, axis=-1), axis=1)

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from hlrcml_jax.losses import Batch, TripletLoss, rows
+from hlrcml_jax.losses import Batch, TripletLoss
 from hlrcml_jax.models.adacml import AdaCML
 from hlrcml_jax.models.bpr import BPR
 from hlrcml_jax.models.cml import CML
@@ -107,7 +107,14 @@ class Case:
             check(actual[path], value, f"{prefix}{jax.tree_util.keystr(path)}")
 
     def rows(self, name, ids):
-        return rows(self.params, self.constants, name, ids)
+        row_BxD = self.params[name][ids]
+        if name in self.constants:
+            row_BxD = jnp.concatenate([row_BxD, self.constants[name][ids]], axis=-1)
+        return row_BxD
+
+    def moved(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+        history = self.bound.history(user_BxD, prefs_BxSxD, mask_BxS)
+        return self.bound.translate(user_BxD, self.bound.relation(user_BxD, target_BxD, history))
 
     def examples(self, target_B):
         """Rows of the batch's users, of targets and of preferences, and the mask."""
@@ -185,7 +192,7 @@ def test_relations(case, side):
     if case.flags["model"] != "bpr":
         # TransCF's rows have more than the vector.
         user_BxD = examples[0][:, : case.flags["dim"]]
-        moved_BxD = case.bound.translate(examples[0], case.bound.relation(*examples))
+        moved_BxD = case.moved(*examples)
         check(moved_BxD - user_BxD, by_user_BxD + by_item_BxD, "cheap against textbook form")
     keys = {"relations": by_user_BxD, "attentive": by_user_BxD, "preferences": by_item_BxD}
     for key, part in keys.items():

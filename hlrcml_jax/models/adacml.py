@@ -19,12 +19,17 @@ class AdaCML(CML):
 
     beta: float = 1.0
 
-    def relation(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+    def history(self, user_BxD, prefs_BxSxD, mask_BxS):
+        """The preferences, zero where they are masked: the mask may hide any number."""
+        return {
+            "prefs_BxSxD": jnp.where(mask_BxS[:, :, None], prefs_BxSxD, 0.0),
+            "mask_BxS": mask_BxS,
+        }
+
+    def relation(self, user_BxD, target_BxD, history):
         """The attended mixtures of preferences, (B, D)."""
-        weights_BxS = self._weights(target_BxD, prefs_BxSxD, mask_BxS, self.beta)
-        # What is masked may hold anything, also numbers that no weight of zero can remove.
-        kept_BxSxD = jnp.where(mask_BxS[:, :, None], prefs_BxSxD, 0.0)
-        return jnp.sum(weights_BxS[:, :, None] * kept_BxSxD, axis=1)
+        weights_BxS = self._weights(target_BxD, beta=self.beta, **history)
+        return jnp.einsum("bs,bsd->bd", weights_BxS, history["prefs_BxSxD"])
 
     def translate(self, user_BxD, relation):
         return user_BxD + relation
@@ -48,8 +53,9 @@ class AdaCML(CML):
 
     def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
         """Shares (B, S) of the attention that fall on each preference."""
-        return self._weights(target_BxD, prefs_BxSxD, mask_BxS, 1.0)
+        history = self.history(user_BxD, prefs_BxSxD, mask_BxS)
+        return self._weights(target_BxD, beta=1.0, **history)
 
     def _weights(self, target_BxD, prefs_BxSxD, mask_BxS, beta) -> jax.Array:
-        logits_BxS = jnp.sum(prefs_BxSxD * target_BxD[:, None], axis=2)
+        logits_BxS = jnp.einsum("bsd,bd->bs", prefs_BxSxD, target_BxD)
         return normalize(logits_BxS.T, mask_BxS.T, beta).T

@@ -2,7 +2,8 @@
 
 This is also the interface of every model. A model sees rows, never tables:
 
-* `relation` describes how a user is moved for one target, in whatever form is cheap;
+* `history` prepares what all targets of a user share, and `relation` describes how the user is
+  moved for one target, in whatever form is cheap;
 * `translate` moves the user by it, and `distance` measures from there;
 * calling the model gives the distance of user and target by the target's own relation;
 * `block_items`, `block_users` and `block_distances` are the same distances for full-catalogue
@@ -63,9 +64,17 @@ class CML(nn.Module):
         """
         return {}
 
-    def relation(
-        self, user_BxD: jax.Array, target_BxD: jax.Array, prefs_BxSxD: jax.Array, mask_BxS
-    ) -> Relation:
+    def history(self, user_BxD: jax.Array, prefs_BxSxD: jax.Array, mask_BxS: jax.Array) -> Any:
+        """What the relations to all targets of an example have in common.
+
+        Args:
+          user_BxD: user rows.
+          prefs_BxSxD: rows of each user's preferences, padded with anything.
+          mask_BxS: True where a preference is real.
+        """
+        return None
+
+    def relation(self, user_BxD: jax.Array, target_BxD: jax.Array, history: Any) -> Relation:
         """What moves the user towards the target: nothing, for CML."""
         return None
 
@@ -91,10 +100,11 @@ class CML(nn.Module):
         Args:
           user_BxD: user rows.
           target_BxD: item rows, one a user.
-          prefs_BxSxD: rows of each user's preferences, padded with anything.
-          mask_BxS: True where a preference is real.
+          prefs_BxSxD: as in `history`.
+          mask_BxS: as in `history`.
         """
-        relation = self.relation(user_BxD, target_BxD, prefs_BxSxD, mask_BxS)
+        history = self.history(user_BxD, prefs_BxSxD, mask_BxS)
+        relation = self.relation(user_BxD, target_BxD, history)
         return self.distance(user_BxD, relation, target_BxD)
 
     def block_items(self, context_XxD: jax.Array, target_TxD: jax.Array) -> Any:

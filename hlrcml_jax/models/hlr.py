@@ -24,15 +24,23 @@ class HLR(LRML):
 
     beta: float = 1.0
 
-    def relation(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
-        """Mixture weights (B, M) of the relation of each user and its target."""
-        slots_BxSxM = self.slots(target_BxD, user_BxD, prefs_BxSxD)
-        return attend(slots_BxSxM, self.memory.query(user_BxD), with_slot_0(mask_BxS), self.beta)
+    def history(self, user_BxD, prefs_BxSxD, mask_BxS):
+        """The preferences, their mask with slot 0, and V u."""
+        return {
+            "prefs_BxSxD": prefs_BxSxD,
+            "mask_BxS1": with_slot_0(mask_BxS),
+            "query_BxM": self.memory.query(user_BxD),
+        }
 
-    def slots(self, a_BxD, first_BxD, prefs_BxSxD):
-        """Mixture weights (B, S + 1, M) of rel(a, first) in slot 0 and rel(a, p_k) behind it."""
-        slot_0_BxM = self.memory.weights(a_BxD, first_BxD)
-        rest_BxSxM = self.memory.weights(a_BxD[:, None], prefs_BxSxD)
+    def relation(self, user_BxD, target_BxD, history):
+        """Mixture weights (B, M) of the relation of each user and its target."""
+        slots_BxS1xM = self.slots(user_BxD, target_BxD, history)
+        return attend(slots_BxS1xM, history["query_BxM"], history["mask_BxS1"], self.beta)
+
+    def slots(self, user_BxD, target_BxD, history):
+        """Mixture weights (B, S + 1, M) of rel(t, u) in slot 0 and rel(t, p_k) behind it."""
+        slot_0_BxM = self.memory.weights(target_BxD, user_BxD)
+        rest_BxSxM = self.memory.slot_weights(target_BxD, history["prefs_BxSxD"])
         return jnp.concatenate([slot_0_BxM[:, None], rest_BxSxM], axis=1)
 
     def block_items(self, context_XxD, target_TxD):
@@ -52,9 +60,9 @@ class HLR(LRML):
 
     def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
         """Shares (B, S) of the user attention that fall on each preference; slot 0 has the rest."""
-        slots_BxSxM = self.slots(target_BxD, user_BxD, prefs_BxSxD)
-        query_BxM = self.memory.query(user_BxD)
-        return attention(slots_BxSxM, query_BxM, with_slot_0(mask_BxS))[:, 1:]
+        history = self.history(user_BxD, prefs_BxSxD, mask_BxS)
+        slots_BxS1xM = self.slots(user_BxD, target_BxD, history)
+        return attention(slots_BxS1xM, history["query_BxM"], history["mask_BxS1"])[:, 1:]
 
 
 class HLRPlusPlus(HLR):
@@ -65,12 +73,21 @@ class HLRPlusPlus(HLR):
     with w'_k proportional to exp(<rel(u, p_k), t>).
     """
 
-    def relation(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
-        item_item_BxSxM = self.memory.weights(target_BxD[:, None], prefs_BxSxD)
-        by_user_BxM = attend(item_item_BxSxM, self.memory.query(user_BxD), mask_BxS, self.beta)
-        user_item_BxSxM = self.slots(user_BxD, target_BxD, prefs_BxSxD)
+    def history(self, user_BxD, prefs_BxSxD, mask_BxS):
+        """As HLR's, with the mixture weights of rel(u, p_k), which no target changes."""
+        slots_BxSxM = self.memory.slot_weights(user_BxD, prefs_BxSxD)
+        history = super().history(user_BxD, prefs_BxSxD, mask_BxS)
+        return history | {"mask_BxS": mask_BxS, "user_item_BxSxM": slots_BxSxM}
+
+    def relation(self, user_BxD, target_BxD, history):
+        item_item_BxSxM = self.memory.slot_weights(target_BxD, history["prefs_BxSxD"])
+        by_user_BxM = attend(
+            item_item_BxSxM, history["query_BxM"], history["mask_BxS"], self.beta
+        )
+        slot_0_BxM = self.memory.weights(user_BxD, target_BxD)
+        slots_BxS1xM = jnp.concatenate([slot_0_BxM[:, None], history["user_item_BxSxM"]], axis=1)
         by_item_BxM = attend(
-            user_item_BxSxM, self.memory.query(target_BxD), with_slot_0(mask_BxS), self.beta
+            slots_BxS1xM, self.memory.query(target_BxD), history["mask_BxS1"], self.beta
         )
         return by_user_BxM + by_item_BxM
 
@@ -92,7 +109,7 @@ class HLRPlusPlus(HLR):
         return by_user_MxT + by_item_MxT
 
     def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
-        item_item_BxSxM = self.memory.weights(target_BxD[:, None], prefs_BxSxD)
+        item_item_BxSxM = self.memory.slot_weights(target_BxD, prefs_BxSxD)
         return attention(item_item_BxSxM, self.memory.query(user_BxD), mask_BxS)
 
 

@@ -20,7 +20,7 @@ class LRML(CML):
     def setup(self):
         self.memory = RelationMemory(self.dim, self.memory_slots)
 
-    def relation(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+    def relation(self, user_BxD, target_BxD, history):
         """Mixture weights (B, M) of the relation of each user and its target."""
         return self.memory.weights(user_BxD, target_BxD)
 

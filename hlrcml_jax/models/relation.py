@@ -28,9 +28,13 @@ class RelationMemory(nn.Module):
         self.keys_DxM = self.param("keys", init, (self.dim, self.slots))
         self.values_MxD = self.param("values", init, (self.slots, self.dim))
 
-    def weights(self, a_D: jax.Array, b_D: jax.Array) -> jax.Array:
-        """Mixture weights of rel(a, b): (..., D) and (..., D) of one rank to (..., M)."""
-        return jax.nn.softmax((a_D * b_D) @ self.keys_DxM)
+    def weights(self, a_BxD: jax.Array, b_BxD: jax.Array) -> jax.Array:
+        """Mixture weights (B, M) of rel(a, b)."""
+        return jax.nn.softmax((a_BxD * b_BxD) @ self.keys_DxM)
+
+    def slot_weights(self, a_BxD: jax.Array, slots_BxSxD: jax.Array) -> jax.Array:
+        """Mixture weights (B, S, M) of rel(a, b) for the S slots b of each example."""
+        return jax.nn.softmax((a_BxD[:, None] * slots_BxSxD) @ self.keys_DxM)
 
     def block_weights(self, a_BxD: jax.Array, target_TxD: jax.Array) -> jax.Array:
         """Mixture weights of rel(a, t) for every pair: one matrix product to (B, M, T)."""

@@ -48,7 +48,7 @@ class TransCF(CML):
             "items": of_item_IxD / jnp.maximum(count_Ix1, 1),
         }
 
-    def relation(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+    def relation(self, user_BxD, target_BxD, history):
         """The relation vectors (B, D)."""
         return _halves(user_BxD)[1] * _halves(target_BxD)[1]
 
