@@ -136,6 +136,8 @@ def get_config():
 
     # learning rate of Adam; above 0
     config.optimizer.learning_rate = 0.0002
+    # tables' rows updated in a step: all, or those touched: dense, lazy
+    config.optimizer.rows = "dense"
     # of the learning rate: constant, exponential, cosine
     config.optimizer.schedule = "constant"
     # factor of an epoch, schedule 'exponential'; in (0, 1]

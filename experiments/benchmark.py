@@ -27,6 +27,7 @@ _DEVICE = flags.DEFINE_enum("device", None, ["cpu", "gpu", "tpu"], "Kind of devi
 _DEVICES = flags.DEFINE_integer("devices", 0, "Simulated CPU devices; 0 takes what is there.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements of each case.")
 _STEPS = flags.DEFINE_integer("steps", 50, "Training steps in a measurement.")
+_ROWS = flags.DEFINE_enum("rows", "dense", ["dense", "lazy"], "Updates of the tables.")
 _PROFILE = flags.DEFINE_string("profile", None, "Folder of a trace.")
 
 TRAINED = ("cml", "bpr", "lrml", "transcf", "adacml", "hlr", "hlr++")
@@ -107,13 +108,14 @@ def train(setting: Setting, name: str) -> dict[str, float]:
 
     model, params = setting.model(name)
     optimizer = make_optimizer(2e-4, row_radii(1.0 if model.in_ball else None))
-    trainer = Trainer(model, TripletLoss(0.2), optimizer, BATCH)
+    trainer = Trainer(model, TripletLoss(0.2), optimizer, BATCH, _ROWS.value)
     positives = Positives.of(setting.train)
     n = _STEPS.value * BATCH
     chosen = np.random.default_rng(0).integers(0, setting.train.nnz, n)
     positives = Positives(positives.user_E[chosen], positives.item_E[chosen])
     state = parallel.replicate(jax.device_get(init_state(params, optimizer)))
-    data = parallel.replicate((Sampler.of(setting.train, PREFS), positives))
+    prefs = PREFS if model.uses_preferences else 0
+    data = parallel.replicate((Sampler.of(setting.train, prefs), positives))
     key = jax.random.wrap_key_data(parallel.replicate(jax.random.key_data(jax.random.key(1))))
     started = time.perf_counter()
     epoch = parallel.pmap(trainer.train_epoch, donate=(0,)).lower(state, *data, key).compile()
@@ -165,7 +167,9 @@ def score(setting: Setting, name: str) -> dict[str, float]:
 
     model, params = setting.model(name)
     params = parallel.replicate(widen(model, params, UserItems.of(setting.train)))
-    scorer = Scorer(model, setting.train, PREFS, "uniform", 256, seed=0)
+    scorer = Scorer(
+        model, setting.train, PREFS if model.uses_preferences else 0, "uniform", 256, seed=0
+    )
     users = np.arange(min(2000, setting.n_users))
     found = timed(lambda: list(scorer.rank(params, users, 20)), _REPEATS.value)
     return {"ms_per_user": 1e3 * found["seconds"] / len(users)} | found

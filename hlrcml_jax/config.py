@@ -19,7 +19,7 @@ from hlrcml_jax.data import catalog, readers, splits
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.metrics import DEFINITIONS, METRICS
 from hlrcml_jax.models import MODELS
-from hlrcml_jax.optimizer import SCHEDULES
+from hlrcml_jax.optimizer import ROWS, SCHEDULES
 from hlrcml_jax.sampling import PREFERENCE_WEIGHTS
 
 
@@ -162,6 +162,7 @@ SCHEMA: dict[str, Any] = {
     },
     "optimizer": {
         "learning_rate": Key(2e-4, "learning rate of Adam; above 0", _positive),
+        "rows": _choice("dense", "tables' rows updated in a step: all, or those touched", ROWS),
         "schedule": _choice("constant", "of the learning rate", SCHEDULES),
         "decay": Key(0.98, "factor of an epoch, schedule 'exponential'; in (0, 1]", _is_factor),
         "cosine_epochs": Key(100, "epochs down to 0, schedule 'cosine'; at least 1", _at_least(1)),

@@ -24,7 +24,7 @@ from hlrcml_jax.evaluate import Evaluation, evaluate
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Popularity, Solved
 from hlrcml_jax.run import Best, Run, best_checkpoint, open_run, write_config
-from hlrcml_jax.sampling import Positives, Sampler
+from hlrcml_jax.sampling import Positives
 from hlrcml_jax.scoring import Scorer
 from hlrcml_jax.train import TrainState, improves, steps_per_epoch
 
@@ -121,18 +121,11 @@ class _Loop:
     def __init__(self, run: Run, state: TrainState):
         self._run = run
         trainer = run.trainer()
-        options = run.config.model
-        sampler = Sampler.of(
-            run.dataset.train,
-            options.max_prefs,
-            run.config.negatives.candidates,
-            options.prefs_sampling,
-        )
         self._n = run.dataset.train.nnz
         self._key = jax.random.key(run.config.seed)
         train_key, loss_key = jax.random.split(jax.random.fold_in(self._key, 1))
         self.state = parallel.replicate(state)
-        sampler, positives = parallel.replicate((sampler, Positives.of(run.dataset.train)))
+        sampler, positives = parallel.replicate((run.sampler(), Positives.of(run.dataset.train)))
         train_key = _replicate_key(train_key)
         arguments = (self.state, sampler, positives, train_key)
         self._epoch = parallel.pmap(trainer.train_epoch, donate=(0,)).lower(*arguments).compile()

@@ -1,4 +1,7 @@
-"""The optax chain: Adam on a schedule, then the projection of every row into its norm ball."""
+"""The optax chain: Adam on a schedule, then the projection of every row into its norm ball.
+
+All of it works row by row, so that it can also be given just the rows that a batch touches.
+"""
 
 from typing import Any
 
@@ -7,6 +10,63 @@ import jax.numpy as jnp
 import optax
 
 SCHEDULES = ("constant", "exponential", "cosine")
+ROWS = ("dense", "lazy")
+
+
+def distinct(id_N: jax.Array, n_rows: int) -> tuple[jax.Array, jax.Array]:
+    """(the distinct ids, where each id is among them), in static shapes.
+
+    Args:
+      id_N: row numbers in any order; R stands for none.
+      n_rows: R.
+
+    Returns:
+      (chosen, place (N,)): when N < R, the ids (N,) ascending and filled up with R; else a mask
+      of all rows (R,), and each id is its own place.
+    """
+    n = len(id_N)
+    if n > n_rows // 16:
+        # Marks in a table are much cheaper than sorting, where the table is not much longer.
+        seen_R = jnp.zeros(n_rows, bool).at[id_N].set(True, mode="drop")
+        if n >= n_rows:
+            return seen_R, id_N
+        place_R = jnp.cumsum(seen_R) - 1
+        return jnp.nonzero(seen_R, size=n, fill_value=n_rows)[0], place_R[id_N]
+    return jnp.unique(id_N, size=n, fill_value=n_rows, return_inverse=True)
+
+
+def take_rows(tree: Any, chosen: dict[str, jax.Array]) -> Any:
+    """A tree of parameters, or of an optimizer's state of them, with the chosen rows of its tables.
+
+    Args:
+      tree: whatever has tables under the keys `users` and `items`; the rest stays as it is.
+      chosen: rows of each table, as `distinct` gives them; a mask takes the whole table.
+    """
+
+    def take(path, leaf):
+        rows = chosen.get(_table(path))
+        whole = rows is None or rows.dtype == bool
+        return leaf if whole else leaf.at[rows].get(mode="clip")
+
+    return jax.tree.map_with_path(take, tree)
+
+
+def put_rows(tree: Any, chosen: dict[str, jax.Array], new: Any) -> Any:
+    """The tree with the chosen rows replaced by what was made of those `take_rows` took."""
+
+    def put(path, leaf, new):
+        rows = chosen.get(_table(path))
+        if rows is None:
+            return new
+        if rows.dtype == bool:
+            return jnp.where(rows[:, None], new, leaf)
+        return leaf.at[rows].set(new, mode="drop")
+
+    return jax.tree.map_with_path(put, tree, new)
+
+
+def _table(path) -> str | None:
+    return path[-1].key if path and isinstance(path[-1], jax.tree_util.DictKey) else None
 
 
 def project_rows(table_RxD: jax.Array, radius: float) -> jax.Array:

@@ -52,7 +52,13 @@ def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
 
 def psum(tree: Tree) -> Tree:
     """Sum over the devices, inside a mapped function."""
-    return jax.lax.psum(tree, AXIS)
+    # Even of one device the compiler would make a copy.
+    return tree if device_count() == 1 else jax.lax.psum(tree, AXIS)
+
+
+def all_gather(x: jax.Array) -> jax.Array:
+    """The arrays of all devices, (devices, ...), inside a mapped function."""
+    return jax.lax.all_gather(x, AXIS)
 
 
 def index() -> jax.Array:

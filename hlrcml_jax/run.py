@@ -23,7 +23,7 @@ from hlrcml_jax.models import make_model
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Solved
 from hlrcml_jax.optimizer import learning_rate, make_optimizer, row_radii
-from hlrcml_jax.sampling import UserItems
+from hlrcml_jax.sampling import Sampler, UserItems
 from hlrcml_jax.scoring import Scorer, place_untrained_users
 from hlrcml_jax.train import (
     Trainer,
@@ -82,15 +82,26 @@ class Run:
                 frozen.get(config.pretrained.freeze, (config.pretrained.freeze,)),
             ),
             config.train.batch_size,
+            config.optimizer.rows,
+        )
+
+    def sampler(self) -> Sampler:
+        """Draws the examples of training, as the config says."""
+        options = self.config.model
+        return Sampler.of(
+            self.dataset.train,
+            options.max_prefs if self.model.uses_preferences else 0,
+            self.config.negatives.candidates,
+            options.prefs_sampling,
         )
 
     def scorer(self, part: str, model: CML | None = None) -> Scorer:
         """Ranks with what may be known when a part is predicted."""
-        options = self.config.model
+        options, model = self.config.model, model or self.model
         return Scorer(
-            model or self.model,
+            model,
             self.dataset.known(part),
-            options.max_prefs,
+            options.max_prefs if model.uses_preferences else 0,
             options.prefs_sampling,
             self.config.scoring.memory_mb,
             self.config.seed,

@@ -95,7 +95,7 @@ class Sampler(flax.struct.PyTreeNode):
     Attributes:
       known: the items that a user has: never negatives, and the source of preferences.
       log_weight_I: log weights of items as preferences; used for "unpop".
-      max_prefs: S.
+      max_prefs: S; 0 for a model that uses none.
       candidates: N.
       weights: "uniform" or "unpop" (weight 1 / popularity).
     """
@@ -143,6 +143,8 @@ class Sampler(flax.struct.PyTreeNode):
         Returns:
           (items (S,), mask (S,)); what the mask excludes is some item of no meaning.
         """
+        if self.max_prefs == 0:
+            return jnp.zeros(0, jnp.int32), jnp.zeros(0, bool)
         n = self.known.count(user) - is_left_out
         if self.weights == "uniform":
             place_S, mask_S = uniform_subset(key, n, self.max_prefs)

@@ -142,7 +142,7 @@ class Scorer:
     Args:
       model: the model.
       known: CSR (U, I) of what may be known: source of preferences, and never recommended.
-      max_prefs: S.
+      max_prefs: S; 0 for a model that uses none.
       weights: how preferences are drawn ("uniform" or "unpop").
       memory_mb: working memory on each device, MiB.
       seed: of the draw of preferences.
@@ -160,13 +160,13 @@ class Scorer:
         max_users: int = 0,
     ):
         self.known = known
-        self.max_prefs = max_prefs if model.uses_preferences else 0
+        self.max_prefs = max_prefs
         self._slots = model.memory_slots if isinstance(model, LRML) else 0
         self._model = model
         self._memory_mb = memory_mb
         self._max_users = max_users
         self._key = jax.random.key(seed)
-        sampler = Sampler.of(known, max(self.max_prefs, 1), weights=weights)
+        sampler = Sampler.of(known, self.max_prefs, weights=weights)
         self._sampler = jax.device_put(sampler)
         self._draw = jax.jit(evaluation_preferences)
 
@@ -210,8 +210,6 @@ class Scorer:
 
     def preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Preferences as item numbers, (C, S), and their mask; a user's are always the same."""
-        if self.max_prefs == 0:
-            return np.zeros((len(user_C), 0), np.int32), np.zeros((len(user_C), 0), bool)
         users = jax.device_put(user_C.astype(np.int32))
         return jax.device_get(self._draw(self._sampler, self._key, users))
 

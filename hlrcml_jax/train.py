@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -17,8 +18,8 @@ import optax
 from hlrcml_jax import parallel
 from hlrcml_jax.losses import Batch, Rows, TripletLoss, widen_rows
 from hlrcml_jax.models.cml import CML
+from hlrcml_jax.optimizer import distinct, put_rows, take_rows
 from hlrcml_jax.sampling import Positives, Sampler, UserItems, draw_batch
-
 
 # Of the preferences' rows in a block: what a core keeps at hand.
 BLOCK_BYTES = 2_000_000
@@ -79,18 +80,34 @@ class Trainer:
       loss: of a batch.
       optimizer: of the parameters.
       batch_size: positives a step, over all devices.
+      rows: "dense" updates all rows of the tables in every step, as Adam does; "lazy" those that
+        the batch touches, with their moments, and leaves the others' moments as they are.
+      block_bytes: of preferences' rows in a block of examples, on a CPU.
     """
 
     model: CML
     loss: TripletLoss
     optimizer: optax.GradientTransformation
     batch_size: int
+    rows: str = "dense"
+    block_bytes: int = BLOCK_BYTES
 
     def train_step(
         self, state: TrainState, batch: Batch, constants: dict[str, jax.Array] | None = None
     ) -> tuple[TrainState, jax.Array]:
-        """One update from this device's part of a batch; (new state, loss of the whole batch)."""
-        loss, gradients = parallel.psum(self.gradients(state.params, batch, constants or {}))
+        """One update from this device's part of a batch; (new state, loss of the whole batch).
+
+        With lazy rows, the step is taken in tables of the rows that the whole batch touches.
+        """
+        constants = constants or {}
+        if self.rows == "dense":
+            return self._update(state, batch, constants)
+        touched, batch = touched_rows(batch, state.params)
+        few, loss = self._update(take_rows(state, touched), batch, take_rows(constants, touched))
+        return put_rows(state, touched, few), loss
+
+    def _update(self, state, batch, constants):
+        loss, gradients = parallel.psum(self.gradients(state.params, batch, constants))
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return state.replace(params=params, opt_state=opt_state), loss
@@ -115,9 +132,19 @@ class Trainer:
 
         zeros = jax.tree.map(jnp.zeros_like, params)
         model = zeros.pop("model")
-        blocks = split_batch(batch, cache_blocks(batch, params))
-        (loss, (tables, model)), _ = jax.lax.scan(add_block, (0.0, (zeros, model)), blocks)
+        n_blocks, nothing = self._n_blocks(batch, params), (0.0, (zeros, model))
+        if n_blocks == 1:
+            (loss, (tables, model)), _ = add_block(nothing, batch)
+        else:
+            blocks = split_batch(batch, n_blocks)
+            (loss, (tables, model)), _ = jax.lax.scan(add_block, nothing, blocks)
         return loss, tables | {"model": model}
+
+    def _n_blocks(self, batch, params) -> int:
+        if not self.model.uses_preferences or jax.default_backend() != "cpu":
+            return 1
+        floats = batch.prefs_BxS.size * params["items"].shape[1]
+        return max(1, round(4 * floats / self.block_bytes))
 
     def _loss_of_rows(self, rows, model_params, batch, constants):
         rows = widen_rows(rows, constants, batch)
@@ -164,12 +191,32 @@ class Trainer:
         return jax.lax.scan(draw_and_step, carry, jnp.arange(steps_per_epoch(n, self.batch_size)))
 
 
-def cache_blocks(batch: Batch, params: dict[str, Any]) -> int:
-    """Into how many blocks to cut a batch; on other devices than a CPU it stays whole."""
-    if jax.default_backend() != "cpu":
-        return 1
-    floats = batch.prefs_BxS.size * params["items"].shape[1]
-    return max(1, round(4 * floats / BLOCK_BYTES))
+def touched_rows(batch: Batch, tables: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], Batch]:
+    """What the batches of all devices touch of the tables, see `optimizer.distinct`.
+
+    Returns:
+      (rows of `users` and `items`, this device's batch with its ids as places among them).
+    """
+    real_B = batch.weight_B > 0
+    real_Bx1 = real_B[:, None]
+    used = {
+        "users": {"user_B": real_B},
+        "items": {
+            "positive_B": real_B,
+            "negative_BxN": jnp.broadcast_to(real_Bx1, batch.negative_BxN.shape),
+            "prefs_BxS": real_Bx1 & batch.mask_BxS,
+        },
+    }
+    touched, places = {}, {}
+    for table, masks in used.items():
+        n_rows = len(tables[table])
+        # What is only there to fill a shape touches nothing: a row past the end.
+        ids = {name: jnp.where(mask, getattr(batch, name), n_rows) for name, mask in masks.items()}
+        id_N, to_fields = jax.flatten_util.ravel_pytree(ids)
+        n, all_ids = len(id_N), parallel.all_gather(id_N).reshape(-1)
+        touched[table], place = distinct(all_ids, n_rows)
+        places |= to_fields(jax.lax.dynamic_slice_in_dim(place, parallel.index() * n, n))
+    return touched, batch.replace(**places)
 
 
 def split_batch(batch: Batch, n: int) -> Batch:

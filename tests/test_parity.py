@@ -23,6 +23,7 @@ from hlrcml_jax.models.hlr import HLR, HLRPlusPlus
 from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.models.transcf import TransCF
 from hlrcml_jax.optimizer import keep_rows_in_balls, row_radii
+from hlrcml_jax.train import Trainer
 
 FOLDER = pathlib.Path(
     os.environ.get("HLRCML_FIXTURES") or pathlib.Path(__file__).parent / "fixtures"
@@ -227,6 +228,12 @@ def test_loss_and_gradients(case):
     loss_and_gradients = jax.value_and_grad(case.loss, argnums=1)
     loss, gradients = loss_and_gradients(case.model, case.params, case.batch, case.constants)
     check(loss, case.arrays["out/loss"], "loss")
+    case.check_tree(gradients, "grad")
+
+    # And as training computes them, in blocks of a few examples.
+    trainer = Trainer(case.model, case.loss, optax.identity(), 32, block_bytes=1500)
+    loss, gradients = trainer.gradients(case.params, case.batch, case.constants)
+    check(loss, case.arrays["out/loss"], "loss of blocks")
     case.check_tree(gradients, "grad")
 
 

@@ -1,5 +1,6 @@
 """Training: what one step gives, what devices share, what a run that was stopped loses."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import scipy.sparse
 from hlrcml_jax import parallel
 from hlrcml_jax.losses import TripletLoss
 from hlrcml_jax.models.hlr import HLR
-from hlrcml_jax.optimizer import make_optimizer, row_radii
+from hlrcml_jax.optimizer import keep_rows_in_balls, make_optimizer, row_radii
 from hlrcml_jax.sampling import Positives, Sampler, draw_batch
 from hlrcml_jax.train import Trainer, improves, init_params, init_state
 
@@ -26,12 +27,13 @@ def known(seed=0):
     return scipy.sparse.csr_array(rng.random((30, 50)) < 0.15)
 
 
-def make_trainer(batch_size):
+def make_trainer(batch_size, **options):
     return Trainer(
         HLR(8, 4),
         TripletLoss(0.5, "hardest"),
         make_optimizer(0.01, row_radii(1.0, memory_radius=0.5)),
         batch_size,
+        **options,
     )
 
 
@@ -79,6 +81,74 @@ def test_an_epoch_is_its_steps_one_by_one():
     assert sorted(seen) == sorted(zip(*map(np.ndarray.tolist, matrix.nonzero()), strict=True))
 
 
+def test_blocks_of_a_batch_add_up_to_it():
+    """Also when the blocks do not divide the batch: 64 in 5 blocks of 13."""
+    trainer = make_trainer(64)
+    matrix = known()
+    params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8)
+    sampler, positives = jax.device_put((Sampler.of(matrix, 5, 3), Positives.of(matrix)))
+    batch = draw_batch(
+        sampler, positives, jax.random.key(1), jnp.arange(matrix.nnz), jnp.arange(64)
+    )
+    whole, whole_gradients = trainer.gradients(params, batch, {})
+    block_bytes = 64 * 5 * 8 * 4 // 5
+    blocked = dataclasses.replace(trainer, block_bytes=block_bytes).gradients(params, batch, {})
+    np.testing.assert_allclose(blocked[0], whole, rtol=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, (blocked[1], whole_gradients)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (3000, 50), (30, 9000)])
+def test_lazy_rows_are_dense_rows_without_momentum(shape):
+    """A row that a batch does not touch has no gradient, so plain descent leaves it alone.
+
+    The shapes take users and items through every way of finding distinct ids.
+    """
+    matrix = known().copy()
+    matrix.resize(shape)
+    dense = make_trainer(16)
+    dense = dataclasses.replace(
+        dense, optimizer=optax.chain(optax.sgd(0.05), keep_rows_in_balls({"users": 3.0}))
+    )
+    a, losses_a = run_epochs(dense, matrix, 2)
+    b, losses_b = run_epochs(dataclasses.replace(dense, rows="lazy"), matrix, 2)
+    np.testing.assert_allclose(losses_a, losses_b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(a.params["users"], b.params["users"], atol=1e-6)
+    np.testing.assert_allclose(a.params["items"], b.params["items"], atol=1e-6)
+
+
+@pytest.mark.parametrize("n_users", [30, 3000])
+def test_lazy_rows_leave_the_others_and_their_moments(n_users):
+    matrix = known().copy()
+    matrix.resize((n_users, 50))
+    trainer = make_trainer(16, rows="lazy")
+    params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8)
+    state = init_state(params, trainer.optimizer)
+    state = state.replace(opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
+    sampler, positives = jax.device_put((Sampler.of(matrix, 5, 3), Positives.of(matrix)))
+    batch = draw_batch(
+        sampler, positives, jax.random.key(1), jnp.arange(matrix.nnz), jnp.arange(16)
+    )
+    step = parallel.pmap(trainer.train_step)
+    after, _ = parallel.first(step(*parallel.replicate(jax.device_get((state, batch)))))
+    real = np.arange(16) != 3
+    items = [batch.positive_B[real], batch.negative_BxN[real].ravel()]
+    items.append(batch.prefs_BxS[real][batch.mask_BxS[real]])
+    for name, ids in {"users": batch.user_B[real], "items": np.concatenate(items)}.items():
+        touched = np.isin(np.arange(len(params[name])), ids)
+        adam_before, adam_after = state.opt_state[0][0], after.opt_state[0][0]
+        for before, now in [
+            (params[name], after.params[name]),
+            (adam_before.mu[name], adam_after.mu[name]),
+            (adam_before.nu[name], adam_after.nu[name]),
+        ]:
+            changed = (np.asarray(before) != now).any(axis=1)
+            assert not changed[~touched].any()
+            if now is not after.params[name]:
+                assert changed[touched].all()
+    assert int(after.opt_state[0][0].count) == 2
+
+
 def test_training_learns():
     _, losses = run_epochs(make_trainer(64), known(), 30)
     assert losses[-1].sum() < 0.7 * losses[0].sum()
@@ -105,19 +175,19 @@ DEVICES = """
     import jax, numpy as np
     sys.path.insert(0, "tests")
     from test_train import known, make_trainer, run_epochs
-    state, losses = run_epochs(make_trainer(50), known(), 3)
+    state, losses = run_epochs(make_trainer(50, rows=sys.argv[1]), known(), 3)
     users = np.asarray(state.params["users"])
     print(json.dumps([jax.local_device_count(), losses.tolist(), users.tolist()]))
 """
 
 
-def run_with_devices(n):
+def run_with_devices(n, rows):
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}",
         "JAX_PLATFORMS": "cpu",
     }
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(DEVICES)],
+        [sys.executable, "-c", textwrap.dedent(DEVICES), rows],
         env=environment,
         capture_output=True,
         text=True,
@@ -128,9 +198,10 @@ def run_with_devices(n):
     return np.array(losses), np.array(users)
 
 
+@pytest.mark.parametrize("rows", ["dense", "lazy"])
 @pytest.mark.parametrize("n", [2, 8])  # 50 divides by 2, and leaves a remainder with 8
-def test_any_number_of_devices_does_what_one_does(n):
-    losses, users = run_with_devices(1)
-    many_losses, many_users = run_with_devices(n)
+def test_any_number_of_devices_does_what_one_does(n, rows):
+    losses, users = run_with_devices(1, rows)
+    many_losses, many_users = run_with_devices(n, rows)
     np.testing.assert_allclose(many_losses, losses, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(many_users, users, atol=1e-4)

@@ -81,9 +81,7 @@ class HLRPlusPlus(HLR):
 
     def relation(self, user_BxD, target_BxD, history):
         item_item_BxSxM = self.memory.slot_weights(target_BxD, history["prefs_BxSxD"])
-        by_user_BxM = attend(
-            item_item_BxSxM, history["query_BxM"], history["mask_BxS"], self.beta
-        )
+        by_user_BxM = attend(item_item_BxSxM, history["query_BxM"], history["mask_BxS"], self.beta)
         slot_0_BxM = self.memory.weights(user_BxD, target_BxD)
         slots_BxS1xM = jnp.concatenate([slot_0_BxM[:, None], history["user_item_BxSxM"]], axis=1)
         by_item_BxM = attend(
