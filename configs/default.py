@@ -174,6 +174,8 @@ def get_config():
 
     # working memory of full-catalogue scoring, MiB
     config.scoring.memory_mb = 256
+    # type in which relations of item pairs wait: float32, bfloat16, float16
+    config.scoring.storage = "float32"
     # most users at a time; 0: what memory_mb allows
     config.scoring.batch_size = 0
 

@@ -27,6 +27,7 @@ _DEVICE = flags.DEFINE_enum("device", None, ["cpu", "gpu", "tpu"], "Kind of devi
 _DEVICES = flags.DEFINE_integer("devices", 0, "Simulated CPU devices; 0 takes what is there.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements of each case.")
 _STEPS = flags.DEFINE_integer("steps", 50, "Training steps in a measurement.")
+_USERS = flags.DEFINE_integer("users", 8000, "Most users that are ranked for.")
 _ROWS = flags.DEFINE_enum("rows", "dense", ["dense", "lazy"], "Updates of the tables.")
 _PROFILE = flags.DEFINE_string("profile", None, "Folder of a trace.")
 
@@ -170,7 +171,7 @@ def score(setting: Setting, name: str) -> dict[str, float]:
     scorer = Scorer(
         model, setting.train, PREFS if model.uses_preferences else 0, "uniform", 256, seed=0
     )
-    users = np.arange(min(2000, setting.n_users))
+    users = np.arange(min(_USERS.value, setting.n_users))
     found = timed(lambda: list(scorer.rank(params, users, 20)), _REPEATS.value)
     return {"ms_per_user": 1e3 * found["seconds"] / len(users)} | found
 

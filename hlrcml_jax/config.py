@@ -21,6 +21,7 @@ from hlrcml_jax.metrics import DEFINITIONS, METRICS
 from hlrcml_jax.models import MODELS
 from hlrcml_jax.optimizer import ROWS, SCHEDULES
 from hlrcml_jax.sampling import PREFERENCE_WEIGHTS
+from hlrcml_jax.scoring import STORAGE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +207,9 @@ SCHEMA: dict[str, Any] = {
     "scoring": {
         "memory_mb": Key(
             256, "working memory of full-catalogue scoring, MiB", _at_least(1), may_change=True
+        ),
+        "storage": _choice(
+            "float32", "type in which relations of item pairs wait", STORAGE, may_change=True
         ),
         "batch_size": Key(
             0, "most users at a time; 0: what memory_mb allows", _at_least(0), may_change=True

@@ -4,6 +4,7 @@ Everything else is written for one device and an axis name. A replicated tree ha
 with one copy for each local device; a sharded one has a leading axis whose parts differ.
 """
 
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,11 @@ def keep_compiled(folder: pathlib.Path) -> None:
 def device_count() -> int:
     """Number of local devices; the batch and the evaluated users are divided between them."""
     return jax.local_device_count()
+
+
+def workers() -> int:
+    """Threads that keep the device busy: a CPU runs the loops of one program on one core."""
+    return os.cpu_count() or 1 if jax.default_backend() == "cpu" and device_count() == 1 else 1
 
 
 def replicate(tree: Tree) -> Tree:

@@ -106,6 +106,7 @@ class Run:
             self.config.scoring.memory_mb,
             self.config.seed,
             self.config.scoring.batch_size,
+            self.config.scoring.storage,
         )
 
     def initial_state(self) -> TrainState:

@@ -2,13 +2,17 @@
 
 The work is blocked over targets. What depends on items alone is computed once per block for all
 users of a chunk, against the items that occur among their preferences (the context): with many
-users that is the catalogue, with one user only its own preferences.
+users that is the catalogue, with one user only its own preferences. The lists grow block by block,
+and the matrix of all scores never exists.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,9 +23,12 @@ import scipy.sparse
 from hlrcml_jax import parallel
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.lrml import LRML
+from hlrcml_jax.models.relation import PIECE
 from hlrcml_jax.sampling import Sampler, evaluation_preferences
 
-FLOAT_BYTES = 4
+STORAGE = ("float32", "bfloat16", "float16")
+GROUP = 64  # users whose relations with a block of targets are computed together
+BITS = 8  # of a byte: known items travel as bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +36,9 @@ class Blocks:
     """Sizes that keep scoring within a budget.
 
     Attributes:
-      users: users in a chunk, for each device.
+      users: users in a chunk, for each device and worker; groups of 64, or fewer than that.
       rows: users of the chunk whose preferences are mixed at a time.
-      targets: items in a block.
+      targets: items in a block, a multiple of 8.
     """
 
     users: int
@@ -39,81 +46,50 @@ class Blocks:
     targets: int
 
 
-def plan_blocks(memory_mb: int, n_users: int, n_items: int, slots: int) -> Blocks:
+def plan_blocks(memory_mb: int, n_users: int, user_bytes: int, target_bytes: int) -> Blocks:
     """Divides a budget of working memory.
 
     Args:
       memory_mb: the budget, MiB on each device.
-      n_users: users to score, on each device.
-      n_items: I, also the largest possible context.
-      slots: M, 0 for a model without a memory.
+      n_users: users to score, on each device and worker.
+      user_bytes: what a user of a chunk needs without any target.
+      target_bytes: what a target needs for all users together.
     """
-    floats = memory_mb * 2**20 // FLOAT_BYTES
-    slots = max(slots, 1)
-    # A quarter for the relations of the context, and as much for their exponentials.
-    targets = _clamp(floats // 4 / (n_items * slots), 8, 64)
-    # The rest for the scores with their mask, and the relations of users and targets.
-    users = _clamp(floats // 2 / (2.25 * n_items + 2 * slots * targets), 1, max(n_users, 1))
+    budget = memory_mb * 2**20
+    on_cpu = jax.default_backend() == "cpu"
     # A CPU keeps one user's part of a block in its cache; other devices want much at a time.
-    rows = 1 if jax.default_backend() == "cpu" else min(users, 64)
-    return Blocks(users, rows, min(targets, n_items))
+    targets = _clamp(budget // 2 // target_bytes, 8, 64 if on_cpu else 1024) // 8 * 8
+    most = max(budget // 2 // user_bytes, 1)
+    # Chunks of one size, in whole groups.
+    users = math.ceil(n_users / math.ceil(n_users / most))
+    if users > GROUP:
+        users = math.ceil(users / GROUP) * GROUP
+    return Blocks(users, 1 if on_cpu else min(users, GROUP), targets)
 
 
-def _clamp(value: float, low: int, high: int) -> int:
-    return max(low, min(int(value), high))
+def _clamp(value: int, low: int, high: int) -> int:
+    return max(low, min(value, high))
 
 
-def score_chunk(
-    model: CML,
-    blocks: Blocks,
-    params: dict[str, Any],
-    user_C: jax.Array,
-    context_X: jax.Array,
-    prefs_CxS: jax.Array,
-    mask_CxS: jax.Array,
-    known_CxI: jax.Array,
-) -> jax.Array:
-    """Scores (C, I), minus the squared distances, of a chunk of users and all items.
-
-    Args:
-      model: the model.
-      blocks: how the work is cut.
-      params: tables and the model's parameters.
-      user_C: user numbers.
-      context_X: the item numbers that occur among the preferences.
-      prefs_CxS: preferences, as places in the context.
-      mask_CxS: True where a preference is real.
-      known_CxI: True where the user has the item.
-    """
-    bound = model.bind({"params": params["model"]})
-    context_XxD = params["items"][context_X]
-    user_CxD = known_CxI.astype(float) if model.user_is_history else params["users"][user_C]
-    n_items = params["items"].shape[0]
-    n_blocks = math.ceil(n_items / blocks.targets)
-
-    def score_block(block):
-        place_T = jnp.minimum(block * blocks.targets + jnp.arange(blocks.targets), n_items - 1)
-        target_TxD = params["items"][place_T]
-        items = bound.block_items(context_XxD, target_TxD)
-        users = bound.block_users(user_CxD, target_TxD)
-
-        def score_user(example):
-            return -bound.block_distances(items, *example)
-
-        return jax.lax.map(score_user, (users, prefs_CxS, mask_CxS), batch_size=blocks.rows)
-
-    score_KxCxT = jax.lax.map(score_block, jnp.arange(n_blocks))
-    score_CxKT = jnp.swapaxes(score_KxCxT, 0, 1).reshape(user_C.shape[0], -1)
-    return score_CxKT[:, :n_items]
-
-
-def best_items(score_CxI: jax.Array, known_CxI: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k best items that a user does not know, (items, scores), each (C, k).
+def best_items(
+    best: tuple[jax.Array, jax.Array], score_CxT: jax.Array, first: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The best of what was best and of a block of further items, (items, scores), each (C, k).
 
     Equal scores go by item number. Places that cannot be filled hold item -1 and score -inf.
+
+    Args:
+      best: of the items before the block.
+      score_CxT: scores of the block's items, -inf for those that must not be ranked.
+      first: number of the block's first item.
     """
-    score_CxI = jnp.where(known_CxI, -jnp.inf, score_CxI)
-    score_Cxk, item_Cxk = jax.lax.top_k(score_CxI, k)
+    item_Cxk, score_Cxk = best
+    k = item_Cxk.shape[1]
+    number_CxT = jnp.broadcast_to(first + jnp.arange(score_CxT.shape[1]), score_CxT.shape)
+    score_CxN = jnp.concatenate([score_Cxk, score_CxT], axis=1)
+    item_CxN = jnp.concatenate([item_Cxk, number_CxT], axis=1)
+    score_Cxk, place_Cxk = jax.lax.top_k(score_CxN, k)
+    item_Cxk = jnp.take_along_axis(item_CxN, place_Cxk, axis=1)
     return jnp.where(score_Cxk > -jnp.inf, item_Cxk, -1), score_Cxk
 
 
@@ -147,6 +123,7 @@ class Scorer:
       memory_mb: working memory on each device, MiB.
       seed: of the draw of preferences.
       max_users: most users in a chunk, for each device; 0 leaves it to the memory.
+      storage: type in which relations of item pairs wait to be mixed.
     """
 
     def __init__(
@@ -158,16 +135,16 @@ class Scorer:
         memory_mb: int,
         seed: int,
         max_users: int = 0,
+        storage: str = "float32",
     ):
         self.known = known
         self.max_prefs = max_prefs
-        self._slots = model.memory_slots if isinstance(model, LRML) else 0
         self._model = model
         self._memory_mb = memory_mb
         self._max_users = max_users
+        self._storage = storage
         self._key = jax.random.key(seed)
-        sampler = Sampler.of(known, self.max_prefs, weights=weights)
-        self._sampler = jax.device_put(sampler)
+        self._sampler = jax.device_put(Sampler.of(known, self.max_prefs, weights=weights))
         self._draw = jax.jit(evaluation_preferences)
 
     def rank(self, params: dict[str, Any], user_C: np.ndarray, k: int) -> Iterator[Ranking]:
@@ -178,35 +155,77 @@ class Scorer:
           user_C: user numbers, in any order.
           k: length of the lists; at most I places are filled.
         """
-        n_devices, n_items = parallel.device_count(), self.known.shape[1]
-        share = math.ceil(len(user_C) / n_devices)
+        if len(user_C) == 0:
+            return
+        parts = parallel.device_count() * parallel.workers()
+        share = math.ceil(len(user_C) / parts)
         if self._max_users:
-            share = min(share, self._max_users)
-        blocks = plan_blocks(self._memory_mb, share, n_items, self._slots)
-        chunk = blocks.users * n_devices
-        for start in range(0, len(user_C), chunk):
-            part_C = user_C[start : start + chunk]
-            yield self._rank_chunk(params, part_C, min(k, n_items), blocks, chunk)
+            share = min(share, math.ceil(self._max_users / parallel.workers()))
+        blocks = self._plan(params, share, k)
+        for start in range(0, len(user_C), blocks.users * parts):
+            part_C = user_C[start : start + blocks.users * parts]
+            yield self._rank_chunk(params, part_C, min(k, self.known.shape[1]), blocks)
 
-    def _rank_chunk(self, params, user_C, k, blocks, chunk) -> Ranking:
+    def _plan(self, params, n_users: int, k: int) -> Blocks:
+        n_items, dim = self.known.shape[1], params["items"].shape[2]
+        slots = self._model.memory_slots if isinstance(self._model, LRML) else 1
+        width = n_items if self._model.user_is_history else dim
+        target_bytes = jnp.dtype(self._storage).itemsize * n_items * slots
+        # Row, preferences and their relations, known items as bits, list and a block's scores.
+        floats = width + (2 + slots) * self.max_prefs + n_items // 32 + 4 * k + 4 * 64
+        user_bytes = 4 * floats * parallel.workers()
+        return plan_blocks(self._memory_mb, n_users, user_bytes, target_bytes)
+
+    def _rank_chunk(self, params, user_C, k, blocks) -> Ranking:
+        n_devices, n_items = parallel.device_count(), self.known.shape[1]
         # The last chunk is filled up with its first user, so that every chunk has one shape.
+        chunk = blocks.users * n_devices * parallel.workers()
         padded_C = np.concatenate([user_C, np.full(chunk - len(user_C), user_C[0])])
         prefs_CxS, mask_CxS = self.preferences(padded_C)
-        context_X, place_CxS = _context(prefs_CxS, mask_CxS, self.known.shape[1])
-        known_CxI = self.known[padded_C].toarray()
+        context_X, place_CxS = _context(prefs_CxS, mask_CxS, n_items)
+        on_devices_X = parallel.replicate(context_X)
+        steps = _compiled(self._model, blocks, k)
 
-        def by_device(x):
-            return x.reshape(parallel.device_count(), blocks.users, *x.shape[1:])
+        def begin(part):
+            """What a worker's users need for all blocks, and their empty lists."""
+            rows = [x[part] for x in (padded_C.astype(np.int32), place_CxS, mask_CxS)]
+            rows.append(self._known_bits(padded_C[part], blocks.targets))
+            by_device = [x.reshape(n_devices, blocks.users, *x.shape[1:]) for x in rows]
+            return steps.begin(params, on_devices_X, *parallel.shard(by_device))
 
-        arguments = parallel.shard(
-            [by_device(x) for x in (padded_C.astype(np.int32), place_CxS, mask_CxS, known_CxI)]
-        )
-        ranked = _ranker(self._model, blocks, k)(params, parallel.replicate(context_X), *arguments)
+        parts = np.split(np.arange(chunk), parallel.workers())
+        with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+            users = list(pool.map(begin, parts))
+            pairs = self._room_for_pairs(len(context_X), blocks.targets)
+            for first in range(0, n_items, blocks.targets):
+                place = parallel.replicate(np.int32(first))
+                items = steps.items(params, on_devices_X, place, pairs)
+                pairs = items["pairs_XxMxT"] if self._model.relates_items else None
+                block = itertools.repeat((params, items, place))
+                users = list(pool.map(steps.rank, users, block))
         item_CxK, score_CxK = (
-            np.asarray(x).reshape(chunk, k)[: len(user_C)] for x in jax.device_get(ranked)
+            np.concatenate([x.reshape(-1, k) for x in xs])[: len(user_C)]
+            for xs in zip(*(jax.device_get(part["best"]) for part in users), strict=True)
         )
         n = len(user_C)
         return Ranking(user_C, item_CxK, score_CxK, prefs_CxS[:n], mask_CxS[:n])
+
+    def _room_for_pairs(self, n_context: int, targets: int) -> jax.Array | None:
+        if not self._model.relates_items:
+            return None
+        shape = (n_context, self._model.memory_slots, targets)
+        return parallel.replicate(np.zeros(shape, jnp.dtype(self._storage)))
+
+    def _known_bits(self, user_C: np.ndarray, targets: int) -> np.ndarray:
+        """The known items of some users as bits, (C, bytes) for a whole number of blocks."""
+        n_items = self.known.shape[1]
+        width = math.ceil(n_items / targets) * targets
+        bits_CxW = np.zeros((len(user_C), width // BITS), np.uint8)
+        for start in range(0, len(user_C), 512):
+            known = self.known[user_C[start : start + 512]].toarray()
+            packed = np.packbits(known, axis=1, bitorder="little")
+            bits_CxW[start : start + 512, : packed.shape[1]] = packed
+        return bits_CxW
 
     def preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Preferences as item numbers, (C, S), and their mask; a user's are always the same."""
@@ -217,13 +236,14 @@ class Scorer:
 def _context(prefs_CxS, mask_CxS, n_items: int) -> tuple[np.ndarray, np.ndarray]:
     """(items that occur among the preferences, preferences as places among them).
 
-    The number of items is padded to a power of two, or is the whole catalogue, so that few
-    different shapes are compiled.
+    The number of items is padded to a power of two, or is the whole catalogue in whole pieces
+    (see `RelationMemory.block_weights`), so that few different shapes are compiled.
     """
     distinct = np.unique(prefs_CxS[mask_CxS])
     size = 1 << max(len(distinct) - 1, 0).bit_length()
     if size > n_items // 2:
-        return np.arange(n_items, dtype=np.int32), np.where(mask_CxS, prefs_CxS, 0)
+        size = math.ceil(n_items / PIECE) * PIECE if n_items > PIECE else n_items
+        distinct = np.arange(n_items)
     context_X = np.zeros(size, np.int32)
     context_X[: len(distinct)] = distinct
     places = np.searchsorted(distinct, np.where(mask_CxS, prefs_CxS, context_X[0]))
@@ -245,14 +265,104 @@ def place_untrained_users(
     return params | {"users": users_UxD}
 
 
-@functools.lru_cache(maxsize=16)
-def _ranker(model: CML, blocks: Blocks, k: int):
-    """The compiled function behind `Scorer.rank`."""
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """The functions behind `Scorer.rank`, for one device."""
 
-    def rank(params, context_X, user_C, prefs_CxS, mask_CxS, known_CxI):
-        score_CxI = score_chunk(
-            model, blocks, params, user_C, context_X, prefs_CxS, mask_CxS, known_CxI
+    model: CML
+    blocks: Blocks
+    k: int
+
+    def begin(self, params, context_X, user_C, prefs_CxS, mask_CxS, bits_CxW):
+        """What a chunk of users needs for all blocks; `best` is what it has so far."""
+        bound = self._bind(params)
+        if self.model.user_is_history:
+            user_CxD = _from_bits(bits_CxW)[:, : params["items"].shape[0]].astype(float)
+        else:
+            user_CxD = params["users"][user_C]
+        context_XxD = params["items"][context_X]
+
+        def history(group):
+            user_GxD, prefs_GxS, mask_GxS = group
+            return jax.vmap(bound.block_history)(user_GxD, context_XxD[prefs_GxS], mask_GxS)
+
+        n = len(user_C)
+        history_KxG = jax.lax.map(history, _split((user_CxD, prefs_CxS, mask_CxS), GROUP))
+        return {
+            "user_CxD": user_CxD,
+            "history": jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), history_KxG),
+            "prefs_CxS": prefs_CxS,
+            "mask_CxS": mask_CxS,
+            "bits_CxW": bits_CxW,
+            "best": (jnp.full((n, self.k), -1), jnp.full((n, self.k), -jnp.inf)),
+        }
+
+    def items(self, params, context_X, first, out_XxMxT):
+        """What a block needs of items alone."""
+        bound = self._bind(params)
+        context_XxD, target_TxD = params["items"][context_X], self._targets(params, first)
+        return bound.block_items(context_XxD, target_TxD, out_XxMxT)
+
+    def rank(self, users, block):
+        """The users with what is best after a block."""
+        params, items, first = block
+        bound = self._bind(params)
+        target_TxD = self._targets(params, first)
+
+        def score_user(example):
+            return -bound.block_distances(items, *example)
+
+        def score_group(group):
+            pairs = bound.block_users(group["user_CxD"], target_TxD)
+            examples = (pairs, group["history"], group["prefs_CxS"], group["mask_CxS"])
+            return jax.lax.map(score_user, examples, batch_size=self.blocks.rows)
+
+        n = len(users["user_CxD"])
+        names = ("user_CxD", "history", "prefs_CxS", "mask_CxS")
+        groups = _split({name: users[name] for name in names}, GROUP)
+        score_CxT = jax.lax.map(score_group, groups).reshape(n, -1)
+        bits_CxW = jax.lax.dynamic_slice_in_dim(
+            users["bits_CxW"], first // BITS, self.blocks.targets // BITS, axis=1
         )
-        return best_items(score_CxI, known_CxI, k)
+        past_T = first + jnp.arange(self.blocks.targets) >= params["items"].shape[0]
+        score_CxT = jnp.where(_from_bits(bits_CxW) | past_T[None], -jnp.inf, score_CxT)
+        return users | {"best": best_items(users["best"], score_CxT, first)}
 
-    return parallel.pmap(rank)
+    def _bind(self, params):
+        return self.model.bind({"params": params["model"]})
+
+    def _targets(self, params, first):
+        items_IxD = params["items"]
+        place_T = jnp.minimum(first + jnp.arange(self.blocks.targets), len(items_IxD) - 1)
+        return items_IxD[place_T]
+
+
+def _split(tree, size: int):
+    """Arrays (N, ...) as (N / size, size, ...), or as one part where they are shorter."""
+
+    def split(x):
+        rows = min(len(x), size)
+        return x.reshape(len(x) // rows, rows, *x.shape[1:])
+
+    return jax.tree.map(split, tree)
+
+
+def _from_bits(bits_CxW: jax.Array) -> jax.Array:
+    """Booleans (C, 8 W) from bytes (C, W)."""
+    bit_8 = jnp.arange(BITS, dtype=jnp.uint8)[None, None]
+    return ((bits_CxW[:, :, None] >> bit_8) & 1).reshape(len(bits_CxW), -1) != 0
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(*static) -> SimpleNamespace:
+    steps = _Steps(*static)
+    return SimpleNamespace(
+        begin=parallel.pmap(steps.begin),
+        items=parallel.pmap(steps.items, donate=(3,)),
+        rank=_waiting(parallel.pmap(steps.rank, donate=(0,))),
+    )
+
+
+def _waiting(function):
+    """A call that returns when the work is done, so that each thread keeps one core busy."""
+    return lambda *args: jax.block_until_ready(function(*args))

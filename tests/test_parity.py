@@ -280,10 +280,12 @@ def test_scores(case):
     if case.flags["model"] == "lrml":  # the program's LRML ranks by the root of the distance
         expected_BxI = -np.square(expected_BxI)
 
-    items = case.bound.block_items(item_IxD, item_IxD)
-    block = case.bound.block_users(user_BxD, item_IxD)
+    out_IxMxI = jnp.zeros((60, getattr(case.model, "memory_slots", 0), 60))
+    items = case.bound.block_items(item_IxD, item_IxD, out_IxMxI)
+    pairs = case.bound.block_users(user_BxD, item_IxD)
+    history = jax.vmap(case.bound.block_history)(user_BxD, item_IxD[prefs_BxS], mask_BxS)
     block_BxI = jax.vmap(lambda *user: case.bound.block_distances(items, *user))(
-        block, prefs_BxS, mask_BxS
+        pairs, history, prefs_BxS, mask_BxS
     )
     check(-block_BxI, expected_BxI, "block form")
 

@@ -61,8 +61,8 @@ def direct_scores(model, params, ranking, known):
     return np.stack(score, axis=1)
 
 
-def rank(model, params, known, users, k, memory_mb=64):
-    scorer = scoring.Scorer(model, known, PREFS, "uniform", memory_mb, seed=5)
+def rank(model, params, known, users, k, memory_mb=64, storage="float32"):
+    scorer = scoring.Scorer(model, known, PREFS, "uniform", memory_mb, 5, storage=storage)
     return list(scorer.rank(parallel.replicate(params), np.asarray(users), k))
 
 
@@ -87,15 +87,32 @@ def test_lists_are_the_best_unknown_items(setting):
         )
 
 
-@pytest.mark.parametrize("blocks", [(1, 1, 1), (2, 1, 8), (5, 3, 36), (13, 13, 37), (4, 2, 64)])
+@pytest.mark.parametrize("blocks", [(1, 1, 8), (2, 1, 16), (5, 3, 24), (13, 13, 40), (4, 2, 64)])
 def test_blocks_do_not_change_the_scores(setting, blocks, monkeypatch):
     model, params, known = setting
     (whole,) = rank(model, params, known, np.arange(N_USERS), 8)
     monkeypatch.setattr(scoring, "plan_blocks", lambda *_: scoring.Blocks(*blocks))
     parts = rank(model, params, known, np.arange(N_USERS), 8)
-    assert len(parts) == -(-N_USERS // (blocks[0] * parallel.device_count()))
+    chunk = blocks[0] * parallel.device_count() * parallel.workers()
+    assert len(parts) == -(-N_USERS // chunk)
     joined = np.concatenate([part.score_CxK for part in parts])
     np.testing.assert_allclose(joined, whole.score_CxK, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("storage", "tolerance"), [("float16", 1e-3), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize("name", ["hlr", "hlr++"])
+def test_storage_changes_scores_by_its_precision(name, storage, tolerance):
+    model, known = SETTINGS[name], interactions()
+    params = init_params(jax.random.key(0), model, N_USERS, N_ITEMS, DIM)
+    (exact,) = rank(model, params, known, np.arange(N_USERS), N_ITEMS)
+    (stored,) = rank(model, params, known, np.arange(N_USERS), N_ITEMS, storage=storage)
+    order = np.argsort(exact.item_CxK, axis=1), np.argsort(stored.item_CxK, axis=1)
+    by_item = [
+        np.take_along_axis(found.score_CxK, place, axis=1)
+        for found, place in zip((exact, stored), order, strict=True)
+    ]
+    np.testing.assert_allclose(by_item[1], by_item[0], atol=tolerance)
+    assert (by_item[1] != by_item[0]).any()
 
 
 def test_a_list_does_not_depend_on_the_company(setting):
@@ -109,22 +126,23 @@ def test_a_list_does_not_depend_on_the_company(setting):
 
 
 def test_ties_go_by_item_number():
-    items, _ = scoring.best_items(
-        jnp.array([[0.0, 2.0, 2.0, 1.0, 2.0]]), jnp.array([[False, True, False, False, False]]), 4
-    )
+    nothing = jnp.full((1, 4), -1), jnp.full((1, 4), -jnp.inf)
+    best = scoring.best_items(nothing, jnp.array([[0.0, -jnp.inf, 2.0]]), 0)
+    np.testing.assert_array_equal(best[0], [[2, 0, -1, -1]])
+    items, scores = scoring.best_items(best, jnp.array([[1.0, 2.0, 0.0]]), 3)
     np.testing.assert_array_equal(items, [[2, 4, 3, 0]])
+    np.testing.assert_array_equal(scores, [[2, 2, 1, 0]])
 
 
-@pytest.mark.parametrize("memory_mb", [1, 16, 256])
-@pytest.mark.parametrize(("n_users", "n_items", "slots"), [(900, 1500, 20), (10**6, 20_000, 20)])
-def test_blocks_fit_the_budget(memory_mb, n_users, n_items, slots):
-    blocks = scoring.plan_blocks(memory_mb, n_users, n_items, slots)
-    floats = 2 * n_items * slots * blocks.targets
-    floats += blocks.users * (2.25 * n_items + 2 * slots * blocks.targets)
+@pytest.mark.parametrize("memory_mb", [1, 16, 512])
+@pytest.mark.parametrize(("user_bytes", "target_bytes"), [(10, 100), (20_000, 3_000_000)])
+def test_blocks_fit_the_budget(memory_mb, user_bytes, target_bytes):
+    blocks = scoring.plan_blocks(memory_mb, 10**6, user_bytes, target_bytes)
+    assert blocks.targets % 8 == 0
     # However small the budget, a block has eight items and a chunk one user.
-    least = 2 * 8 * n_items * slots + 2.25 * n_items + 2 * slots * 64
-    budget = memory_mb * 2**20
-    assert 4 * floats <= max(budget, budget / 2 + 4 * least)
+    assert blocks.targets == 8 or blocks.targets * target_bytes <= memory_mb * 2**19
+    rounded = blocks.users - scoring.GROUP if blocks.users > scoring.GROUP else blocks.users
+    assert blocks.users == 1 or rounded * user_bytes <= memory_mb * 2**19
 
 
 def test_users_that_training_never_saw_stand_at_the_mean_of_their_items():

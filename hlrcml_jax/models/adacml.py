@@ -34,7 +34,7 @@ class AdaCML(CML):
     def translate(self, user_BxD, relation):
         return user_BxD + relation
 
-    def block_items(self, context_XxD, target_TxD):
+    def block_items(self, context_XxD, target_TxD, out_XxMxT):
         """<p, t> of all pairs of items."""
         return {
             "logits_XxT": context_XxD @ target_TxD.T,
@@ -45,10 +45,9 @@ class AdaCML(CML):
     def block_users(self, user_CxD, target_TxD):
         return user_CxD
 
-    def block_distances(self, items, user, prefs_S, mask_S):
-        logits_SxT = items["logits_XxT"][prefs_S]
-        weights_SxT = normalize(logits_SxT, mask_S[:, None], self.beta)
-        moved_TxD = user[None] + weights_SxT.T @ items["context_XxD"][prefs_S]
+    def block_distances(self, items, pairs, history, prefs_S, mask_S):
+        weights_SxT = normalize(items["logits_XxT"][prefs_S], mask_S[:, None], self.beta)
+        moved_TxD = pairs[None] + weights_SxT.T @ items["context_XxD"][prefs_S]
         return jnp.sum(jnp.square(moved_TxD - items["target_TxD"]), axis=1)
 
     def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:

@@ -6,8 +6,9 @@ This is also the interface of every model. A model sees rows, never tables:
   moved for one target, in whatever form is cheap;
 * `translate` moves the user by it, and `distance` measures from there;
 * calling the model gives the distance of user and target by the target's own relation;
-* `block_items`, `block_users` and `block_distances` are the same distances for full-catalogue
-  scoring, cut by what depends on items alone, on users and targets, and on preferences.
+* `block_items`, `block_users`, `block_history` and `block_distances` are the same distances for
+  full-catalogue scoring, cut by what depends on items alone, on users and targets, on users and
+  preferences, and on all three.
 
 A row is a vector of D numbers, unless `init_rows` makes it wider or `constants` adds to it.
 """
@@ -38,6 +39,7 @@ class CML(nn.Module):
 
     Class attributes say how a model is trained and scored:
       uses_preferences: whether its relation attends to the items that a user has.
+      relates_items: whether relations of item pairs are computed once for all users.
       in_ball: whether user and item rows are kept in a ball.
       loss: of a positive and a negative distance, "hinge" or "logistic".
       adds_constants: whether rows are widened by what `constants` gives.
@@ -45,6 +47,7 @@ class CML(nn.Module):
     """
 
     uses_preferences: ClassVar[bool] = False
+    relates_items: ClassVar[bool] = False
     in_ball: ClassVar[bool] = True
     loss: ClassVar[str] = "hinge"
     adds_constants: ClassVar[bool] = False
@@ -107,12 +110,15 @@ class CML(nn.Module):
         relation = self.relation(user_BxD, target_BxD, history)
         return self.distance(user_BxD, relation, target_BxD)
 
-    def block_items(self, context_XxD: jax.Array, target_TxD: jax.Array) -> Any:
+    def block_items(
+        self, context_XxD: jax.Array, target_TxD: jax.Array, out_XxMxT: jax.Array | None
+    ) -> Any:
         """What a block of targets needs of items alone, computed once for all users.
 
         Args:
           context_XxD: rows of the items that occur among the preferences.
           target_TxD: rows of the block's items.
+          out_XxMxT: an array for `pairs_XxMxT` of the result, if the model relates items.
         """
         return None
 
@@ -120,15 +126,20 @@ class CML(nn.Module):
         """What a block needs of pairs of users and targets: arrays with a leading axis C."""
         return pairwise_squared_distance(user_CxD, target_TxD)
 
+    def block_history(self, user_D: jax.Array, prefs_SxD: jax.Array, mask_S: jax.Array) -> Any:
+        """What all blocks need of one user and its preferences."""
+        return None
+
     def block_distances(
-        self, items: Any, user: Any, prefs_S: jax.Array, mask_S: jax.Array
+        self, items: Any, pairs: Any, history: Any, prefs_S: jax.Array, mask_S: jax.Array
     ) -> jax.Array:
         """Squared distances (T,) of one user to a block of targets.
 
         Args:
           items: what `block_items` gave.
-          user: this user's part of what `block_users` gave.
+          pairs: this user's part of what `block_users` gave.
+          history: what `block_history` gave.
           prefs_S: preferences as rows of the context.
           mask_S: True where a preference is real.
         """
-        return user
+        return pairs

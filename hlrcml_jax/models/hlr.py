@@ -21,6 +21,7 @@ class HLR(LRML):
     """
 
     uses_preferences: ClassVar[bool] = True
+    relates_items: ClassVar[bool] = True
 
     beta: float = 1.0
 
@@ -43,20 +44,22 @@ class HLR(LRML):
         rest_BxSxM = self.memory.slot_weights(target_BxD, history["prefs_BxSxD"])
         return jnp.concatenate([slot_0_BxM[:, None], rest_BxSxM], axis=1)
 
-    def block_items(self, context_XxD, target_TxD):
+    def block_items(self, context_XxD, target_TxD, out_XxMxT):
         """rel(t, p) of all pairs, which no user changes, and the targets' queries."""
-        return super().block_items(context_XxD, target_TxD) | {
-            "pairs_XxMxT": self.memory.block_weights(context_XxD, target_TxD),
-            "context_XxD": context_XxD,
-        }
+        pairs_XxMxT = self.memory.write_block_weights(context_XxD, target_TxD, out_XxMxT)
+        return super().block_items(context_XxD, target_TxD, None) | {"pairs_XxMxT": pairs_XxMxT}
 
-    def block_relation(self, items, user, prefs_S, mask_S):
-        pairs_XxMxT, pair_MxT, query_M = items["pairs_XxMxT"], user["pair_MxT"], user["query_M"]
+    def block_relation(self, items, pairs, history, prefs_S, mask_S):
+        pairs_XxMxT, slot_0_MxT, query_M = (
+            items["pairs_XxMxT"],
+            pairs["weights_MxT"],
+            history["query_M"],
+        )
         logits_SxT = jnp.concatenate(
-            [(query_M @ pair_MxT)[None], pair_logits(pairs_XxMxT, prefs_S, query_M)]
+            [(query_M @ slot_0_MxT)[None], pair_logits(pairs_XxMxT, prefs_S, query_M)]
         )
         weights_SxT = normalize(logits_SxT, with_slot_0(mask_S[None]).T, self.beta)
-        return pair_MxT * weights_SxT[:1] + mix_pairs(pairs_XxMxT, prefs_S, weights_SxT[1:])
+        return slot_0_MxT * weights_SxT[:1] + mix_pairs(pairs_XxMxT, prefs_S, weights_SxT[1:])
 
     def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
         """Shares (B, S) of the user attention that fall on each preference; slot 0 has the rest."""
@@ -89,21 +92,26 @@ class HLRPlusPlus(HLR):
         )
         return by_user_BxM + by_item_BxM
 
-    def block_relation(self, items, user, prefs_S, mask_S):
+    def block_history(self, user_D, prefs_SxD, mask_S):
+        """As LRML's, with the mixture weights of rel(u, p_k)."""
+        user_item_SxM = self.memory.slot_weights(user_D[None], prefs_SxD[None])[0]
+        return super().block_history(user_D, prefs_SxD, mask_S) | {"user_item_SxM": user_item_SxM}
+
+    def block_relation(self, items, pairs, history, prefs_S, mask_S):
         pairs_XxMxT, mask_Sx1 = items["pairs_XxMxT"], mask_S[:, None]
-        logits_SxT = pair_logits(pairs_XxMxT, prefs_S, user["query_M"])
+        logits_SxT = pair_logits(pairs_XxMxT, prefs_S, history["query_M"])
         by_user_MxT = mix_pairs(pairs_XxMxT, prefs_S, normalize(logits_SxT, mask_Sx1, self.beta))
 
         # Of the item attention only slot 0 depends on the target.
-        slots_SxM = self.memory.weights(user["user_D"][None], items["context_XxD"][prefs_S])
+        slot_0_MxT, slots_SxM = pairs["weights_MxT"], history["user_item_SxM"]
         logits_SxT = jnp.concatenate(
             [
-                jnp.sum(user["pair_MxT"] * items["query_MxT"], axis=0, keepdims=True),
+                jnp.sum(slot_0_MxT * items["query_MxT"], axis=0, keepdims=True),
                 slots_SxM @ items["query_MxT"],
             ]
         )
         weights_SxT = normalize(logits_SxT, with_slot_0(mask_S[None]).T, self.beta)
-        by_item_MxT = user["pair_MxT"] * weights_SxT[:1] + slots_SxM.T @ weights_SxT[1:]
+        by_item_MxT = slot_0_MxT * weights_SxT[:1] + slots_SxM.T @ weights_SxT[1:]
         return by_user_MxT + by_item_MxT
 
     def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):

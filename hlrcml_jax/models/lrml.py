@@ -27,26 +27,28 @@ class LRML(CML):
     def translate(self, user_BxD, relation):
         return user_BxD + self.memory.read(relation)
 
-    def block_items(self, context_XxD, target_TxD):
+    def block_items(self, context_XxD, target_TxD, out_XxMxT):
         """The targets' queries."""
         return {"query_MxT": self.memory.query(target_TxD).T}
 
     def block_users(self, user_CxD, target_TxD):
-        """rel(t, u) of all pairs, their distances without a relation, and the users' queries."""
+        """rel(t, u) of all pairs, and their distances without a relation."""
         return {
-            "pair_MxT": self.memory.block_weights(user_CxD, target_TxD),
+            "weights_MxT": self.memory.block_weights(user_CxD, target_TxD),
             "distance_T": pairwise_squared_distance(user_CxD, target_TxD),
-            "query_M": self.memory.query(user_CxD),
-            "user_D": user_CxD,
         }
 
-    def block_relation(self, items, user, prefs_S, mask_S) -> jax.Array:
-        """`relation` of one user and a block of targets: mixture weights (M, T)."""
-        return user["pair_MxT"]
+    def block_history(self, user_D, prefs_SxD, mask_S):
+        """The user's query."""
+        return {"query_M": self.memory.query(user_D)}
 
-    def block_distances(self, items, user, prefs_S, mask_S):
+    def block_relation(self, items, pairs, history, prefs_S, mask_S) -> jax.Array:
+        """`relation` of one user and a block of targets: mixture weights (M, T)."""
+        return pairs["weights_MxT"]
+
+    def block_distances(self, items, pairs, history, prefs_S, mask_S):
         """||u - t + aV||^2 = ||u - t||^2 + 2 a.(Vu - Vt) + a (VV') a', without the vector aV."""
-        a_MxT = self.block_relation(items, user, prefs_S, mask_S)
-        linear_MxT = 2.0 * (user["query_M"][:, None] - items["query_MxT"])
+        a_MxT = self.block_relation(items, pairs, history, prefs_S, mask_S)
+        linear_MxT = 2.0 * (history["query_M"][:, None] - items["query_MxT"])
         gram_MxM = self.memory.query(self.memory.values_MxD)
-        return user["distance_T"] + jnp.sum(a_MxT * (linear_MxT + gram_MxM @ a_MxT), axis=0)
+        return pairs["distance_T"] + jnp.sum(a_MxT * (linear_MxT + gram_MxM @ a_MxT), axis=0)

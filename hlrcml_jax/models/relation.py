@@ -16,6 +16,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# Rows whose relations with a block of targets are computed at a time: they stay in cache.
+PIECE = 256
+
 
 class RelationMemory(nn.Module):
     """M slots of keys A (D, M) and values V (M, D), drawn from N(0, 1/D)."""
@@ -39,8 +42,26 @@ class RelationMemory(nn.Module):
     def block_weights(self, a_BxD: jax.Array, target_TxD: jax.Array) -> jax.Array:
         """Mixture weights of rel(a, t) for every pair: one matrix product to (B, M, T)."""
         keyed_DxMxT = self.keys_DxM[:, :, None] * target_TxD.T[:, None, :]
-        logits_BxMxT = jnp.tensordot(a_BxD, keyed_DxMxT, axes=1)
-        return jax.nn.softmax(logits_BxMxT, axis=1)
+        return jax.nn.softmax(jnp.tensordot(a_BxD, keyed_DxMxT, axes=1), axis=1)
+
+    def write_block_weights(
+        self, a_XxD: jax.Array, target_TxD: jax.Array, out_XxMxT: jax.Array
+    ) -> jax.Array:
+        """`block_weights` of many rows, written over an array and in its type.
+
+        The rows are taken in pieces that stay in cache, and no fresh memory is needed: to get
+        pages for an array of this size takes longer than the arithmetic.
+        """
+        n_rows = len(a_XxD)
+        rows = PIECE if n_rows % PIECE == 0 else n_rows
+
+        def write(piece, out_XxMxT):
+            start = piece * rows
+            a_BxD = jax.lax.dynamic_slice_in_dim(a_XxD, start, rows)
+            weights_BxMxT = self.block_weights(a_BxD, target_TxD).astype(out_XxMxT.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(out_XxMxT, weights_BxMxT, start, axis=0)
+
+        return jax.lax.fori_loop(0, n_rows // rows, write, out_XxMxT)
 
     def query(self, x_BxD: jax.Array) -> jax.Array:
         """V x, (B, M): the inner product of x with each value row."""
@@ -96,7 +117,7 @@ def normalize(logits_SxB: jax.Array, mask_SxB: jax.Array, beta: float = 1.0) -> 
 def pair_logits(pairs_XxMxT: jax.Array, place_S: jax.Array, query_M: jax.Array) -> jax.Array:
     """<r, x> (S, T) for the relations at some places of a block; one slot in cache at a time."""
     return jax.lax.map(
-        lambda place: jnp.sum(pairs_XxMxT[place] * query_M[:, None], axis=0), place_S
+        lambda place: jnp.sum(pairs_XxMxT[place].astype(float) * query_M[:, None], axis=0), place_S
     )
 
 
@@ -105,7 +126,7 @@ def mix_pairs(pairs_XxMxT: jax.Array, place_S: jax.Array, weights_SxT: jax.Array
 
     def add(sum_MxT, slot):
         place, weights_T = slot
-        return sum_MxT + pairs_XxMxT[place] * weights_T[None], None
+        return sum_MxT + pairs_XxMxT[place].astype(float) * weights_T[None], None
 
     zeros_MxT = jnp.zeros(pairs_XxMxT.shape[1:])
     return jax.lax.scan(add, zeros_MxT, (place_S, weights_SxT))[0]
