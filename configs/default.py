@@ -124,15 +124,23 @@ def get_config():
     # tables that are not trained: , users, items, both
     config.pretrained.freeze = ""
 
+    # of a positive and its negatives: hinge, softmax
+    config.loss.kind = "hinge"
     # margin of the hinge, in squared distance; above 0
     config.loss.margin = 0.2
+    # of the softmax, in squared distance; above 0
+    config.loss.temperature = 0.3
     # the negative uses the positive's relation
     config.loss.copy_relation = False
 
     # N, negatives drawn for each positive; at least 1
     config.negatives.candidates = 1
-    # average over them, or keep one: uniform, hardest
-    config.negatives.select = "uniform"
+    # which of them count: all, hardest
+    config.negatives.select = "all"
+    # how they are drawn: uniform, popularity
+    config.negatives.weights = "uniform"
+    # whether the examples of a batch share them
+    config.negatives.shared = False
 
     # learning rate of Adam; above 0
     config.optimizer.learning_rate = 0.0002

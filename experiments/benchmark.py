@@ -102,14 +102,14 @@ def train(setting: Setting, name: str) -> dict[str, float]:
     import numpy as np
 
     from hlrcml_jax import parallel
-    from hlrcml_jax.losses import TripletLoss
+    from hlrcml_jax.losses import Loss
     from hlrcml_jax.optimizer import make_optimizer, row_radii
     from hlrcml_jax.sampling import Positives, Sampler
     from hlrcml_jax.train import Trainer, init_state
 
     model, params = setting.model(name)
     optimizer = make_optimizer(2e-4, row_radii(1.0 if model.in_ball else None))
-    trainer = Trainer(model, TripletLoss(0.2), optimizer, BATCH, _ROWS.value)
+    trainer = Trainer(model, Loss(margin=0.2), optimizer, BATCH, _ROWS.value)
     positives = Positives.of(setting.train)
     n = _STEPS.value * BATCH
     chosen = np.random.default_rng(0).integers(0, setting.train.nnz, n)

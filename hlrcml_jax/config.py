@@ -17,10 +17,12 @@ import ml_collections
 
 from hlrcml_jax.data import catalog, readers, splits
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.losses import KINDS as LOSSES
+from hlrcml_jax.losses import SELECTIONS
 from hlrcml_jax.metrics import DEFINITIONS, METRICS
 from hlrcml_jax.models import MODELS
 from hlrcml_jax.optimizer import ROWS, SCHEDULES
-from hlrcml_jax.sampling import PREFERENCE_WEIGHTS
+from hlrcml_jax.sampling import CANDIDATE_WEIGHTS, PREFERENCE_WEIGHTS
 from hlrcml_jax.scoring import STORAGE
 
 
@@ -154,12 +156,16 @@ SCHEMA: dict[str, Any] = {
         "freeze": _choice("", "tables that are not trained", ("", "users", "items", "both")),
     },
     "loss": {
+        "kind": _choice("hinge", "of a positive and its negatives", LOSSES),
         "margin": Key(0.2, "margin of the hinge, in squared distance; above 0", _positive),
+        "temperature": Key(0.3, "of the softmax, in squared distance; above 0", _positive),
         "copy_relation": Key(False, "the negative uses the positive's relation"),
     },
     "negatives": {
         "candidates": Key(1, "N, negatives drawn for each positive; at least 1", _at_least(1)),
-        "select": _choice("uniform", "average over them, or keep one", ("uniform", "hardest")),
+        "select": _choice("all", "which of them count", SELECTIONS),
+        "weights": _choice("uniform", "how they are drawn", CANDIDATE_WEIGHTS),
+        "shared": Key(False, "whether the examples of a batch share them"),
     },
     "optimizer": {
         "learning_rate": Key(2e-4, "learning rate of Adam; above 0", _positive),

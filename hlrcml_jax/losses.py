@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 from hlrcml_jax.models.cml import CML
 
+KINDS = ("hinge", "softmax")
+SELECTIONS = ("all", "hardest")
+
 
 class Batch(flax.struct.PyTreeNode):
     """B examples of ids, as `sampling.draw_batch` makes them.
@@ -16,7 +19,8 @@ class Batch(flax.struct.PyTreeNode):
     Attributes:
       user_B: user ids.
       positive_B: an item of each user.
-      negative_BxN: candidates that are no items of the user.
+      negative_BxN: candidates of each example, or (N,) when all share them.
+      allowed_BxN: False for candidates that are items of the user.
       prefs_BxS: preferences of the user, the positive not among them.
       mask_BxS: True where a preference is real.
       weight_B: 1 for real examples, 0 for those that only fill the batch.
@@ -25,9 +29,15 @@ class Batch(flax.struct.PyTreeNode):
     user_B: jax.Array
     positive_B: jax.Array
     negative_BxN: jax.Array
+    allowed_BxN: jax.Array
     prefs_BxS: jax.Array
     mask_BxS: jax.Array
     weight_B: jax.Array
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all examples have the same candidates."""
+        return self.negative_BxN.ndim == 1
 
 
 class Rows(flax.struct.PyTreeNode):
@@ -38,7 +48,7 @@ class Rows(flax.struct.PyTreeNode):
     Attributes:
       user_BxD: of the users.
       positive_BxD: of their positives.
-      negative_NxBxD: of the candidates.
+      negative_NxBxD: of the candidates, or (N, D) when all share them.
       prefs_BxSxD: of the preferences.
     """
 
@@ -68,34 +78,42 @@ class Rows(flax.struct.PyTreeNode):
         }
 
 
-def widen_rows(rows: Rows, constants: dict[str, jax.Array], batch: Batch) -> Rows:
-    """Rows with the model's constants, if it has any, behind each vector."""
+def widen_rows(rows: Any, constants: dict[str, jax.Array], wide: Any) -> Any:
+    """Rows with the model's constants, if it has any, behind each vector.
+
+    Args:
+      rows: a tree of rows.
+      constants: of the epoch, see `CML.constants`.
+      wide: gives the same tree of the constants.
+    """
     if not constants:
         return rows
-    return jax.tree.map(
-        lambda row, constant: jnp.concatenate([row, constant], axis=-1),
-        rows,
-        Rows.of(constants, batch),
-    )
+    return jax.tree.map(lambda *x: jnp.concatenate(x, axis=-1), rows, wide(constants))
 
 
 @dataclasses.dataclass(frozen=True)
-class TripletLoss:
-    """Sum over the batch of what the model makes of d(u, positive) and d(u, negative).
+class Loss:
+    """Sum over the batch of what d(u, positive) and the d(u, negative) cost; and the penalties.
 
-    That is the hinge max(0, margin + d(u, positive) - d(u, negative)) or, for a model whose loss
-    is "logistic", -log sigmoid(d(u, negative) - d(u, positive)); and the model's penalty.
+    With z = d(u, positive) - d(u, negative):
+      "hinge": max(0, margin + z) (the paper's equation of the loss), averaged over the candidates;
+      "softmax": log(1 + sum_n exp(z_n / temperature)), the cross-entropy of the positive among
+        the candidates;
+      and for a model whose loss is "logistic", -log sigmoid(-z) in place of the hinge.
 
     Attributes:
+      kind: "hinge" or "softmax".
       margin: of the hinge, in the distance's unit.
-      select: "uniform" averages over the candidates; "hardest" keeps the candidate nearest to the
-        user moved by the positive's relation, and judges the loss of the chosen one by its own
-        relation.
+      temperature: of the softmax, in the distance's unit.
+      select: "all" candidates, or the "hardest": the one nearest to the user, moved by the
+        positive's relation; the chosen one is judged by its own relation.
       copy_relation: the negative uses the positive's relation in the loss too.
     """
 
-    margin: float
-    select: str = "uniform"
+    kind: str = "hinge"
+    margin: float = 0.2
+    temperature: float = 0.3
+    select: str = "all"
     copy_relation: bool = False
 
     def __call__(
@@ -113,16 +131,29 @@ class TripletLoss:
           batch: the ids.
           constants: of the epoch, see `CML.constants`.
         """
-        rows = widen_rows(Rows.of(params, batch), constants or {}, batch)
-        return self.of_rows(model, params["model"], rows, batch.mask_BxS, batch.weight_B)
+        constants = constants or {}
+        rows = widen_rows(Rows.of(params, batch), constants, lambda wide: Rows.of(wide, batch))
+        if not batch.is_shared:
+            return self.of_rows(model, params["model"], rows, batch)
+        items_IxD = widen_rows(params["items"], constants, lambda wide: wide["items"])
+        bound = model.bind({"params": params["model"]})
+        distance_BxN = bound.shared_distances(
+            rows.user_BxD, rows.negative_NxBxD, items_IxD, batch.prefs_BxS, batch.mask_BxS
+        )
+        history = bound.history(rows.user_BxD, rows.prefs_BxSxD, batch.mask_BxS)
+        relation = bound.relation(rows.user_BxD, rows.positive_BxD, history)
+        positive_B = bound.distance(rows.user_BxD, relation, rows.positive_BxD)
+        loss_B = self._of_distances(model, positive_B, distance_BxN.T, batch.allowed_BxN.T)
+        penalty_B = bound.penalty(
+            rows.user_BxD, relation, rows.positive_BxD, rows.negative_NxBxD[:0, None]
+        )
+        return jnp.sum((loss_B + penalty_B) * batch.weight_B)
 
-    def of_rows(
-        self, model: CML, model_params: Any, rows: Rows, mask_BxS: jax.Array, weight_B: jax.Array
-    ) -> jax.Array:
-        """The loss of examples whose rows are gathered; masks and weights as in `Batch`."""
+    def of_rows(self, model: CML, model_params: Any, rows: Rows, batch: Batch) -> jax.Array:
+        """The loss of examples that have candidates of their own, from gathered rows."""
         bound = model.bind({"params": model_params})
         user_BxD, positive_BxD = rows.user_BxD, rows.positive_BxD
-        history = bound.history(user_BxD, rows.prefs_BxSxD, mask_BxS)
+        history = bound.history(user_BxD, rows.prefs_BxSxD, batch.mask_BxS)
         relation = bound.relation(user_BxD, positive_BxD, history)
         positive_B = bound.distance(user_BxD, relation, positive_BxD)
 
@@ -133,11 +164,12 @@ class TripletLoss:
             own = bound.relation(user_BxD, negative_BxD, history)
             return bound.distance(user_BxD, own, negative_BxD)
 
-        negative_NxBxD = rows.negative_NxBxD
+        negative_NxBxD, allowed_NxB = rows.negative_NxBxD, batch.allowed_BxN.T
         if self.select == "hardest" and negative_NxBxD.shape[0] > 1:
             near_NxB = jax.lax.stop_gradient(jax.vmap(with_positives_relation)(negative_NxBxD))
-            nearest_1xBx1 = jnp.argmin(near_NxB, axis=0)[None, :, None]
-            negative_NxBxD = jnp.take_along_axis(negative_NxBxD, nearest_1xBx1, axis=0)
+            nearest_1xB = jnp.argmin(jnp.where(allowed_NxB, near_NxB, jnp.inf), axis=0)[None]
+            negative_NxBxD = jnp.take_along_axis(negative_NxBxD, nearest_1xB[..., None], axis=0)
+            allowed_NxB = jnp.take_along_axis(allowed_NxB, nearest_1xB, axis=0)
 
         distance = with_positives_relation if self.copy_relation else with_own_relation
         # One negative needs no loop, and the compiler does much better without.
@@ -145,9 +177,20 @@ class TripletLoss:
         distance_NxB = (
             distance(negative_NxBxD[0])[None] if single else jax.lax.map(distance, negative_NxBxD)
         )
-        if model.loss == "logistic":
-            loss_NxB = jax.nn.softplus(positive_B[None] - distance_NxB)
-        else:
-            loss_NxB = jnp.maximum(0.0, self.margin + positive_B[None] - distance_NxB)
+        loss_B = self._of_distances(model, positive_B, distance_NxB, allowed_NxB)
         penalty_B = bound.penalty(user_BxD, relation, positive_BxD, negative_NxBxD)
-        return jnp.sum((jnp.mean(loss_NxB, axis=0) + penalty_B) * weight_B)
+        return jnp.sum((loss_B + penalty_B) * batch.weight_B)
+
+    def _of_distances(self, model, positive_B, distance_NxB, allowed_NxB):
+        z_NxB = positive_B[None] - distance_NxB
+        if self.kind == "softmax":
+            logits_NxB = jnp.where(allowed_NxB, z_NxB / self.temperature, -jnp.inf)
+            of_positive_1xB = jnp.zeros_like(z_NxB[:1])
+            logits_NxB = jnp.concatenate([of_positive_1xB, logits_NxB])
+            return jax.nn.logsumexp(logits_NxB, axis=0)
+        logistic = model.loss == "logistic"
+        loss_NxB = jax.nn.softplus(z_NxB) if logistic else jnp.maximum(0.0, self.margin + z_NxB)
+        loss_NxB = jnp.where(allowed_NxB, loss_NxB, 0.0)
+        if self.select == "hardest":
+            return jnp.max(loss_NxB, axis=0)
+        return jnp.sum(loss_NxB, axis=0) / jnp.maximum(jnp.sum(allowed_NxB, axis=0), 1)

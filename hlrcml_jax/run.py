@@ -18,7 +18,7 @@ from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.evaluate import Protocol
-from hlrcml_jax.losses import TripletLoss
+from hlrcml_jax.losses import Loss
 from hlrcml_jax.models import make_model
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Solved
@@ -74,7 +74,7 @@ class Run:
         steps = steps_per_epoch(self.dataset.train.nnz, config.train.batch_size)
         return Trainer(
             self.model,
-            TripletLoss(config.loss.margin, config.negatives.select, config.loss.copy_relation),
+            Loss(**config.loss, select=config.negatives.select),
             make_optimizer(
                 learning_rate(config.optimizer, steps),
                 row_radii(clip_norm, options.clip_memory, options.memory_radius),
@@ -93,6 +93,8 @@ class Run:
             options.max_prefs if self.model.uses_preferences else 0,
             self.config.negatives.candidates,
             options.prefs_sampling,
+            self.config.negatives.weights,
+            self.config.negatives.shared,
         )
 
     def scorer(self, part: str, model: CML | None = None) -> Scorer:

@@ -15,6 +15,7 @@ import scipy.sparse
 from hlrcml_jax.losses import Batch
 
 PREFERENCE_WEIGHTS = ("uniform", "unpop")
+CANDIDATE_WEIGHTS = ("uniform", "popularity")
 
 
 class UserItems(flax.struct.PyTreeNode):
@@ -98,6 +99,8 @@ class Sampler(flax.struct.PyTreeNode):
       max_prefs: S; 0 for a model that uses none.
       candidates: N.
       weights: "uniform" or "unpop" (weight 1 / popularity).
+      candidate_weights: "uniform" or "popularity".
+      shared: whether the examples of a batch share their candidates.
     """
 
     known: UserItems
@@ -105,22 +108,34 @@ class Sampler(flax.struct.PyTreeNode):
     max_prefs: int = flax.struct.field(pytree_node=False)
     candidates: int = flax.struct.field(pytree_node=False)
     weights: str = flax.struct.field(pytree_node=False)
+    candidate_weights: str = flax.struct.field(pytree_node=False)
+    shared: bool = flax.struct.field(pytree_node=False)
 
     @classmethod
     def of(
-        cls, known: scipy.sparse.csr_array, max_prefs: int, candidates: int = 1, weights="uniform"
+        cls,
+        known: scipy.sparse.csr_array,
+        max_prefs: int,
+        candidates: int = 1,
+        weights: str = "uniform",
+        candidate_weights: str = "uniform",
+        shared: bool = False,
     ) -> "Sampler":
         """From the known interactions; the arrays stay on the host."""
         count_I = np.bincount(known.indices, minlength=known.shape[1])
         log_weight_I = -np.log(np.maximum(count_I, 1)).astype(np.float32)
-        return cls(UserItems.of(known), log_weight_I, max_prefs, candidates, weights)
+        drawn = (max_prefs, candidates, weights, candidate_weights, shared)
+        return cls(UserItems.of(known), log_weight_I, *drawn)
 
     def negatives(self, key: jax.Array, user: jax.Array) -> jax.Array:
-        """N items, uniform over those that the user does not have, with replacement, (N,).
+        """N candidates for a user, with replacement, (N,).
 
-        The r-th item that the user does not have is r + the number of the user's items before
-        it. For a user with all items the result means nothing (see `draw_batch`).
+        Uniform ones are drawn among the items that the user does not have: the r-th of those is
+        r + the number of the user's items before it. For a user with all items the result means
+        nothing (see `draw_batch`). By popularity, any item may come (see `Batch.allowed_BxN`).
         """
+        if self.candidate_weights == "popularity":
+            return self.any_items(key)
         n_free = self.known.n_items - self.known.count(user)
         rank_N = jax.random.randint(key, (self.candidates,), 0, jnp.maximum(n_free, 1))
 
@@ -128,6 +143,14 @@ class Sampler(flax.struct.PyTreeNode):
             return rank + self.known.search(user, lambda item, place: item - place <= rank)
 
         return jnp.minimum(jax.vmap(nth_free)(rank_N), self.known.n_items - 1)
+
+    def any_items(self, key: jax.Array) -> jax.Array:
+        """N candidates from the whole catalogue, with replacement, (N,)."""
+        if self.candidate_weights == "uniform":
+            return jax.random.randint(key, (self.candidates,), 0, self.known.n_items)
+        # An item of a random interaction: as often as it is popular.
+        item_E = self.known.item_E
+        return item_E[jax.random.randint(key, (self.candidates,), 0, len(item_E))]
 
     def preferences(
         self, key: jax.Array, user: jax.Array, left_out: jax.Array, is_left_out: jax.Array
@@ -187,7 +210,12 @@ def uniform_subset(key: jax.Array, n: jax.Array, size: int) -> tuple[jax.Array, 
 
 
 def draw_batch(
-    sampler: Sampler, positives: Positives, epoch_key: jax.Array, order_E: jax.Array, place_B
+    sampler: Sampler,
+    positives: Positives,
+    epoch_key: jax.Array,
+    order_E: jax.Array,
+    place_B: jax.Array,
+    step: jax.Array | int = 0,
 ) -> Batch:
     """The examples at some places of an epoch.
 
@@ -198,19 +226,29 @@ def draw_batch(
       order_E: the order of the pairs in this epoch.
       place_B: places in the epoch; those past its end give examples of weight 0, as does a user
         who has all items, because there is no negative.
+      step: number of the batch in the epoch, for candidates that its examples share.
     """
     n = order_E.shape[0]
+    if sampler.shared:
+        # Keys of steps follow those of places.
+        shared_N = sampler.any_items(jax.random.fold_in(epoch_key, n + step))
 
     def draw(place):
         pair = order_E[jnp.minimum(place, n - 1)]
         user, item = positives.user_E[pair], positives.item_E[pair]
         negative_key, preference_key = jax.random.split(jax.random.fold_in(epoch_key, place))
-        negative_N = sampler.negatives(negative_key, user)
+        negative_N = shared_N if sampler.shared else sampler.negatives(negative_key, user)
+        if sampler.shared or sampler.candidate_weights == "popularity":
+            allowed_N = ~jax.vmap(lambda item: sampler.known.find(user, item)[1])(negative_N)
+        else:
+            allowed_N = jnp.ones(negative_N.shape, bool)
         prefs_S, mask_S = sampler.preferences(preference_key, user, *sampler.known.find(user, item))
         real = (place < n) & (sampler.known.count(user) < sampler.known.n_items)
-        return Batch(user, item, negative_N, prefs_S, mask_S, real.astype(jnp.float32))
+        weight = real.astype(jnp.float32)
+        return Batch(user, item, negative_N, allowed_N, prefs_S, mask_S, weight)
 
-    return jax.vmap(draw)(place_B)
+    batch = jax.vmap(draw)(place_B)
+    return batch.replace(negative_BxN=shared_N) if sampler.shared else batch
 
 
 def evaluation_preferences(

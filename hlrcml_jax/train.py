@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from hlrcml_jax import parallel
-from hlrcml_jax.losses import Batch, Rows, TripletLoss, widen_rows
+from hlrcml_jax.losses import Batch, Loss, Rows, widen_rows
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.optimizer import distinct, put_rows, take_rows
 from hlrcml_jax.sampling import Positives, Sampler, UserItems, draw_batch
@@ -86,7 +86,7 @@ class Trainer:
     """
 
     model: CML
-    loss: TripletLoss
+    loss: Loss
     optimizer: optax.GradientTransformation
     batch_size: int
     rows: str = "dense"
@@ -115,11 +115,15 @@ class Trainer:
     def gradients(
         self, params: dict[str, Any], batch: Batch, constants: dict[str, jax.Array]
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """Loss of a batch and its gradient, block by block of examples that stay in cache.
+        """Loss of a batch and its gradient, in blocks of examples that stay in cache.
 
-        The derivative is taken with respect to gathered rows; a block's rows are added in place
-        to the gradients of the tables, so that no array has more than a block of preferences.
+        In blocks the derivative is taken with respect to gathered rows, and added in place to the
+        gradients of the tables, so that no array has more than a block of preferences.
         """
+        n_blocks = self._n_blocks(batch, params)
+        if n_blocks == 1:
+            loss_and_gradients = jax.value_and_grad(self.loss, argnums=1)
+            return loss_and_gradients(self.model, params, batch, constants)
         loss_and_gradients = jax.value_and_grad(self._loss_of_rows, argnums=(0, 1))
 
         def add_block(carry, block):
@@ -130,25 +134,22 @@ class Trainer:
             model = jax.tree.map(jnp.add, model, of_model)
             return (loss + block_loss, (of_rows.add_to(tables, block), model)), None
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        model = zeros.pop("model")
-        n_blocks, nothing = self._n_blocks(batch, params), (0.0, (zeros, model))
-        if n_blocks == 1:
-            (loss, (tables, model)), _ = add_block(nothing, batch)
-        else:
-            blocks = split_batch(batch, n_blocks)
-            (loss, (tables, model)), _ = jax.lax.scan(add_block, nothing, blocks)
+        tables = jax.tree.map(jnp.zeros_like, params)
+        model = tables.pop("model")
+        blocks = split_batch(batch, n_blocks)
+        (loss, (tables, model)), _ = jax.lax.scan(add_block, (0.0, (tables, model)), blocks)
         return loss, tables | {"model": model}
 
     def _n_blocks(self, batch, params) -> int:
-        if not self.model.uses_preferences or jax.default_backend() != "cpu":
+        in_one = batch.is_shared or not self.model.uses_preferences
+        if in_one or jax.default_backend() != "cpu":
             return 1
         floats = batch.prefs_BxS.size * params["items"].shape[1]
         return max(1, round(4 * floats / self.block_bytes))
 
     def _loss_of_rows(self, rows, model_params, batch, constants):
-        rows = widen_rows(rows, constants, batch)
-        return self.loss.of_rows(self.model, model_params, rows, batch.mask_BxS, batch.weight_B)
+        rows = widen_rows(rows, constants, lambda wide: Rows.of(wide, batch))
+        return self.loss.of_rows(self.model, model_params, rows, batch)
 
     def train_epoch(
         self, state: TrainState, sampler: Sampler, positives: Positives, key: jax.Array
@@ -185,7 +186,7 @@ class Trainer:
         def draw_and_step(carry, number):
             # A batch that does not divide evenly leaves the last device with empty places.
             place_b = jnp.where(place_B < self.batch_size, number * self.batch_size + place_B, n)
-            batch = draw_batch(sampler, positives, draw_key, order_E, place_b)
+            batch = draw_batch(sampler, positives, draw_key, order_E, place_b, number)
             return step(carry, batch)
 
         return jax.lax.scan(draw_and_step, carry, jnp.arange(steps_per_epoch(n, self.batch_size)))
@@ -199,11 +200,12 @@ def touched_rows(batch: Batch, tables: dict[str, jax.Array]) -> tuple[dict[str, 
     """
     real_B = batch.weight_B > 0
     real_Bx1 = real_B[:, None]
+    candidates = True if batch.is_shared else real_Bx1
     used = {
         "users": {"user_B": real_B},
         "items": {
             "positive_B": real_B,
-            "negative_BxN": jnp.broadcast_to(real_Bx1, batch.negative_BxN.shape),
+            "negative_BxN": jnp.broadcast_to(candidates, batch.negative_BxN.shape),
             "prefs_BxS": real_Bx1 & batch.mask_BxS,
         },
     }

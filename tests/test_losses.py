@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 
 from hlrcml_jax.config import default_config
-from hlrcml_jax.losses import Batch, TripletLoss
+from hlrcml_jax.losses import KINDS, Batch, Loss
 from hlrcml_jax.models import make_model
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR
@@ -27,6 +27,7 @@ def batch(negatives, positive=1, weight=1.0):
         user_B=jnp.array([0]),
         positive_B=jnp.array([positive]),
         negative_BxN=jnp.array([negatives]),
+        allowed_BxN=jnp.ones((1, len(negatives)), bool),
         prefs_BxS=jnp.zeros((1, 0), int),
         mask_BxS=jnp.zeros((1, 0), bool),
         weight_B=jnp.array([weight]),
@@ -35,20 +36,39 @@ def batch(negatives, positive=1, weight=1.0):
 
 def test_hinge_by_hand():
     # d(u, positive) = 4; the negatives are at 1, 9 and 16; margin 6.
-    assert TripletLoss(6.0)(CML(), LINE, batch([0])) == 6 + 4 - 1
-    assert TripletLoss(6.0)(CML(), LINE, batch([2])) == 6 + 4 - 9
-    assert TripletLoss(6.0)(CML(), LINE, batch([3])) == 0
+    assert Loss(margin=6.0)(CML(), LINE, batch([0])) == 6 + 4 - 1
+    assert Loss(margin=6.0)(CML(), LINE, batch([2])) == 6 + 4 - 9
+    assert Loss(margin=6.0)(CML(), LINE, batch([3])) == 0
 
 
 def test_candidates_are_averaged_or_the_hardest_is_kept():
     candidates = batch([3, 0, 2])
-    mean = TripletLoss(6.0, "uniform")(CML(), LINE, candidates)
+    mean = Loss(margin=6.0)(CML(), LINE, candidates)
     np.testing.assert_allclose(mean, (0 + 9 + 1) / 3, rtol=1e-6)
-    assert TripletLoss(6.0, "hardest")(CML(), LINE, candidates) == 9
+    assert Loss(margin=6.0, select="hardest")(CML(), LINE, candidates) == 9
+
+
+def test_softmax_by_hand():
+    """z = 4 - 9 and 4 - 16, at temperature 2; the candidate at 1 is an item of the user."""
+    candidates = batch([0, 2, 3]).replace(allowed_BxN=jnp.array([[False, True, True]]))
+    expected = np.log(1 + np.exp((4 - 9) / 2) + np.exp((4 - 16) / 2))
+    found = Loss("softmax", temperature=2.0)(CML(), LINE, candidates)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_items_of_the_user_do_not_count():
+    candidates = batch([3, 0, 2]).replace(allowed_BxN=jnp.array([[True, False, True]]))
+    np.testing.assert_allclose(Loss(margin=6.0)(CML(), LINE, candidates), (0 + 1) / 2)
+    assert Loss(margin=6.0, select="hardest")(CML(), LINE, candidates) == 1
+    nothing = candidates.replace(allowed_BxN=jnp.zeros((1, 3), bool))
+    for loss in (Loss(margin=6.0), Loss(margin=6.0, select="hardest"), Loss("softmax")):
+        value, gradient = jax.value_and_grad(loss, argnums=1)(CML(), LINE, nothing)
+        assert value == 0
+        assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_examples_that_fill_a_batch_weigh_nothing():
-    loss = jax.value_and_grad(TripletLoss(6.0), argnums=1)
+    loss = jax.value_and_grad(Loss(margin=6.0), argnums=1)
     value, gradient = loss(CML(), LINE, batch([0], weight=0.0))
     assert value == 0
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
@@ -59,10 +79,15 @@ def hlr_setting(n_candidates):
     params = init_params(jax.random.key(3), model, 4, 30, 5)
     draw = lambda seed, *shape: jax.random.randint(jax.random.key(seed), shape, 0, 30)  # noqa: E731
     many = Batch(
-        jnp.arange(4), draw(0, 4), draw(1, 4, n_candidates), draw(2, 4, 6), jnp.ones((4, 6), bool),
-        jnp.ones(4),
+        jnp.arange(4), draw(0, 4), draw(1, 4, n_candidates), jnp.ones((4, n_candidates), bool),
+        draw(2, 4, 6), jnp.ones((4, 6), bool), jnp.ones(4),
     )  # fmt: skip
     return model, params, many
+
+
+def only(batch, negative_Bx1):
+    """The batch with one candidate an example."""
+    return batch.replace(negative_BxN=negative_Bx1, allowed_BxN=jnp.ones((4, 1), bool))
 
 
 def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own():
@@ -74,9 +99,12 @@ def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own(
     moved = bound.translate(params["users"], relation)
     candidates = params["items"][many.negative_BxN]
     nearest = jnp.argmin(jnp.sum((moved[:, None] - candidates) ** 2, axis=-1), axis=1)
-    chosen = many.replace(negative_BxN=many.negative_BxN[jnp.arange(4), nearest][:, None])
-    hardest = jax.value_and_grad(TripletLoss(0.5, "hardest"), argnums=1)(model, params, many)
-    single = jax.value_and_grad(TripletLoss(0.5), argnums=1)(model, params, chosen)
+    chosen = many.replace(
+        negative_BxN=many.negative_BxN[jnp.arange(4), nearest][:, None],
+        allowed_BxN=many.allowed_BxN[:, :1],
+    )
+    hardest = jax.value_and_grad(Loss(margin=0.5, select="hardest"), argnums=1)(model, params, many)
+    single = jax.value_and_grad(Loss(margin=0.5), argnums=1)(model, params, chosen)
     for a, b in zip(jax.tree.leaves(hardest), jax.tree.leaves(single), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
@@ -84,23 +112,67 @@ def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own(
 @pytest.mark.parametrize("copy_relation", [False, True])
 def test_uniform_is_the_mean_of_single_negatives(copy_relation):
     model, params, many = hlr_setting(4)
-    loss = TripletLoss(0.5, copy_relation=copy_relation)
+    loss = Loss(margin=0.5, copy_relation=copy_relation)
     singles = [
-        loss(model, params, many.replace(negative_BxN=many.negative_BxN[:, n : n + 1]))
+        loss(
+            model,
+            params,
+            many.replace(
+                negative_BxN=many.negative_BxN[:, n : n + 1], allowed_BxN=many.allowed_BxN[:, :1]
+            ),
+        )
         for n in range(4)
     ]
     np.testing.assert_allclose(loss(model, params, many), np.mean(singles), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["hlr", "hlr++", "lrml", "transcf", "adacml", "bpr"])
+NAMES = ["cml", "hlr", "hlr++", "lrml", "transcf", "adacml", "bpr"]
+
+
+def setting_of(name, beta=1.0):
+    """In double precision: (model, parameters, constants)."""
+    options = default_config().model
+    options.name, options.dim, options.memory_slots, options.beta = name, 5, 3, beta
+    model = make_model(options)
+    params = init_params(jax.random.key(3), model, 4, 30, 5)
+    params = jax.tree.map(lambda x: 2 * x.astype(jnp.float64), params)
+    known = UserItems.of(scipy.sparse.csr_array(np.eye(4, 30, dtype=bool)))
+    return model, params, constants_of(model, params, known)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_agree_with_finite_differences(name):
     with jax.enable_x64(True):
-        options = default_config().model
-        options.name, options.dim, options.memory_slots = name, 5, 3
-        model, many = make_model(options), hlr_setting(2)[2]
-        params = init_params(jax.random.key(3), model, 4, 30, 5)
-        params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-        known = UserItems.of(scipy.sparse.csr_array(np.eye(4, 30, dtype=bool)))
-        constants = constants_of(model, params, known)
-        loss = jax.jit(lambda params: TripletLoss(0.5)(model, params, many, constants))
+        (model, params, constants), many = setting_of(name), hlr_setting(2)[2]
+        loss = jax.jit(lambda params: Loss(margin=0.5)(model, params, many, constants))
         jax.test_util.check_grads(loss, (params,), order=1, modes=["rev"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("name", "beta"), [(name, 1.0) for name in NAMES] + [("hlr", 0.6), ("hlr++", 0.6)]
+)
+def test_shared_candidates_are_candidates(name, beta, kind):
+    """One list for the batch gives what the same list gives to each example, also its gradient.
+
+    Preferences are masked, one example has none, and one may not use some of the candidates.
+    """
+    with jax.enable_x64(True):
+        (model, params, constants), many = setting_of(name, beta), hlr_setting(7)[2]
+        many = many.replace(
+            mask_BxS=jnp.arange(6)[None] < jnp.array([6, 0, 3, 1])[:, None],
+            allowed_BxN=many.allowed_BxN.at[1, 2:5].set(False),
+        )
+        shared = many.replace(negative_BxN=many.negative_BxN[0])
+        own = many.replace(negative_BxN=jnp.broadcast_to(many.negative_BxN[0], (4, 7)))
+        model_loss = Loss(kind, margin=3.0)
+        if name == "transcf":  # its penalty counts the negatives of each example
+            model = model.clone(weight_neighbours=0.0)
+        if name == "bpr":
+            model = model.clone(l2_negative=0.0, l2_bias=0.0)
+        of_own, of_shared = (
+            jax.value_and_grad(model_loss, argnums=1)(model, params, batch, constants)
+            for batch in (own, shared)
+        )
+        for a, b in zip(jax.tree.leaves(of_own), jax.tree.leaves(of_shared), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-10)

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from hlrcml_jax.losses import Batch, TripletLoss
+from hlrcml_jax.losses import Batch, Loss
 from hlrcml_jax.models.adacml import AdaCML
 from hlrcml_jax.models.bpr import BPR
 from hlrcml_jax.models.cml import CML
@@ -65,6 +65,7 @@ class Case:
             user_B=jnp.asarray(self.arrays["users"]),
             positive_B=jnp.asarray(self.arrays["pos_items"]),
             negative_BxN=jnp.asarray(self.arrays["neg_items"])[:, None],
+            allowed_BxN=jnp.ones((len(prefs_BxS), 1), bool),
             prefs_BxS=prefs_BxS,
             mask_BxS=mask_BxS,
             weight_B=jnp.ones(len(prefs_BxS)),
@@ -125,7 +126,7 @@ class Case:
 
     @property
     def loss(self):
-        return TripletLoss(self.flags["margin"], copy_relation=self.flags["copy"])
+        return Loss(margin=self.flags["margin"], copy_relation=self.flags["copy"])
 
 
 @pytest.fixture(params=CASES)

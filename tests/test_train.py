@@ -15,7 +15,7 @@ import pytest
 import scipy.sparse
 
 from hlrcml_jax import parallel
-from hlrcml_jax.losses import TripletLoss
+from hlrcml_jax.losses import Loss
 from hlrcml_jax.models.hlr import HLR
 from hlrcml_jax.optimizer import keep_rows_in_balls, make_optimizer, row_radii
 from hlrcml_jax.sampling import Positives, Sampler, draw_batch
@@ -30,7 +30,7 @@ def known(seed=0):
 def make_trainer(batch_size, **options):
     return Trainer(
         HLR(8, 4),
-        TripletLoss(0.5, "hardest"),
+        Loss(margin=0.5, select="hardest"),
         make_optimizer(0.01, row_radii(1.0, memory_radius=0.5)),
         batch_size,
         **options,

@@ -8,7 +8,7 @@ This is also the interface of every model. A model sees rows, never tables:
 * calling the model gives the distance of user and target by the target's own relation;
 * `block_items`, `block_users`, `block_history` and `block_distances` are the same distances for
   full-catalogue scoring, cut by what depends on items alone, on users and targets, on users and
-  preferences, and on all three.
+  preferences, and on all three; `shared_distances` puts them together for training.
 
 A row is a vector of D numbers, unless `init_rows` makes it wider or `constants` adds to it.
 """
@@ -143,3 +143,29 @@ class CML(nn.Module):
           mask_S: True where a preference is real.
         """
         return pairs
+
+    def shared_distances(
+        self,
+        user_BxD: jax.Array,
+        target_NxD: jax.Array,
+        items_XxD: jax.Array,
+        prefs_BxS: jax.Array,
+        mask_BxS: jax.Array,
+    ) -> jax.Array:
+        """Squared distances (B, N) of B examples to N targets that all of them share.
+
+        Args:
+          user_BxD: user rows.
+          target_NxD: item rows.
+          items_XxD: rows of the items that preferences are among.
+          prefs_BxS: preferences as places among those.
+          mask_BxS: True where a preference is real.
+        """
+        items = self.block_items(items_XxD, target_NxD, None)
+        pairs = self.block_users(user_BxD, target_NxD)
+        history = jax.vmap(self.block_history)(user_BxD, items_XxD[prefs_BxS], mask_BxS)
+
+        def distances(*user):
+            return self.block_distances(items, *user)
+
+        return jax.vmap(distances)(pairs, history, prefs_BxS, mask_BxS)

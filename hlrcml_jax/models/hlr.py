@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax.models.lrml import LRML
-from hlrcml_jax.models.relation import attend, attention, mix_pairs, normalize, pair_logits
+from hlrcml_jax.models.relation import (
+    attend,
+    attend_shared,
+    attention,
+    mix_pairs,
+    normalize,
+    pair_logits,
+)
 
 
 class HLR(LRML):
@@ -61,6 +68,26 @@ class HLR(LRML):
         weights_SxT = normalize(logits_SxT, with_slot_0(mask_S[None]).T, self.beta)
         return slot_0_MxT * weights_SxT[:1] + mix_pairs(pairs_XxMxT, prefs_S, weights_SxT[1:])
 
+    def shared_distances(self, user_BxD, target_NxD, items_XxD, prefs_BxS, mask_BxS):
+        items = LRML.block_items(self, items_XxD, target_NxD, None)
+        pairs = self.block_users(user_BxD, target_NxD)
+        history = jax.vmap(self.block_history)(user_BxD, items_XxD[prefs_BxS], mask_BxS)
+        item_item_XxMxN = self.memory.block_weights(items_XxD, target_NxD)
+        a_BxMxN = self.shared_relation(item_item_XxMxN, items, pairs, history, prefs_BxS, mask_BxS)
+        moved = jax.vmap(self.moved_distances, in_axes=(None, 0, 0, 0))
+        return moved(items, pairs, history, a_BxMxN)
+
+    def shared_relation(self, item_item_XxMxN, items, pairs, history, prefs_BxS, mask_BxS):
+        """`relation` of each example and the targets that all share: mixture weights (B, M, N)."""
+        return attend_shared(
+            item_item_XxMxN,
+            prefs_BxS,
+            pairs["weights_MxT"],
+            history["query_M"],
+            with_slot_0(mask_BxS),
+            self.beta,
+        )
+
     def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
         """Shares (B, S) of the user attention that fall on each preference; slot 0 has the rest."""
         history = self.history(user_BxD, prefs_BxSxD, mask_BxS)
@@ -101,8 +128,22 @@ class HLRPlusPlus(HLR):
         pairs_XxMxT, mask_Sx1 = items["pairs_XxMxT"], mask_S[:, None]
         logits_SxT = pair_logits(pairs_XxMxT, prefs_S, history["query_M"])
         by_user_MxT = mix_pairs(pairs_XxMxT, prefs_S, normalize(logits_SxT, mask_Sx1, self.beta))
+        return by_user_MxT + self._by_item(items, pairs, history, mask_S)
 
-        # Of the item attention only slot 0 depends on the target.
+    def shared_relation(self, item_item_XxMxN, items, pairs, history, prefs_BxS, mask_BxS):
+        by_user_BxMxN = attend_shared(
+            item_item_XxMxN,
+            prefs_BxS,
+            jnp.zeros_like(pairs["weights_MxT"]),
+            history["query_M"],
+            jnp.pad(mask_BxS, ((0, 0), (1, 0))),
+            self.beta,
+        )
+        by_item = jax.vmap(self._by_item, in_axes=(None, 0, 0, 0))
+        return by_user_BxMxN + by_item(items, pairs, history, mask_BxS)
+
+    def _by_item(self, items, pairs, history, mask_S):
+        """The item attention's part (M, T); of its slots only slot 0 depends on the target."""
         slot_0_MxT, slots_SxM = pairs["weights_MxT"], history["user_item_SxM"]
         logits_SxT = jnp.concatenate(
             [
@@ -111,8 +152,7 @@ class HLRPlusPlus(HLR):
             ]
         )
         weights_SxT = normalize(logits_SxT, with_slot_0(mask_S[None]).T, self.beta)
-        by_item_MxT = slot_0_MxT * weights_SxT[:1] + slots_SxM.T @ weights_SxT[1:]
-        return by_user_MxT + by_item_MxT
+        return slot_0_MxT * weights_SxT[:1] + slots_SxM.T @ weights_SxT[1:]
 
     def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
         item_item_BxSxM = self.memory.slot_weights(target_BxD, prefs_BxSxD)

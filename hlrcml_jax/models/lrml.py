@@ -47,8 +47,11 @@ class LRML(CML):
         return pairs["weights_MxT"]
 
     def block_distances(self, items, pairs, history, prefs_S, mask_S):
-        """||u - t + aV||^2 = ||u - t||^2 + 2 a.(Vu - Vt) + a (VV') a', without the vector aV."""
         a_MxT = self.block_relation(items, pairs, history, prefs_S, mask_S)
+        return self.moved_distances(items, pairs, history, a_MxT)
+
+    def moved_distances(self, items, pairs, history, a_MxT) -> jax.Array:
+        """||u - t + aV||^2 = ||u - t||^2 + 2 a.(Vu - Vt) + a (VV') a', without the vector aV."""
         linear_MxT = 2.0 * (history["query_M"][:, None] - items["query_MxT"])
         gram_MxM = self.memory.query(self.memory.values_MxD)
         return pairs["distance_T"] + jnp.sum(a_MxT * (linear_MxT + gram_MxM @ a_MxT), axis=0)

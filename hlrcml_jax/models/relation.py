@@ -12,6 +12,8 @@ Training has one target an example (`BxSxM`); scoring has a block of T targets t
 share, and works on the relations of item pairs (`XxMxT`), user by user.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -114,10 +116,90 @@ def normalize(logits_SxB: jax.Array, mask_SxB: jax.Array, beta: float = 1.0) -> 
     return mass_SxB * jnp.exp((1.0 - beta) * peak_1xB) / total_1xB**beta
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def attend_shared(
+    pairs_XxMxN: jax.Array,
+    place_BxS: jax.Array,
+    slot_0_BxMxN: jax.Array,
+    query_BxM: jax.Array,
+    mask_BxS1: jax.Array,
+    beta: float = 1.0,
+) -> jax.Array:
+    """`attend` of B examples over relations of N targets that they share, (B, M, N).
+
+    Neither this nor its derivative ever gathers the relations of an example's slots: they are
+    taken from the pairs, and their gradients added to the pairs' own, one slot in cache at a time.
+
+    Args:
+      pairs_XxMxN: relations of every item with every target.
+      place_BxS: the items among them that an example attends to.
+      slot_0_BxMxN: the relations of slot 0.
+      query_BxM: as in `attend`.
+      mask_BxS1: True for real slots, slot 0 before the others.
+      beta: as in `attend`.
+    """
+    return _attend_shared(pairs_XxMxN, place_BxS, slot_0_BxMxN, query_BxM, mask_BxS1, beta)[0]
+
+
+def _attend_shared(pairs_XxMxN, place_BxS, slot_0_BxMxN, query_BxM, mask_BxS1, beta):
+    def attend_one(example):
+        place_S, slot_0_MxN, query_M, mask_S1 = example
+        logits_SxN = pair_logits(pairs_XxMxN, place_S, query_M)
+        logits_S1xN = jnp.concatenate([(query_M @ slot_0_MxN)[None], logits_SxN])
+        weights_S1xN = normalize(logits_S1xN, mask_S1[:, None], beta)
+        mix_MxN = mix_pairs(pairs_XxMxN, place_S, weights_S1xN[1:])
+        return slot_0_MxN * weights_S1xN[:1] + mix_MxN, weights_S1xN
+
+    examples = (place_BxS, slot_0_BxMxN, query_BxM, mask_BxS1)
+    mix_BxMxN, weights_BxS1xN = jax.lax.map(attend_one, examples)
+    saved = (pairs_XxMxN, place_BxS, slot_0_BxMxN, query_BxM, weights_BxS1xN, mix_BxMxN)
+    return mix_BxMxN, saved
+
+
+def _attend_shared_back(beta, saved, back_BxMxN):
+    """d w_k = w_k dl_k - beta p_k sum_j w_j dl_j for p = w / sum w; so the sum needs no slots."""
+    pairs_XxMxN, *examples = saved
+
+    def back_one(pairs_back_XxMxN, example):
+        place_S, slot_0_MxN, query_M, weights_S1xN, mix_MxN, back_MxN = example
+        total_1xN = jnp.sum(weights_S1xN, axis=0, keepdims=True)
+        share_S1xN = weights_S1xN / jnp.where(total_1xN > 0, total_1xN, 1.0)
+        along_0_1xN = jnp.sum(back_MxN * slot_0_MxN, axis=0, keepdims=True)
+        along_SxN = pair_products(pairs_XxMxN, place_S, back_MxN)
+        along_S1xN = jnp.concatenate([along_0_1xN, along_SxN])
+        along_mix_1xN = jnp.sum(back_MxN * mix_MxN, axis=0, keepdims=True)
+        logits_back_S1xN = weights_S1xN * along_S1xN - beta * share_S1xN * along_mix_1xN
+
+        def add(pairs_back_XxMxN, slot):
+            place, weights_N, logits_back_N = slot
+            back = weights_N[None] * back_MxN + logits_back_N[None] * query_M[:, None]
+            return pairs_back_XxMxN.at[place].add(back), None
+
+        slots = (place_S, weights_S1xN[1:], logits_back_S1xN[1:])
+        pairs_back_XxMxN, _ = jax.lax.scan(add, pairs_back_XxMxN, slots)
+        mix_back_MxN = mix_pairs(pairs_XxMxN, place_S, logits_back_S1xN[1:])
+        query_back_M = jnp.sum(mix_back_MxN + slot_0_MxN * logits_back_S1xN[:1], axis=1)
+        slot_0_back_MxN = weights_S1xN[:1] * back_MxN + logits_back_S1xN[:1] * query_M[:, None]
+        return pairs_back_XxMxN, (slot_0_back_MxN, query_back_M)
+
+    pairs_back_XxMxN, (slot_0_back_BxMxN, query_back_BxM) = jax.lax.scan(
+        back_one, jnp.zeros_like(pairs_XxMxN), (*examples, back_BxMxN)
+    )
+    return pairs_back_XxMxN, None, slot_0_back_BxMxN, query_back_BxM, None
+
+
+attend_shared.defvjp(_attend_shared, _attend_shared_back)
+
+
 def pair_logits(pairs_XxMxT: jax.Array, place_S: jax.Array, query_M: jax.Array) -> jax.Array:
-    """<r, x> (S, T) for the relations at some places of a block; one slot in cache at a time."""
+    """<r, x> (S, T) for the relations at some places of a block."""
+    return pair_products(pairs_XxMxT, place_S, query_M[:, None])
+
+
+def pair_products(pairs_XxMxT: jax.Array, place_S: jax.Array, with_MxT: jax.Array) -> jax.Array:
+    """Their products (S, T) with a mixture (M, T) or (M, 1); one slot in cache at a time."""
     return jax.lax.map(
-        lambda place: jnp.sum(pairs_XxMxT[place].astype(float) * query_M[:, None], axis=0), place_S
+        lambda place: jnp.sum(pairs_XxMxT[place].astype(float) * with_MxT, axis=0), place_S
     )
 
 
