@@ -1,49 +1,68 @@
 """Speed of training, sampling and scoring, beside what the machine can do.
 
 python experiments/benchmark.py
-python experiments/benchmark.py --cases=train:hlr,score:hlr --size=ml-20m --devices=4
+python experiments/benchmark.py --cases=train:hlr,score:hlr --size=ml-20m --rows=lazy --devices=4
 
 Prints one JSON line a case: medians of --repeats, the spread, and the share of a bound that the
 machine's own rates set, which are measured in the same process (matrix products, copies, exp).
-The data is synthetic, in the size of MovieLens 1M or 20M (ratings of 4 and more, 10-core); D = 100,
-M = 20, S = 50, batches of 1,000. `--profile=DIR` leaves a trace for TensorBoard or Perfetto.
+The data is synthetic, in the size of MovieLens 1M or 20M (ratings of 4 and more, 10-core), D = 100,
+M = 20, S = 50, batches of 1,000, unless flags say otherwise; training has the paper's loss and one
+negative. `--profile=DIR` leaves a trace of each case for TensorBoard or Perfetto. `peak_gb` is what
+the process has needed so far: for the memory of one case, run it alone.
 """
 
-import contextlib
 import json
+import multiprocessing
 import os
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 
 from absl import app, flags
 
-_CASES = flags.DEFINE_list(
-    "cases", ["all"], "KIND:MODEL, or a KIND: train, sample, score, evaluate."
-)
+KINDS = ("train", "sample", "score", "evaluate", "start")
+_CASES = flags.DEFINE_list("cases", ["all"], f"KIND:MODEL, or a KIND of {', '.join(KINDS)}.")
 _SIZE = flags.DEFINE_list("size", ["ml-1m"], "ml-1m or ml-20m, or both.")
+_USERS = flags.DEFINE_integer("users", 0, "Users, instead of the size's.")
+_ITEMS = flags.DEFINE_integer("items", 0, "Items, instead of the size's.")
+_DIM = flags.DEFINE_integer("dim", 100, "D.")
+_SLOTS = flags.DEFINE_integer("slots", 20, "M.")
+_PREFS = flags.DEFINE_integer("prefs", 50, "S.")
+_BATCH = flags.DEFINE_integer("batch", 1000, "Examples of a step.")
+_NEGATIVES = flags.DEFINE_integer("negatives", 1, "Candidates of an example.")
+_SHARED = flags.DEFINE_bool("shared", False, "Whether the examples of a batch share them.")
+_ROWS = flags.DEFINE_enum("rows", "dense", ["dense", "lazy"], "Updates of the tables.")
+_RANKED = flags.DEFINE_integer("ranked", 8000, "Most users that are ranked for.")
+_STORAGE = flags.DEFINE_string("storage", "float32", "Type of stored relations in scoring.")
 _DEVICE = flags.DEFINE_enum("device", None, ["cpu", "gpu", "tpu"], "Kind of device; JAX's choice.")
 _DEVICES = flags.DEFINE_integer("devices", 0, "Simulated CPU devices; 0 takes what is there.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements of each case.")
 _STEPS = flags.DEFINE_integer("steps", 50, "Training steps in a measurement.")
-_USERS = flags.DEFINE_integer("users", 8000, "Most users that are ranked for.")
-_ROWS = flags.DEFINE_enum("rows", "dense", ["dense", "lazy"], "Updates of the tables.")
-_PROFILE = flags.DEFINE_string("profile", None, "Folder of a trace.")
+_PROFILE = flags.DEFINE_string("profile", None, "Folder of the traces.")
 
 TRAINED = ("cml", "bpr", "lrml", "transcf", "adacml", "hlr", "hlr++")
 SIZES = {"ml-1m": (5_949, 2_810, 411_501), "ml-20m": (136_677, 20_720, 7_200_000)}
-DIM, SLOTS, PREFS, BATCH = 100, 20, 50, 1000
 
 
-def timed(function, repeats: int) -> dict[str, float]:
-    """Median and spread of seconds, after one call that warms up."""
+def timed(function, repeats: int, name: str = "") -> dict[str, float]:
+    """Median and spread of seconds, after one call that warms up; and a trace of another one."""
+    import jax
+
     function()
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - started)
+    if name and _PROFILE.value:
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # it would push what the device does out of the trace
+        folder = os.path.join(_PROFILE.value, name.replace(":", "-"))
+        with jax.profiler.trace(folder, profiler_options=options):
+            function()
     spread = (max(seconds) - min(seconds)) / statistics.median(seconds)
     return {"seconds": statistics.median(seconds), "spread": round(spread, 3)}
 
@@ -68,18 +87,28 @@ def machine(repeats: int) -> dict[str, float]:
     }
 
 
+def interactions(n_users: int, n_items: int, n: int):
+    """Synthetic interactions as CSR."""
+    from hlrcml_jax.data import synthetic
+    from hlrcml_jax.data.interactions import to_csr
+
+    # The walks repeat pairs; so many more steps leave about as many distinct ones.
+    table = synthetic.generate(n_users, n_items, int(1.5 * n), seed=0)
+    users, items = table["user"].to_numpy()[:n], table["item"].to_numpy()[:n]
+    return to_csr(users, items, (n_users, n_items))
+
+
 class Setting:
     """Synthetic interactions of one size, and a model's parameters."""
 
     def __init__(self, size: str):
-        from hlrcml_jax.data import synthetic
-        from hlrcml_jax.data.interactions import to_csr
-
-        self.n_users, self.n_items, n = SIZES[size]
-        # The walks repeat pairs; so many more steps leave about as many distinct ones.
-        table = synthetic.generate(self.n_users, self.n_items, int(1.5 * n), seed=0)
-        users, items = table["user"].to_numpy()[:n], table["item"].to_numpy()[:n]
-        self.train = to_csr(users, items, (self.n_users, self.n_items))
+        n_users, n_items, n = SIZES[size]
+        per_user = n / n_users
+        self.n_users, self.n_items = _USERS.value or n_users, _ITEMS.value or n_items
+        # In another process, whose memory does not count here.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            size = (self.n_users, self.n_items, int(per_user * self.n_users))
+            self.train = pool.apply(interactions, size)
 
     def model(self, name: str):
         """(model, its fresh parameters)."""
@@ -90,14 +119,21 @@ class Setting:
         from hlrcml_jax.train import init_params
 
         options = default_config().model
-        options.name, options.dim, options.memory_slots = name, DIM, SLOTS
+        options.name, options.dim, options.memory_slots = name, _DIM.value, _SLOTS.value
         model = make_model(options)
-        params = init_params(jax.random.key(0), model, self.n_users, self.n_items, DIM)
+        params = init_params(jax.random.key(0), model, self.n_users, self.n_items, _DIM.value)
         return model, params
 
+    def scorer(self, model):
+        """Ranks with the training interactions known."""
+        from hlrcml_jax.scoring import Scorer
 
-def train(setting: Setting, name: str) -> dict[str, float]:
-    """Examples a second of the scanned epoch, draws included; paper's loss and negatives."""
+        prefs = _PREFS.value if model.uses_preferences else 0
+        return Scorer(model, self.train, prefs, "uniform", 256, seed=0, storage=_STORAGE.value)
+
+
+def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:
+    """Examples a second of the scanned epoch, draws included."""
     import jax
     import numpy as np
 
@@ -109,14 +145,19 @@ def train(setting: Setting, name: str) -> dict[str, float]:
 
     model, params = setting.model(name)
     optimizer = make_optimizer(2e-4, row_radii(1.0 if model.in_ball else None))
-    trainer = Trainer(model, Loss(margin=0.2), optimizer, BATCH, _ROWS.value)
+    trainer = Trainer(model, Loss(margin=0.2), optimizer, _BATCH.value, _ROWS.value)
     positives = Positives.of(setting.train)
-    n = _STEPS.value * BATCH
+    n = _STEPS.value * _BATCH.value
     chosen = np.random.default_rng(0).integers(0, setting.train.nnz, n)
     positives = Positives(positives.user_E[chosen], positives.item_E[chosen])
+    sampler = Sampler.of(
+        setting.train,
+        _PREFS.value if model.uses_preferences else 0,
+        _NEGATIVES.value,
+        shared=_SHARED.value,
+    )
     state = parallel.replicate(jax.device_get(init_state(params, optimizer)))
-    prefs = PREFS if model.uses_preferences else 0
-    data = parallel.replicate((Sampler.of(setting.train, prefs), positives))
+    data = parallel.replicate((sampler, positives))
     key = jax.random.wrap_key_data(parallel.replicate(jax.random.key_data(jax.random.key(1))))
     started = time.perf_counter()
     epoch = parallel.pmap(trainer.train_epoch, donate=(0,)).lower(state, *data, key).compile()
@@ -127,17 +168,25 @@ def train(setting: Setting, name: str) -> dict[str, float]:
         state, loss_T = epoch(state, *data, key)
         parallel.first(loss_T)
 
-    found = timed(run, _REPEATS.value)
-    return {"examples_per_s": n / found["seconds"], "compile_s": compile_s} | found
+    found = timed(run, _REPEATS.value, f"train:{name}")
+    examples_per_s = n / found["seconds"]
+    bound = {}
+    if products := train_products(name):
+        bound["share_of_bound"] = examples_per_s * products / (1e9 * rates["gflops"])
+    return {"examples_per_s": examples_per_s, "compile_s": compile_s} | bound | found
 
 
-def train_bound(name: str) -> float:
-    """Operations of an example: logits of all slots, for two targets, forward and twice back."""
-    slots = {"hlr": PREFS + 1, "hlr++": 2 * PREFS + 1, "lrml": 1}.get(name, 0)
-    return 2 * 3 * slots * 2 * DIM * SLOTS
+def train_products(name: str) -> int:
+    """Operations of an example: logits of all slots, for two targets, forward and twice back.
+
+    HLR++'s relations of the user and its preferences serve both targets.
+    """
+    prefs = _PREFS.value
+    slots = {"hlr": 2 * (prefs + 1), "hlr++": 2 * (prefs + 1) + prefs, "lrml": 2}.get(name, 0)
+    return 3 * slots * 2 * _DIM.value * _SLOTS.value
 
 
-def sample(setting: Setting, _: str) -> dict[str, float]:
+def sample(setting: Setting, _: str, rates: dict[str, float]) -> dict[str, float]:
     """Examples a second that are drawn, with their negatives and preferences."""
     import jax
     import jax.numpy as jnp
@@ -145,44 +194,105 @@ def sample(setting: Setting, _: str) -> dict[str, float]:
     from hlrcml_jax.sampling import Positives, Sampler, draw_batch
 
     sampler, positives = jax.device_put(
-        (Sampler.of(setting.train, PREFS), Positives.of(setting.train))
+        (Sampler.of(setting.train, _PREFS.value), Positives.of(setting.train))
     )
     order = jnp.arange(setting.train.nnz)
     draw = jax.jit(draw_batch)
-    place = jnp.arange(50 * BATCH) % setting.train.nnz
+    place = jnp.arange(50 * _BATCH.value) % setting.train.nnz
     found = timed(
         lambda: jax.block_until_ready(draw(sampler, positives, jax.random.key(0), order, place)),
         _REPEATS.value,
+        "sample",
     )
     return {"examples_per_s": len(place) / found["seconds"]} | found
 
 
-def score(setting: Setting, name: str) -> dict[str, float]:
+def score(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:
     """Milliseconds a user for exact scores of the whole catalogue and the best 20 unknown items."""
     import numpy as np
 
     from hlrcml_jax import parallel
     from hlrcml_jax.sampling import UserItems
-    from hlrcml_jax.scoring import Scorer
     from hlrcml_jax.train import widen
 
     model, params = setting.model(name)
     params = parallel.replicate(widen(model, params, UserItems.of(setting.train)))
-    scorer = Scorer(
-        model, setting.train, PREFS if model.uses_preferences else 0, "uniform", 256, seed=0
+    scorer = setting.scorer(model)
+    users = np.arange(min(_RANKED.value, setting.n_users))
+    found = timed(lambda: list(scorer.rank(params, users, 20)), _REPEATS.value, f"score:{name}")
+    ms_per_user = 1e3 * found["seconds"] / len(users)
+    bound = {}
+    if seconds := score_seconds(setting, name, rates, len(users)):
+        bound["share_of_bound"] = 1e3 * seconds / ms_per_user
+    return {"ms_per_user": ms_per_user} | bound | found
+
+
+def score_seconds(setting: Setting, name: str, rates: dict[str, float], n_users: int) -> float:
+    """Least seconds of a user: products of its own relations and its share of the items', and exp.
+
+    Mixing the relations of the preferences is not counted, as a machine's rate of it is not known.
+    """
+    if name not in ("lrml", "hlr", "hlr++"):
+        return 0.0
+    pairs = setting.n_items * (1 if name == "lrml" else 1 + setting.n_items / n_users)
+    logits = 2 * pairs * _SLOTS.value * _DIM.value
+    attended = {"lrml": 0, "hlr": 1, "hlr++": 2}[name] * setting.n_items * (1 + _PREFS.value)
+    exps = pairs * _SLOTS.value + attended
+    return logits / (1e9 * rates["gflops"]) + exps / (1e9 * rates["gexp_per_s"])
+
+
+def evaluate(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:
+    """Users a second of an evaluation, from parameters to the table of means."""
+    import numpy as np
+    import scipy.sparse
+
+    from hlrcml_jax import evaluate as evaluation
+    from hlrcml_jax import parallel
+    from hlrcml_jax.data.interactions import Dataset
+    from hlrcml_jax.sampling import UserItems
+    from hlrcml_jax.train import widen
+
+    model, params = setting.model(name)
+    params = parallel.replicate(widen(model, params, UserItems.of(setting.train)))
+    nothing = scipy.sparse.csr_array(setting.train.shape, dtype=bool)
+    users = np.arange(min(_RANKED.value, setting.n_users))
+    relevant = scipy.sparse.csr_array(
+        (np.ones(len(users), bool), (users, users % setting.n_items)), shape=setting.train.shape
     )
-    users = np.arange(min(_USERS.value, setting.n_users))
-    found = timed(lambda: list(scorer.rank(params, users, 20)), _REPEATS.value)
-    return {"ms_per_user": 1e3 * found["seconds"] / len(users)} | found
+    dataset = Dataset(setting.train, nothing, relevant, nothing, None, None)
+    scorer = setting.scorer(model)
+    protocol = evaluation.Protocol((1, 5, 10, 20), "standard", 1, 5, len(users), 0)
+
+    def run():
+        return evaluation.evaluate(scorer, params, dataset, "test", protocol).summary()
+
+    found = timed(run, _REPEATS.value, f"evaluate:{name}")
+    return {"users_per_s": len(users) / found["seconds"]} | found
 
 
-KINDS = {"train": train, "sample": sample, "score": score}
+def start(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:
+    """Seconds of a run of one epoch on a small file, when nothing is compiled yet and after."""
+    from hlrcml_jax.data import synthetic
+
+    with tempfile.TemporaryDirectory() as folder:
+        synthetic.generate(60, 40, 2400, seed=1).write_csv(f"{folder}/small.csv")
+        command = [sys.executable, "-m", "hlrcml_jax.main", "--config=configs/default.py"]
+        command += [f"--config.data.path={folder}/small.csv", f"--config.model.name={name}"]
+        command += [f"--config.data.cache_dir={folder}/cache", "--config.train.epochs=1"]
+        seconds = {}
+        for state in ("cold_s", "warm_s"):
+            started = time.perf_counter()
+            workdir = f"--workdir={folder}/{state}"
+            subprocess.run([*command, workdir], check=True, capture_output=True)
+            seconds[state] = time.perf_counter() - started
+    return seconds
 
 
 def chosen_cases() -> list[tuple[str, str]]:
     """(kind, model) of every case that the flags ask for."""
     everything = [("sample", "")]
     everything += [(kind, name) for kind in ("train", "score") for name in TRAINED]
+    everything += [("evaluate", "hlr"), ("start", "hlr")]
     wanted = _CASES.value
     return [
         (kind, name)
@@ -202,20 +312,17 @@ def main(_) -> None:
 
     import hlrcml_jax.experiment  # noqa: F401 (what a run imports)
 
+    jax.devices()
+    import_s = time.perf_counter() - started
     rates = machine(_REPEATS.value)
     kind = jax.devices()[0].device_kind
-    print_line(case="machine", device=kind, devices=jax.local_device_count(), **rates)
-    print_line(case="start", seconds=time.perf_counter() - started)
-    trace = jax.profiler.trace(_PROFILE.value) if _PROFILE.value else contextlib.nullcontext()
-    with trace:
-        for size in _SIZE.value:
-            setting = Setting(size)
-            for kind, name in chosen_cases():
-                found = KINDS[kind](setting, name)
-                if kind == "train" and train_bound(name):
-                    bound = 1e9 * rates["gflops"] / train_bound(name)
-                    found["share_of_bound"] = found["examples_per_s"] / bound
-                print_line(case=f"{kind}:{name}".rstrip(":"), size=size, **found)
+    devices = {"device": kind, "devices": jax.local_device_count()}
+    print_line(case="machine", **devices, import_s=import_s, **rates)
+    for size in _SIZE.value:
+        setting = Setting(size)
+        for kind, name in chosen_cases():
+            found = globals()[kind](setting, name, rates)
+            print_line(case=f"{kind}:{name}".rstrip(":"), size=size, **found)
 
 
 def print_line(**values) -> None:
