@@ -79,6 +79,10 @@ def get_config():
     config.model.dim = 100
     # M, slots of the relation memory; at least 1
     config.model.memory_slots = 20
+    # initial keys: N(0, 1/D) times this; at least 0
+    config.model.key_scale = 1.0
+    # initial values: N(0, 1/D) times this; at least 0
+    config.model.value_scale = 1.0
     # S, most preferences that a relation attends to; >= 1
     config.model.max_prefs = 50
     # how preferences are drawn: uniform, unpop
@@ -169,12 +173,14 @@ def get_config():
     # validations without a better value before it stops
     config.early_stopping.patience = 10
 
-    # the k of every metric; each at least 1
+    # the k of every metric; 0 is the whole ranking (metric@all)
     config.evaluation.cutoffs = (1, 5, 10, 20)
     # trec_eval's metrics, or the paper's own: standard, paper
     config.evaluation.definitions = "standard"
-    # users with fewer test items are left out
-    config.evaluation.min_test_items = 1
+    # users with fewer test items are left out; 'k': at each k those with fewer than k
+    config.evaluation.min_test_items = "1"
+    # what test does not rank: train+valid, train
+    config.evaluation.known = "train+valid"
     # groups of users behind ± ; at least 1
     config.evaluation.n_cohorts = 5
     # most users in a group

@@ -123,6 +123,8 @@ SCHEMA: dict[str, Any] = {
         "name": _choice("hlr", "which model", MODELS),
         "dim": Key(100, "D, length of the user and item vectors; at least 1", _at_least(1)),
         "memory_slots": Key(20, "M, slots of the relation memory; at least 1", _at_least(1)),
+        "key_scale": Key(1.0, "initial keys: N(0, 1/D) times this; at least 0", _at_least(0)),
+        "value_scale": Key(1.0, "initial values: N(0, 1/D) times this; at least 0", _at_least(0)),
         "max_prefs": Key(50, "S, most preferences that a relation attends to; >= 1", _at_least(1)),
         "prefs_sampling": _choice("uniform", "how preferences are drawn", PREFERENCE_WEIGHTS),
         "beta": Key(1.0, "power of the attention's denominator; above 0", _positive),
@@ -197,15 +199,23 @@ SCHEMA: dict[str, Any] = {
     "evaluation": {
         "cutoffs": Key(
             (1, 5, 10, 20),
-            "the k of every metric; each at least 1",
-            lambda value: len(value) > 0 and all(type(k) is int and k > 0 for k in value),
+            "the k of every metric; 0 is the whole ranking (metric@all)",
+            lambda value: (
+                max(value, default=0) > 0 and all(type(k) is int and k >= 0 for k in value)
+            ),
             may_change=True,
         ),
         "definitions": _choice(
             "standard", "trec_eval's metrics, or the paper's own", DEFINITIONS, may_change=True
         ),
         "min_test_items": Key(
-            1, "users with fewer test items are left out", _at_least(1), may_change=True
+            "1",
+            "users with fewer test items are left out; 'k': at each k those with fewer than k",
+            lambda value: value == "k" or (value.isdigit() and int(value) > 0),
+            may_change=True,
+        ),
+        "known": _choice(
+            "train+valid", "what test does not rank", ("train+valid", "train"), may_change=True
         ),
         "n_cohorts": Key(5, "groups of users behind ± ; at least 1", _at_least(1), may_change=True),
         "cohort_size": Key(10_000, "most users in a group", _at_least(1), may_change=True),
@@ -285,6 +295,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"config keys data.split.valid and data.split.test add up to {share:g}; training needs "
             "what they leave of 1."
+        )
+    if values["negatives.shared"] and values["loss.copy_relation"]:
+        raise UserError(
+            "config keys negatives.shared and loss.copy_relation exclude each other: shared "
+            "negatives have the relations of their own that all examples share."
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
@@ -18,9 +19,10 @@ class Protocol:
     """How users are chosen and metrics defined.
 
     Attributes:
-      cutoffs: the k of every metric.
+      cutoffs: the k of every metric; 0 for the whole ranking.
       definitions: "standard" or "paper".
-      min_test_items: users with fewer relevant items are left out.
+      min_test_items: users with fewer relevant items are left out; 0 leaves them out of the
+        metrics at each k when they have fewer than k (whole rankings: than the smallest k).
       n_cohorts: groups of users behind the standard deviation.
       cohort_size: most users in a group.
       seed: of the shuffle that fills the groups.
@@ -70,10 +72,18 @@ class Evaluation:
         return table | {name: {"mean": value, "std": 0.0} for name, value in self.overall.items()}
 
 
-def choose_users(relevant: scipy.sparse.csr_array, protocol: Protocol) -> np.ndarray:
+def smallest(cutoffs: Sequence[int]) -> int:
+    """The smallest k that is one, or 1."""
+    return min((k for k in cutoffs if k), default=1)
+
+
+def choose_users(
+    relevant: scipy.sparse.csr_array, protocol: Protocol, cutoffs: Sequence[int] | None = None
+) -> np.ndarray:
     """The users to evaluate: those with enough relevant items, shuffled, cut to the cohorts."""
+    cutoffs = cutoffs or protocol.cutoffs
     count_U = np.diff(relevant.indptr)
-    user_B = np.flatnonzero(count_U >= protocol.min_test_items)
+    user_B = np.flatnonzero(count_U >= (protocol.min_test_items or smallest(cutoffs)))
     np.random.default_rng(protocol.seed).shuffle(user_B)
     return user_B[: protocol.n_cohorts * protocol.cohort_size]
 
@@ -98,15 +108,17 @@ def evaluate(
     """
     cutoffs = tuple(cutoffs or protocol.cutoffs)
     relevant = getattr(dataset, part)
-    user_B = choose_users(relevant, protocol)
+    user_B = choose_users(relevant, protocol, cutoffs)
+    longest = dataset.n_items if 0 in cutoffs else max(cutoffs)
+    by_k = protocol.min_test_items == 0
     items_on_device = jax.device_put(sampling.UserItems.of(relevant))
     values: list[dict[str, np.ndarray]] = []
-    lists = [np.empty((0, max(cutoffs)), np.int32)]
-    for ranking in scorer.rank(params, user_B, max(cutoffs)):
+    lists = [np.empty((0, longest), np.int32)]
+    for ranking in scorer.rank(params, user_B, longest):
         users, items = jax.device_put((ranking.user_C.astype(np.int32), ranking.item_CxK))
-        measured = _measure(items_on_device, users, items, cutoffs, protocol.definitions)
+        measured = _measure(items_on_device, users, items, cutoffs, protocol.definitions, by_k)
         values.append(jax.device_get(measured))
-        short = max(cutoffs) - ranking.item_CxK.shape[1]
+        short = longest - ranking.item_CxK.shape[1]
         lists.append(np.pad(ranking.item_CxK, ((0, 0), (0, short)), constant_values=-1))
     joined = {}
     if values:
@@ -115,16 +127,22 @@ def evaluate(
     return Evaluation(user_B, joined, overall, protocol)
 
 
-def _measure_lists(relevant, user_B, item_BxK, cutoffs, definitions):
+def _measure_lists(relevant, user_B, item_BxK, cutoffs, definitions, by_k):
     def is_hit(user, item):
         return relevant.find(user, item)[1]
 
     hits_BxK = jax.vmap(jax.vmap(is_hit, in_axes=(None, 0)))(user_B, item_BxK)
     relevant_B = jax.vmap(relevant.count)(user_B)
-    return metrics.user_metrics(hits_BxK.astype(float), relevant_B, cutoffs, definitions)
+    values = {}
+    for k in cutoffs:
+        enough_B = relevant_B >= (k or smallest(cutoffs))
+        at_k = metrics.user_metrics(hits_BxK.astype(float), relevant_B, (k,), definitions)
+        for name, value_B in at_k.items():
+            values[name] = jnp.where(enough_B, value_B, jnp.nan) if by_k else value_B
+    return values
 
 
-_measure = jax.jit(_measure_lists, static_argnums=(3, 4))
+_measure = jax.jit(_measure_lists, static_argnums=(3, 4, 5))
 
 
 def _overall(item_BxK: np.ndarray, dataset: Dataset, cutoffs) -> dict[str, float]:
@@ -132,7 +150,7 @@ def _overall(item_BxK: np.ndarray, dataset: Dataset, cutoffs) -> dict[str, float
     rank_I = np.empty(dataset.n_items, np.int64)
     rank_I[np.argsort(-count_I, kind="stable")] = 1 + np.arange(dataset.n_items)
     overall = {}
-    for k in cutoffs:
+    for k in filter(None, cutoffs):
         overall[f"median_rank@{k}"] = metrics.median_rank(item_BxK[:, :k], rank_I)
         overall[f"coverage@{k}"] = metrics.coverage(item_BxK[:, :k], dataset.n_items)
     return overall

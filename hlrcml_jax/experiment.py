@@ -202,7 +202,7 @@ def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "protocol": {
             **dataclasses.asdict(found.protocol),
-            "ranking": "whole catalogue, without the items of train and valid",
+            "ranking": f"whole catalogue, without the items of {run.config.evaluation.known}",
             "std": "between the means of the cohorts",
         },
     }
@@ -221,7 +221,9 @@ def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
 
 
 def _evaluate_params(run: Run, model: CML, params: dict[str, Any]) -> Evaluation:
-    scorer, ready = run.scorer("test", model), run.params_for(params, "test", model)
+    # Without the items of validation, test is predicted from what validation is predicted from.
+    known = "test" if run.config.evaluation.known == "train+valid" else "valid"
+    scorer, ready = run.scorer(known, model), run.params_for(params, known, model)
     return evaluate(scorer, ready, run.dataset, "test", run.protocol)
 
 

@@ -111,6 +111,11 @@ _SETS: dict[str, dict[str, Metric]] = {
 }
 
 
+def metric_name(name: str, k: int) -> str:
+    """ "metric@k", or "metric@all" for k = 0."""
+    return f"{name}@{k or 'all'}"
+
+
 def user_metrics(
     hits_BxK: jax.Array, relevant_B: jax.Array, cutoffs: Sequence[int], definitions: str
 ) -> dict[str, jax.Array]:
@@ -119,14 +124,15 @@ def user_metrics(
     Args:
       hits_BxK: 1.0 where the item at that rank is relevant.
       relevant_B: number of relevant items, at least 1.
-      cutoffs: the k; K is at least the largest, or the list holds all items.
+      cutoffs: the k; K is at least the largest, or the list holds all items; 0 takes the list
+        whole and is called "all".
       definitions: "standard" or "paper".
 
     Returns:
       (B,) values under "metric@k".
     """
     return {
-        f"{name}@{k}": metric(hits_BxK, relevant_B, k)
+        metric_name(name, k): metric(hits_BxK, relevant_B, k or hits_BxK.shape[1])
         for k in cutoffs
         for name, metric in _SETS[definitions].items()
     }

@@ -60,7 +60,7 @@ class Run:
         return Protocol(
             tuple(options.cutoffs),
             options.definitions,
-            options.min_test_items,
+            0 if options.min_test_items == "k" else int(options.min_test_items),
             options.n_cohorts,
             options.cohort_size,
             self.config.data.split.seed,

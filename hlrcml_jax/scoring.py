@@ -28,6 +28,7 @@ from hlrcml_jax.sampling import Sampler, evaluation_preferences
 
 STORAGE = ("float32", "bfloat16", "float16")
 GROUP = 64  # users whose relations with a block of targets are computed together
+LONG = 4  # lists longer than a quarter of the catalogue are sorted once, at the end
 BITS = 8  # of a byte: known items travel as bits
 
 
@@ -172,7 +173,8 @@ class Scorer:
         width = n_items if self._model.user_is_history else dim
         target_bytes = jnp.dtype(self._storage).itemsize * n_items * slots
         # Row, preferences and their relations, known items as bits, list and a block's scores.
-        floats = width + (2 + slots) * self.max_prefs + n_items // 32 + 4 * k + 4 * 64
+        lists = 4 * k if k < n_items // LONG else 4 * n_items
+        floats = width + (2 + slots) * self.max_prefs + n_items // 32 + lists + 4 * 64
         user_bytes = 4 * floats * parallel.workers()
         return plan_blocks(self._memory_mb, n_users, user_bytes, target_bytes)
 
@@ -203,9 +205,10 @@ class Scorer:
                 pairs = items["pairs_XxMxT"] if self._model.relates_items else None
                 block = itertools.repeat((params, items, place))
                 users = list(pool.map(steps.rank, users, block))
+            lists = jax.device_get(list(pool.map(steps.finish, users)))
         item_CxK, score_CxK = (
             np.concatenate([x.reshape(-1, k) for x in xs])[: len(user_C)]
-            for xs in zip(*(jax.device_get(part["best"]) for part in users), strict=True)
+            for xs in zip(*lists, strict=True)
         )
         n = len(user_C)
         return Ranking(user_C, item_CxK, score_CxK, prefs_CxS[:n], mask_CxS[:n])
@@ -237,7 +240,7 @@ def _context(prefs_CxS, mask_CxS, n_items: int) -> tuple[np.ndarray, np.ndarray]
     """(items that occur among the preferences, preferences as places among them).
 
     The number of items is padded to a power of two, or is the whole catalogue in whole pieces
-    (see `RelationMemory.block_weights`), so that few different shapes are compiled.
+    (see `RelationMemory.write_block_weights`), so that few different shapes are compiled.
     """
     distinct = np.unique(prefs_CxS[mask_CxS])
     size = 1 << max(len(distinct) - 1, 0).bit_length()
@@ -294,8 +297,13 @@ class _Steps:
             "prefs_CxS": prefs_CxS,
             "mask_CxS": mask_CxS,
             "bits_CxW": bits_CxW,
-            "best": (jnp.full((n, self.k), -1), jnp.full((n, self.k), -jnp.inf)),
+            "best": self._empty(n, BITS * bits_CxW.shape[1]),
         }
+
+    def _empty(self, n, width):
+        if self.k >= width // LONG:
+            return jnp.full((n, width), -jnp.inf)
+        return jnp.full((n, self.k), -1), jnp.full((n, self.k), -jnp.inf)
 
     def items(self, params, context_X, first, out_XxMxT):
         """What a block needs of items alone."""
@@ -326,7 +334,19 @@ class _Steps:
         )
         past_T = first + jnp.arange(self.blocks.targets) >= params["items"].shape[0]
         score_CxT = jnp.where(_from_bits(bits_CxW) | past_T[None], -jnp.inf, score_CxT)
-        return users | {"best": best_items(users["best"], score_CxT, first)}
+        best = users["best"]
+        if isinstance(best, tuple):
+            best = best_items(best, score_CxT, first)
+        else:
+            best = jax.lax.dynamic_update_slice_in_dim(best, score_CxT, first, axis=1)
+        return users | {"best": best}
+
+    def finish(self, users):
+        """The lists: items and scores, each (C, k)."""
+        if isinstance(users["best"], tuple):
+            return users["best"]
+        score_CxK, item_CxK = jax.lax.top_k(users["best"], self.k)
+        return jnp.where(score_CxK > -jnp.inf, item_CxK, -1), score_CxK
 
     def _bind(self, params):
         return self.model.bind({"params": params["model"]})
@@ -360,6 +380,7 @@ def _compiled(*static) -> SimpleNamespace:
         begin=parallel.pmap(steps.begin),
         items=parallel.pmap(steps.items, donate=(3,)),
         rank=_waiting(parallel.pmap(steps.rank, donate=(0,))),
+        finish=_waiting(parallel.pmap(steps.finish)),
     )
 
 

@@ -37,8 +37,8 @@ MODELS = {
     "lrml": lambda flags: LRML(flags["dim"], flags["num_memories"]),
     "transcf": lambda flags: TransCF(),
     "attcml": lambda flags: AdaCML(flags["beta"]),
-    "hlre": lambda flags: HLR(flags["dim"], flags["num_memories"], flags["beta"]),
-    "jpte": lambda flags: HLRPlusPlus(flags["dim"], flags["num_memories"], flags["beta"]),
+    "hlre": lambda flags: HLR(flags["dim"], flags["num_memories"], beta=flags["beta"]),
+    "jpte": lambda flags: HLRPlusPlus(flags["dim"], flags["num_memories"], beta=flags["beta"]),
     "bpr": lambda flags: BPR(),
 }
 

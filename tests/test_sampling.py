@@ -179,3 +179,42 @@ def test_evaluation_preferences_depend_on_the_user_alone():
     both, _ = sampling.evaluation_preferences(sampler, key, jnp.array([3, 8]))
     one, _ = sampling.evaluation_preferences(sampler, key, jnp.array([8]))
     np.testing.assert_array_equal(both[1], one[0])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("weights", sampling.CANDIDATE_WEIGHTS)
+def test_what_is_allowed_is_what_the_user_does_not_have(weights, shared):
+    known = random_known()
+    batch = epoch_of(known, np.arange(50), candidate_weights=weights, shared=shared)
+    assert batch.is_shared == shared
+    negative = np.broadcast_to(batch.negative_BxN, (50, 3))
+    has = known.toarray()[np.asarray(batch.user_B)[:, None], negative]
+    np.testing.assert_array_equal(batch.allowed_BxN, ~has)
+    if weights == "uniform" and not shared:
+        assert np.asarray(batch.allowed_BxN).all()
+
+
+@pytest.mark.parametrize("weights", sampling.CANDIDATE_WEIGHTS)
+def test_shared_candidates_have_the_weights_of_all_items(weights):
+    known = random_known(items=20)
+    sampler = make(known, candidates=4, candidate_weights=weights)
+    drawn = np.asarray(jax.vmap(sampler.any_items)(keys()))
+    counts = np.bincount(drawn.ravel(), minlength=20)
+    popularity = np.bincount(known.indices, minlength=20) / known.nnz
+    assert_frequencies(counts, popularity if weights == "popularity" else np.full(20, 1 / 20))
+
+
+def test_steps_have_shared_candidates_of_their_own():
+    sampler = make(random_known(), candidates=6, shared=True)
+    positives = jax.device_put(sampling.Positives.of(random_known()))
+    order, places = jnp.arange(len(positives.user_E)), jnp.arange(4)
+    draws = [
+        np.asarray(
+            sampling.draw_batch(
+                sampler, positives, jax.random.key(2), order, places, step
+            ).negative_BxN
+        )
+        for step in (0, 1, 0)
+    ]
+    assert (draws[0] != draws[1]).any()
+    np.testing.assert_array_equal(draws[0], draws[2])

@@ -1,5 +1,6 @@
 """Blocked scores equal direct distances, whatever the blocks; lists are masked, ordered, exact."""
 
+import ir_measures
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,6 +181,37 @@ def test_evaluation_by_hand():
     # Two cohorts, of two users and of one.
     first, second = found.values["mrr@5"][:2].mean(), found.values["mrr@5"][2]
     np.testing.assert_allclose(found.summary()["mrr@5"]["std"], np.std([first, second]))
+
+
+def test_whole_rankings_and_users_with_k_items():
+    """Whole rankings agree with trec_eval; users with fewer than k items are NaN at k."""
+    known, relevant = interactions(0, 0.1), interactions(3, 0.1)
+    relevant = relevant > relevant.multiply(known)
+    empty = scipy.sparse.csr_array(known.shape, dtype=bool)
+    dataset = Dataset(known, empty, relevant, empty, None, None)
+    model = SETTINGS["hlr"]
+    params = init_params(jax.random.key(0), model, N_USERS, N_ITEMS, DIM)
+    scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, seed=0)
+    protocol = Protocol((3, 5, 0), "standard", 0, n_cohorts=1, cohort_size=100, seed=0)
+    found = evaluate(scorer, parallel.replicate(params), dataset, "test", protocol)
+    counts = np.diff(relevant.indptr)
+    assert sorted(found.user_B) == list(np.flatnonzero(counts >= 3))
+    for name, least in (("ndcg@3", 3), ("ndcg@5", 5), ("map@all", 3)):
+        np.testing.assert_array_equal(
+            np.isnan(found.values[name]), counts[found.user_B] < least, err_msg=name
+        )
+    rankings = list(scorer.rank(parallel.replicate(params), found.user_B, N_ITEMS))
+    lists = np.concatenate([ranking.item_CxK for ranking in rankings])
+    qrels = {f"{u}": {f"{i}": 1 for i in relevant[[u]].indices} for u in found.user_B}
+    run = {
+        f"{u}": {f"{i}": float(-rank) for rank, i in enumerate(items) if i >= 0}
+        for u, items in zip(found.user_B, lists, strict=True)
+    }
+    names = {ir_measures.AP: "map@all", ir_measures.RR: "mrr@all", ir_measures.nDCG: "ndcg@all"}
+    for value in ir_measures.iter_calc(list(names), qrels, run):
+        place = list(found.user_B).index(int(value.query_id))
+        expected = found.values[names[value.measure]][place]
+        np.testing.assert_allclose(expected, value.value, atol=1e-6)
 
 
 def test_users_are_chosen_by_test_items_and_cohorts():

@@ -12,10 +12,10 @@ from hlrcml_jax.models.transcf import TransCF
 
 # Each entry makes a model from the `model` section of a config.
 MODELS: dict[str, Callable[..., CML]] = {
-    "hlr": lambda options: HLR(options.dim, options.memory_slots, options.beta),
-    "hlr++": lambda options: HLRPlusPlus(options.dim, options.memory_slots, options.beta),
+    "hlr": lambda options: HLR(*_memory(options), options.beta),
+    "hlr++": lambda options: HLRPlusPlus(*_memory(options), options.beta),
     "cml": lambda options: CML(),
-    "lrml": lambda options: LRML(options.dim, options.memory_slots),
+    "lrml": lambda options: LRML(*_memory(options)),
     "transcf": lambda options: TransCF(**options.transcf),
     "adacml": lambda options: AdaCML(options.beta),
     "bpr": lambda options: BPR(**options.bpr),
@@ -24,6 +24,10 @@ MODELS: dict[str, Callable[..., CML]] = {
     "ease": lambda options: EASE(**options.ease),
     "popularity": lambda options: Popularity(),
 }
+
+
+def _memory(options) -> tuple[int, int, float, float]:
+    return options.dim, options.memory_slots, options.key_scale, options.value_scale
 
 
 def make_model(options) -> CML:

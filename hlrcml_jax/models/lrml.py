@@ -16,9 +16,11 @@ class LRML(CML):
 
     dim: int
     memory_slots: int = 20
+    key_scale: float = 1.0
+    value_scale: float = 1.0
 
     def setup(self):
-        self.memory = RelationMemory(self.dim, self.memory_slots)
+        self.memory = RelationMemory(self.dim, self.memory_slots, self.key_scale, self.value_scale)
 
     def relation(self, user_BxD, target_BxD, history):
         """Mixture weights (B, M) of the relation of each user and its target."""

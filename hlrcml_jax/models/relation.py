@@ -23,15 +23,25 @@ PIECE = 256
 
 
 class RelationMemory(nn.Module):
-    """M slots of keys A (D, M) and values V (M, D), drawn from N(0, 1/D)."""
+    """M slots of keys A (D, M) and values V (M, D).
+
+    They are drawn from N(0, 1/D), times the scales: with products t * p of rows in a unit ball the
+    paper's keys leave all mixture weights almost equal when training begins, and values of zero let
+    it begin as CML.
+    """
 
     dim: int
     slots: int
+    key_scale: float = 1.0
+    value_scale: float = 1.0
 
     def setup(self):
-        init = nn.initializers.normal(stddev=self.dim**-0.5)
-        self.keys_DxM = self.param("keys", init, (self.dim, self.slots))
-        self.values_MxD = self.param("values", init, (self.slots, self.dim))
+        def init(scale):
+            return nn.initializers.normal(stddev=scale * self.dim**-0.5)
+
+        shapes = (self.dim, self.slots), (self.slots, self.dim)
+        self.keys_DxM = self.param("keys", init(self.key_scale), shapes[0])
+        self.values_MxD = self.param("values", init(self.value_scale), shapes[1])
 
     def weights(self, a_BxD: jax.Array, b_BxD: jax.Array) -> jax.Array:
         """Mixture weights (B, M) of rel(a, b)."""
