@@ -113,13 +113,15 @@ def evaluate(
     by_k = protocol.min_test_items == 0
     items_on_device = jax.device_put(sampling.UserItems.of(relevant))
     values: list[dict[str, np.ndarray]] = []
-    lists = [np.empty((0, longest), np.int32)]
+    lists = [np.empty((0, max(cutoffs)), np.int32)]
     for ranking in scorer.rank(params, user_B, longest):
         users, items = jax.device_put((ranking.user_C.astype(np.int32), ranking.item_CxK))
         measured = _measure(items_on_device, users, items, cutoffs, protocol.definitions, by_k)
         values.append(jax.device_get(measured))
-        short = longest - ranking.item_CxK.shape[1]
-        lists.append(np.pad(ranking.item_CxK, ((0, 0), (0, short)), constant_values=-1))
+        # Of whole rankings only the beginning is kept, so that memory does not grow with them.
+        item_CxK = ranking.item_CxK[:, : max(cutoffs)]
+        short = max(cutoffs) - item_CxK.shape[1]
+        lists.append(np.pad(item_CxK, ((0, 0), (0, short)), constant_values=-1))
     joined = {}
     if values:
         joined = {name: np.concatenate([chunk[name] for chunk in values]) for name in values[0]}

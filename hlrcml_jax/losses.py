@@ -106,7 +106,8 @@ class Loss:
       margin: of the hinge, in the distance's unit.
       temperature: of the softmax, in the distance's unit.
       select: "all" candidates, or the "hardest": the one nearest to the user, moved by the
-        positive's relation; the chosen one is judged by its own relation.
+        positive's relation; the chosen one is judged by its own relation. Shared candidates
+        have their own relations at hand, and are chosen by those.
       copy_relation: the negative uses the positive's relation in the loss too.
     """
 
@@ -137,12 +138,10 @@ class Loss:
             return self.of_rows(model, params["model"], rows, batch)
         items_IxD = widen_rows(params["items"], constants, lambda wide: wide["items"])
         bound = model.bind({"params": params["model"]})
+        _, relation, positive_B = _of_positives(bound, rows, batch)
         distance_BxN = bound.shared_distances(
             rows.user_BxD, rows.negative_NxBxD, items_IxD, batch.prefs_BxS, batch.mask_BxS
         )
-        history = bound.history(rows.user_BxD, rows.prefs_BxSxD, batch.mask_BxS)
-        relation = bound.relation(rows.user_BxD, rows.positive_BxD, history)
-        positive_B = bound.distance(rows.user_BxD, relation, rows.positive_BxD)
         loss_B = self._of_distances(model, positive_B, distance_BxN.T, batch.allowed_BxN.T)
         penalty_B = bound.penalty(
             rows.user_BxD, relation, rows.positive_BxD, rows.negative_NxBxD[:0, None]
@@ -153,9 +152,7 @@ class Loss:
         """The loss of examples that have candidates of their own, from gathered rows."""
         bound = model.bind({"params": model_params})
         user_BxD, positive_BxD = rows.user_BxD, rows.positive_BxD
-        history = bound.history(user_BxD, rows.prefs_BxSxD, batch.mask_BxS)
-        relation = bound.relation(user_BxD, positive_BxD, history)
-        positive_B = bound.distance(user_BxD, relation, positive_BxD)
+        history, relation, positive_B = _of_positives(bound, rows, batch)
 
         def with_positives_relation(negative_BxD):
             return bound.distance(user_BxD, relation, negative_BxD)
@@ -194,3 +191,10 @@ class Loss:
         if self.select == "hardest":
             return jnp.max(loss_NxB, axis=0)
         return jnp.sum(loss_NxB, axis=0) / jnp.maximum(jnp.sum(allowed_NxB, axis=0), 1)
+
+
+def _of_positives(bound: CML, rows: Rows, batch: Batch):
+    """(history, relation, distance (B,)) of each user and its positive."""
+    history = bound.history(rows.user_BxD, rows.prefs_BxSxD, batch.mask_BxS)
+    relation = bound.relation(rows.user_BxD, rows.positive_BxD, history)
+    return history, relation, bound.distance(rows.user_BxD, relation, rows.positive_BxD)

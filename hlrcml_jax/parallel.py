@@ -31,7 +31,8 @@ def device_count() -> int:
 
 def workers() -> int:
     """Threads that keep the device busy: a CPU runs the loops of one program on one core."""
-    return os.cpu_count() or 1 if jax.default_backend() == "cpu" and device_count() == 1 else 1
+    on_one_cpu = jax.default_backend() == "cpu" and device_count() == 1
+    return (os.cpu_count() or 1) if on_one_cpu else 1
 
 
 def replicate(tree: Tree) -> Tree:

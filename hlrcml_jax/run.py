@@ -85,12 +85,15 @@ class Run:
             config.optimizer.rows,
         )
 
+    def _max_prefs(self, model: CML) -> int:
+        return self.config.model.max_prefs if model.uses_preferences else 0
+
     def sampler(self) -> Sampler:
         """Draws the examples of training, as the config says."""
         options = self.config.model
         return Sampler.of(
             self.dataset.train,
-            options.max_prefs if self.model.uses_preferences else 0,
+            self._max_prefs(self.model),
             self.config.negatives.candidates,
             options.prefs_sampling,
             self.config.negatives.weights,
@@ -103,7 +106,7 @@ class Run:
         return Scorer(
             model,
             self.dataset.known(part),
-            options.max_prefs if model.uses_preferences else 0,
+            self._max_prefs(model),
             options.prefs_sampling,
             self.config.scoring.memory_mb,
             self.config.seed,

@@ -68,6 +68,10 @@ def plan_blocks(memory_mb: int, n_users: int, user_bytes: int, target_bytes: int
     return Blocks(users, 1 if on_cpu else min(users, GROUP), targets)
 
 
+def _is_long(k: int, n_items: int) -> bool:
+    return k >= n_items // LONG
+
+
 def _clamp(value: int, low: int, high: int) -> int:
     return max(low, min(value, high))
 
@@ -173,7 +177,7 @@ class Scorer:
         width = n_items if self._model.user_is_history else dim
         target_bytes = jnp.dtype(self._storage).itemsize * n_items * slots
         # Row, preferences and their relations, known items as bits, list and a block's scores.
-        lists = 4 * k if k < n_items // LONG else 4 * n_items
+        lists = 4 * (n_items if _is_long(k, n_items) else k)
         floats = width + (2 + slots) * self.max_prefs + n_items // 32 + lists + 4 * 64
         user_bytes = 4 * floats * parallel.workers()
         return plan_blocks(self._memory_mb, n_users, user_bytes, target_bytes)
@@ -297,11 +301,12 @@ class _Steps:
             "prefs_CxS": prefs_CxS,
             "mask_CxS": mask_CxS,
             "bits_CxW": bits_CxW,
-            "best": self._empty(n, BITS * bits_CxW.shape[1]),
+            "best": self._empty(n, len(params["items"]), BITS * bits_CxW.shape[1]),
         }
 
-    def _empty(self, n, width):
-        if self.k >= width // LONG:
+    def _empty(self, n, n_items, width):
+        """All scores to be, of long lists; else lists without an item."""
+        if _is_long(self.k, n_items):
             return jnp.full((n, width), -jnp.inf)
         return jnp.full((n, self.k), -1), jnp.full((n, self.k), -jnp.inf)
 

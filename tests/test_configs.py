@@ -138,3 +138,13 @@ def test_a_config_survives_being_written_down():
     assert config_lib.flatten(config_lib.from_flat(flat)) == flat
     kinds = itertools.groupby(sorted(str(type(value)) for value in flat.values()))
     assert len(list(kinds)) >= 4  # numbers, text, truth, tuples
+
+
+@pytest.mark.parametrize(("choice", "select"), [("hlr", "all"), ("cml,hinge", "hardest")])
+def test_steam_has_its_protocol(choice, select):
+    config = load("steam").get_config(choice)
+    config_lib.validate(config)
+    evaluation = config.evaluation
+    assert (evaluation.min_test_items, evaluation.known) == ("k", "train")
+    assert 0 in evaluation.cutoffs
+    assert config.negatives.select == select
