@@ -6,9 +6,9 @@ The argument is DATA,MODEL,KEY,VALUE; the values that were tried stand below. Wi
 `--config.data.name=ml-100k` the same is done on a small data set.
 """
 
-import importlib.util
 import pathlib
 
+from hlrcml_jax.config import load
 from hlrcml_jax.errors import UserError
 
 VARIANTS = {
@@ -29,11 +29,7 @@ def get_config(choice: str = "ml-20m,hlr,memory_slots,20"):
             + "; ".join(f"{key}: {', '.join(map(str, all))}" for key, all in VARIANTS.items())
             + "."
         )
-    # Configs are files and not a package, so that anyone may have their own folder of them.
-    path = pathlib.Path(__file__).with_name("paper.py")
-    spec = importlib.util.spec_from_file_location("paper", path)
-    paper = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(paper)
+    paper = load(pathlib.Path(__file__).with_name("paper.py"))
     config = paper.get_config(",".join(cell))
     section = config.loss if key == "copy_relation" else config.model
     section[key] = values[text]

@@ -29,7 +29,7 @@ def get_config(choice: str = "ml-100k,hlr"):
     config.model.memory_radius = 0.15 if model == "lrml" else 0.5
     config.loss.margin = 1.0
     config.negatives.candidates = 10
-    config.negatives.select = "hardest"
+    config.negatives.hardest = 1
     config.optimizer.learning_rate = 2e-3
     if model == "bpr":
         config.negatives.candidates = 1

@@ -75,6 +75,8 @@ def get_config():
 
     # which model: hlr, hlr++, cml, lrml, transcf, adacml, bpr, als, item-knn, ease, popularity
     config.model.name = "hlr"
+    # what users are: vectors of their own, or made of their items: vectors, items
+    config.model.users = "vectors"
     # D, length of the user and item vectors; at least 1
     config.model.dim = 100
     # M, slots of the relation memory; at least 1
@@ -139,12 +141,14 @@ def get_config():
 
     # N, negatives drawn for each positive; at least 1
     config.negatives.candidates = 1
-    # which of them count: all, hardest
-    config.negatives.select = "all"
+    # how many of them count, the hardest ones; 0: all
+    config.negatives.hardest = 0
     # how they are drawn: uniform, popularity
     config.negatives.weights = "uniform"
     # whether the examples of a batch share them
     config.negatives.shared = False
+    # softmax: weigh them so that they stand for the catalogue (log q correction)
+    config.negatives.correction = False
 
     # learning rate of Adam; above 0
     config.optimizer.learning_rate = 0.0002

@@ -14,6 +14,6 @@ def get_config():
     config.model.memory_radius = 0.5
     config.loss.margin = 1.0
     config.negatives.candidates = 10
-    config.negatives.select = "hardest"
+    config.negatives.hardest = 1
     config.optimizer.learning_rate = 2e-3
     return config

@@ -13,7 +13,6 @@ correction.
 """
 
 import ast
-import importlib.util
 import json
 import pathlib
 import sys
@@ -33,17 +32,19 @@ _FOLDER = flags.DEFINE_string("folder", None, "Where runs and tables go.", requi
 _MODELS = flags.DEFINE_list("models", list(MODELS), "Which models.")
 _OURS = flags.DEFINE_list("ours", ["hlr", "hlr++"], "Those that are tested against the others.")
 _SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of the runs.")
-_METRICS = flags.DEFINE_list("metrics", ["ndcg", "map", "mrr", "recall"], "Columns; first counts.")
-_K = flags.DEFINE_integer("k", 10, "Cut-off of all columns.")
+_METRICS = flags.DEFINE_list(
+    "metrics",
+    ["ndcg", "map", "mrr", "recall"],
+    "Columns, also with cut-offs of their own; the first counts.",
+)
+_K = flags.DEFINE_integer("k", 10, "Cut-off of the other columns.")
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of a config, for all runs.")
 
 
 def load_config(choice: str, model: str, changes: dict[str, object]):
     """The config of a model from FILE:DATA, with some keys changed."""
     path, _, data = choice.partition(":")
-    spec = importlib.util.spec_from_file_location("configs", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = config_lib.load(pathlib.Path(path))
     values = config_lib.flatten(module.get_config(",".join(filter(None, [data, model]))))
     return config_lib.from_flat(values | changes)
 
@@ -119,7 +120,9 @@ def tabulate(results: dict[str, Results], metrics: list[str], ours: list[str]) -
     compared = [model for model in results if model in ours] if rival else []
     p_values = holm(
         [
-            scipy.stats.ttest_rel(results[model].by_user, results[rival].by_user).pvalue
+            scipy.stats.ttest_rel(
+                results[model].by_user, results[rival].by_user, nan_policy="omit"
+            ).pvalue
             for model in compared
         ]
     )
@@ -134,7 +137,7 @@ def tabulate(results: dict[str, Results], metrics: list[str], ours: list[str]) -
         row |= {"MMR": found.mean[rank], "train s": found.seconds, "parameters": found.parameters}
         row["valid " + metrics[0]] = 100 * found.validation
         if rival:
-            row["difference"] = 100 * np.mean(found.by_user - results[rival].by_user)
+            row["difference"] = 100 * np.nanmean(found.by_user - results[rival].by_user)
             row[f"p against {rival}"] = by_model.get(model)
         rows.append(row)
     return pl.DataFrame(rows)
@@ -173,7 +176,7 @@ def latex(table: pl.DataFrame, metrics: list[str]) -> str:
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax and jax say a lot
     folder, seeds = pathlib.Path(_FOLDER.value), [int(seed) for seed in _SEEDS.value]
-    metrics = [f"{name}@{_K.value}" for name in _METRICS.value]
+    metrics = [name if "@" in name else f"{name}@{_K.value}" for name in _METRICS.value]
     run_all(_CONFIGS.value, _MODELS.value, seeds, folder, dict(map(parse, _SET.value)))
     results = {
         model: Results([folder / f"{model}-{seed}" for seed in seeds], metrics)

@@ -15,7 +15,7 @@ import numpy as np
 
 from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.cml import CML, user_rows
 from hlrcml_jax.scoring import Scorer
 
 TOP_CATEGORIES = 3
@@ -94,8 +94,10 @@ def relation_vectors(
     @jax.jit
     def vectors(user_B, item_B, prefs_BxS, mask_BxS):
         bound = model.bind({"params": params["model"]})
-        user_BxD, items_IxD = params["users"][user_B], params["items"]
-        history = bound.history(user_BxD, items_IxD[prefs_BxS], mask_BxS)
+        items_IxD = params["items"]
+        prefs_BxSxD = items_IxD[prefs_BxS]
+        user_BxD = user_rows(params, user_B, prefs_BxSxD, mask_BxS)
+        history = bound.history(user_BxD, prefs_BxSxD, mask_BxS)
         relation = bound.relation(user_BxD, items_IxD[item_B], history)
         if relation is None:
             raise UserError(f"{type(model).__name__} has no relations to analyse.")

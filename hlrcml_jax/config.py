@@ -6,10 +6,12 @@ experiment changes. `configs/default.py` shows all keys; `python -m hlrcml_jax.c
 
 import dataclasses
 import difflib
+import importlib.util
 import json
 import math
 import pathlib
 import textwrap
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,9 +20,8 @@ import ml_collections
 from hlrcml_jax.data import catalog, readers, splits
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.losses import KINDS as LOSSES
-from hlrcml_jax.losses import SELECTIONS
 from hlrcml_jax.metrics import DEFINITIONS, METRICS
-from hlrcml_jax.models import MODELS
+from hlrcml_jax.models import MODELS, OF_ITEMS, USERS
 from hlrcml_jax.optimizer import ROWS, SCHEDULES
 from hlrcml_jax.sampling import CANDIDATE_WEIGHTS, PREFERENCE_WEIGHTS
 from hlrcml_jax.scoring import STORAGE
@@ -121,6 +122,9 @@ SCHEMA: dict[str, Any] = {
     },
     "model": {
         "name": _choice("hlr", "which model", MODELS),
+        "users": _choice(
+            "vectors", "what users are: vectors of their own, or made of their items", USERS
+        ),
         "dim": Key(100, "D, length of the user and item vectors; at least 1", _at_least(1)),
         "memory_slots": Key(20, "M, slots of the relation memory; at least 1", _at_least(1)),
         "key_scale": Key(1.0, "initial keys: N(0, 1/D) times this; at least 0", _at_least(0)),
@@ -165,9 +169,12 @@ SCHEMA: dict[str, Any] = {
     },
     "negatives": {
         "candidates": Key(1, "N, negatives drawn for each positive; at least 1", _at_least(1)),
-        "select": _choice("all", "which of them count", SELECTIONS),
+        "hardest": Key(0, "how many of them count, the hardest ones; 0: all", _at_least(0)),
         "weights": _choice("uniform", "how they are drawn", CANDIDATE_WEIGHTS),
         "shared": Key(False, "whether the examples of a batch share them"),
+        "correction": Key(
+            False, "softmax: weigh them so that they stand for the catalogue (log q correction)"
+        ),
     },
     "optimizer": {
         "learning_rate": Key(2e-4, "learning rate of Adam; above 0", _positive),
@@ -301,6 +308,17 @@ def validate(config: ml_collections.ConfigDict) -> None:
             "config keys negatives.shared and loss.copy_relation exclude each other: shared "
             "negatives have the relations of their own that all examples share."
         )
+    if values["model.users"] == "items":
+        if values["model.name"] not in OF_ITEMS:
+            raise UserError(
+                f"config key model.users cannot be 'items' with model.name "
+                f"{values['model.name']!r}; it can with {', '.join(OF_ITEMS)}."
+            )
+        if values["pretrained.users"] or values["pretrained.freeze"] in ("users", "both"):
+            raise UserError(
+                "config keys pretrained.users and pretrained.freeze speak of user vectors; with "
+                "model.users 'items' there are none."
+            )
 
 
 def _check_value(name: str, key: Key, value: Any) -> None:
@@ -358,6 +376,17 @@ def from_flat(values: dict[str, Any]) -> ml_collections.ConfigDict:
         node[leaf] = value
     validate(config)
     return config
+
+
+def load(path: pathlib.Path) -> types.ModuleType:
+    """The module of a config file, for another one that starts from it.
+
+    Configs are files and not a package, so that anyone may have their own folder of them.
+    """
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -7,10 +7,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.cml import CML, made_of_items
 
 KINDS = ("hinge", "softmax")
-SELECTIONS = ("all", "hardest")
 
 
 class Batch(flax.struct.PyTreeNode):
@@ -20,7 +19,7 @@ class Batch(flax.struct.PyTreeNode):
       user_B: user ids.
       positive_B: an item of each user.
       negative_BxN: candidates of each example, or (N,) when all share them.
-      allowed_BxN: False for candidates that are items of the user.
+      log_weight_BxN: of each candidate in a softmax; -inf for those that are items of the user.
       prefs_BxS: preferences of the user, the positive not among them.
       mask_BxS: True where a preference is real.
       weight_B: 1 for real examples, 0 for those that only fill the batch.
@@ -29,7 +28,7 @@ class Batch(flax.struct.PyTreeNode):
     user_B: jax.Array
     positive_B: jax.Array
     negative_BxN: jax.Array
-    allowed_BxN: jax.Array
+    log_weight_BxN: jax.Array
     prefs_BxS: jax.Array
     mask_BxS: jax.Array
     weight_B: jax.Array
@@ -46,23 +45,23 @@ class Rows(flax.struct.PyTreeNode):
     Gradients are taken with respect to these, and added to the tables' rows afterwards.
 
     Attributes:
-      user_BxD: of the users.
+      user_BxD: of the users, or None where users are made of their items.
       positive_BxD: of their positives.
       negative_NxBxD: of the candidates, or (N, D) when all share them.
       prefs_BxSxD: of the preferences.
     """
 
-    user_BxD: jax.Array
+    user_BxD: jax.Array | None
     positive_BxD: jax.Array
     negative_NxBxD: jax.Array
     prefs_BxSxD: jax.Array
 
     @classmethod
     def of(cls, tables: dict[str, jax.Array], batch: Batch) -> "Rows":
-        """Of the tables `users` (U, D) and `items` (I, D)."""
+        """Of the tables `users` (U, D), if there is one, and `items` (I, D)."""
         items_IxD = tables["items"]
         return cls(
-            tables["users"][batch.user_B],
+            tables["users"][batch.user_B] if "users" in tables else None,
             items_IxD[batch.positive_B],
             items_IxD[batch.negative_BxN.T],
             items_IxD[batch.prefs_BxS],
@@ -72,10 +71,16 @@ class Rows(flax.struct.PyTreeNode):
         """The tables with each of these rows added where `of` took it; the transpose of `of`."""
         items_IxD = tables["items"].at[batch.prefs_BxS].add(self.prefs_BxSxD)
         items_IxD = items_IxD.at[batch.positive_B].add(self.positive_BxD)
-        return {
-            "users": tables["users"].at[batch.user_B].add(self.user_BxD),
-            "items": items_IxD.at[batch.negative_BxN.T].add(self.negative_NxBxD),
-        }
+        added = {"items": items_IxD.at[batch.negative_BxN.T].add(self.negative_NxBxD)}
+        if "users" in tables:
+            added["users"] = tables["users"].at[batch.user_B].add(self.user_BxD)
+        return added
+
+    def with_users(self, mask_BxS: jax.Array) -> "Rows":
+        """With the users that are made of their items."""
+        if self.user_BxD is not None:
+            return self
+        return self.replace(user_BxD=made_of_items(self.prefs_BxSxD, mask_BxS))
 
 
 def widen_rows(rows: Any, constants: dict[str, jax.Array], wide: Any) -> Any:
@@ -97,24 +102,24 @@ class Loss:
 
     With z = d(u, positive) - d(u, negative):
       "hinge": max(0, margin + z) (the paper's equation of the loss), averaged over the candidates;
-      "softmax": log(1 + sum_n exp(z_n / temperature)), the cross-entropy of the positive among
-        the candidates;
+      "softmax": log(1 + sum_n w_n exp(z_n / temperature)), the cross-entropy of the positive among
+        the candidates, whose weights w may make them stand for the whole catalogue;
       and for a model whose loss is "logistic", -log sigmoid(-z) in place of the hinge.
 
     Attributes:
       kind: "hinge" or "softmax".
       margin: of the hinge, in the distance's unit.
       temperature: of the softmax, in the distance's unit.
-      select: "all" candidates, or the "hardest": the one nearest to the user, moved by the
-        positive's relation; the chosen one is judged by its own relation. Shared candidates
-        have their own relations at hand, and are chosen by those.
+      hardest: how many candidates count, the nearest ones to the user, moved by the positive's
+        relation (see `choose`); 0 for all. Shared candidates have their own relations at hand, and
+        are chosen by those.
       copy_relation: the negative uses the positive's relation in the loss too.
     """
 
     kind: str = "hinge"
     margin: float = 0.2
     temperature: float = 0.3
-    select: str = "all"
+    hardest: int = 0
     copy_relation: bool = False
 
     def __call__(
@@ -133,7 +138,8 @@ class Loss:
           constants: of the epoch, see `CML.constants`.
         """
         constants = constants or {}
-        rows = widen_rows(Rows.of(params, batch), constants, lambda wide: Rows.of(wide, batch))
+        batch = self.choose(model, params, batch, constants)
+        rows = self._rows(params, batch, constants)
         if not batch.is_shared:
             return self.of_rows(model, params["model"], rows, batch)
         items_IxD = widen_rows(params["items"], constants, lambda wide: wide["items"])
@@ -142,15 +148,44 @@ class Loss:
         distance_BxN = bound.shared_distances(
             rows.user_BxD, rows.negative_NxBxD, items_IxD, batch.prefs_BxS, batch.mask_BxS
         )
-        loss_B = self._of_distances(model, positive_B, distance_BxN.T, batch.allowed_BxN.T)
+        loss_B = self._of_distances(model, positive_B, distance_BxN.T, batch.log_weight_BxN.T)
         penalty_B = bound.penalty(
             rows.user_BxD, relation, rows.positive_BxD, rows.negative_NxBxD[:0, None]
         )
         return jnp.sum((loss_B + penalty_B) * batch.weight_B)
 
+    def _rows(self, params, batch, constants):
+        rows = widen_rows(Rows.of(params, batch), constants, lambda wide: Rows.of(wide, batch))
+        return rows.with_users(batch.mask_BxS)
+
+    def choose(
+        self,
+        model: CML,
+        params: dict[str, Any],
+        batch: Batch,
+        constants: dict[str, jax.Array],
+    ) -> Batch:
+        """The batch with its hardest candidates alone, as judged by the positive's relation.
+
+        So candidates cost little: only the chosen ones need relations of their own.
+        """
+        if batch.is_shared or not 0 < self.hardest < batch.negative_BxN.shape[1]:
+            return batch
+        rows = self._rows(params, batch, constants)
+        bound = model.bind({"params": params["model"]})
+        _, relation, _ = _of_positives(bound, rows, batch)
+        measure = jax.vmap(lambda rows_BxD: bound.distance(rows.user_BxD, relation, rows_BxD))
+        logits_BxN = -measure(rows.negative_NxBxD).T / self.temperature
+        place_BxK = jax.lax.top_k(logits_BxN + batch.log_weight_BxN, self.hardest)[1]
+        return batch.replace(
+            negative_BxN=jnp.take_along_axis(batch.negative_BxN, place_BxK, axis=1),
+            log_weight_BxN=jnp.take_along_axis(batch.log_weight_BxN, place_BxK, axis=1),
+        )
+
     def of_rows(self, model: CML, model_params: Any, rows: Rows, batch: Batch) -> jax.Array:
-        """The loss of examples that have candidates of their own, from gathered rows."""
+        """The loss of examples whose own candidates are chosen, from gathered rows."""
         bound = model.bind({"params": model_params})
+        rows = rows.with_users(batch.mask_BxS)
         user_BxD, positive_BxD = rows.user_BxD, rows.positive_BxD
         history, relation, positive_B = _of_positives(bound, rows, batch)
 
@@ -161,35 +196,30 @@ class Loss:
             own = bound.relation(user_BxD, negative_BxD, history)
             return bound.distance(user_BxD, own, negative_BxD)
 
-        negative_NxBxD, allowed_NxB = rows.negative_NxBxD, batch.allowed_BxN.T
-        if self.select == "hardest" and negative_NxBxD.shape[0] > 1:
-            near_NxB = jax.lax.stop_gradient(jax.vmap(with_positives_relation)(negative_NxBxD))
-            nearest_1xB = jnp.argmin(jnp.where(allowed_NxB, near_NxB, jnp.inf), axis=0)[None]
-            negative_NxBxD = jnp.take_along_axis(negative_NxBxD, nearest_1xB[..., None], axis=0)
-            allowed_NxB = jnp.take_along_axis(allowed_NxB, nearest_1xB, axis=0)
-
+        negative_NxBxD = rows.negative_NxBxD
         distance = with_positives_relation if self.copy_relation else with_own_relation
         # One negative needs no loop, and the compiler does much better without.
         single = negative_NxBxD.shape[0] == 1
         distance_NxB = (
             distance(negative_NxBxD[0])[None] if single else jax.lax.map(distance, negative_NxBxD)
         )
-        loss_B = self._of_distances(model, positive_B, distance_NxB, allowed_NxB)
+        loss_B = self._of_distances(model, positive_B, distance_NxB, batch.log_weight_BxN.T)
         penalty_B = bound.penalty(user_BxD, relation, positive_BxD, negative_NxBxD)
         return jnp.sum((loss_B + penalty_B) * batch.weight_B)
 
-    def _of_distances(self, model, positive_B, distance_NxB, allowed_NxB):
+    def _of_distances(self, model, positive_B, distance_NxB, log_weight_NxB):
         z_NxB = positive_B[None] - distance_NxB
+        logits_NxB = z_NxB / self.temperature + log_weight_NxB
+        if 0 < self.hardest < len(z_NxB):
+            logits_BxK, place_BxK = jax.lax.top_k(logits_NxB.T, self.hardest)
+            logits_NxB, z_NxB = logits_BxK.T, jnp.take_along_axis(z_NxB, place_BxK.T, axis=0)
         if self.kind == "softmax":
-            logits_NxB = jnp.where(allowed_NxB, z_NxB / self.temperature, -jnp.inf)
             of_positive_1xB = jnp.zeros_like(z_NxB[:1])
-            logits_NxB = jnp.concatenate([of_positive_1xB, logits_NxB])
-            return jax.nn.logsumexp(logits_NxB, axis=0)
+            return jax.nn.logsumexp(jnp.concatenate([of_positive_1xB, logits_NxB]), axis=0)
+        allowed_NxB = logits_NxB > -jnp.inf
         logistic = model.loss == "logistic"
         loss_NxB = jax.nn.softplus(z_NxB) if logistic else jnp.maximum(0.0, self.margin + z_NxB)
         loss_NxB = jnp.where(allowed_NxB, loss_NxB, 0.0)
-        if self.select == "hardest":
-            return jnp.max(loss_NxB, axis=0)
         return jnp.sum(loss_NxB, axis=0) / jnp.maximum(jnp.sum(allowed_NxB, axis=0), 1)
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.cml import CML, user_rows
 from hlrcml_jax.scoring import Ranking, Scorer
 
 WRITERS = {
@@ -103,8 +103,9 @@ def main_reasons(
     items_IxD = np.asarray(params["items"])
     target_KxD = items_IxD[ranking.item_CxK[0]]
     n = len(target_KxD)
-    user_KxD = np.repeat(np.asarray(params["users"])[ranking.user_C], n, axis=0)
-    prefs_KxSxD = np.repeat(items_IxD[ranking.prefs_CxS], n, axis=0)
+    prefs_1xSxD = items_IxD[ranking.prefs_CxS]
+    user_1xD = user_rows(params, ranking.user_C, prefs_1xSxD, ranking.mask_CxS)
+    user_KxD, prefs_KxSxD = np.repeat(user_1xD, n, axis=0), np.repeat(prefs_1xSxD, n, axis=0)
     mask_KxS = np.repeat(ranking.mask_CxS, n, axis=0)
     shares = jax.jit(functools.partial(model.apply, method="preference_shares"))
     share_KxS = shares({"params": params["model"]}, user_KxD, target_KxD, prefs_KxSxD, mask_KxS)

@@ -74,7 +74,7 @@ class Run:
         steps = steps_per_epoch(self.dataset.train.nnz, config.train.batch_size)
         return Trainer(
             self.model,
-            Loss(**config.loss, select=config.negatives.select),
+            Loss(**config.loss, hardest=config.negatives.hardest),
             make_optimizer(
                 learning_rate(config.optimizer, steps),
                 row_radii(clip_norm, options.clip_memory, options.memory_radius),
@@ -86,7 +86,8 @@ class Run:
         )
 
     def _max_prefs(self, model: CML) -> int:
-        return self.config.model.max_prefs if model.uses_preferences else 0
+        made_of_items = self.config.model.users == "items" and not isinstance(model, Solved)
+        return self.config.model.max_prefs if model.uses_preferences or made_of_items else 0
 
     def sampler(self) -> Sampler:
         """Draws the examples of training, as the config says."""
@@ -98,6 +99,7 @@ class Run:
             options.prefs_sampling,
             self.config.negatives.weights,
             self.config.negatives.shared,
+            self.config.negatives.correction,
         )
 
     def scorer(self, part: str, model: CML | None = None) -> Scorer:
@@ -138,6 +140,7 @@ class Run:
             self.dataset.n_users,
             self.dataset.n_items,
             self.config.model.dim,
+            self.config.model.users == "vectors",
         )
         return init_state(params, self.trainer().optimizer)
 
@@ -146,7 +149,7 @@ class Run:
     ) -> dict[str, Any]:
         """Host parameters made ready to predict a part, on all devices."""
         model = model or self.model
-        if not model.user_is_history:
+        if "users" in params and not model.user_is_history:
             known = self.dataset.known(part)
             params = place_untrained_users(params, self.dataset.train, known)
         if model.adds_constants:

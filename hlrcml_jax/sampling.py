@@ -6,6 +6,8 @@ exact: negatives by ranks among the items that a user does not have, and subsets
 algorithm, so nothing is rejected and every shape is static.
 """
 
+import math
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -101,6 +103,7 @@ class Sampler(flax.struct.PyTreeNode):
       weights: "uniform" or "unpop" (weight 1 / popularity).
       candidate_weights: "uniform" or "popularity".
       shared: whether the examples of a batch share their candidates.
+      correction: whether candidates stand for the catalogue, see `log_weights`.
     """
 
     known: UserItems
@@ -110,6 +113,7 @@ class Sampler(flax.struct.PyTreeNode):
     weights: str = flax.struct.field(pytree_node=False)
     candidate_weights: str = flax.struct.field(pytree_node=False)
     shared: bool = flax.struct.field(pytree_node=False)
+    correction: bool = flax.struct.field(pytree_node=False)
 
     @classmethod
     def of(
@@ -120,11 +124,12 @@ class Sampler(flax.struct.PyTreeNode):
         weights: str = "uniform",
         candidate_weights: str = "uniform",
         shared: bool = False,
+        correction: bool = False,
     ) -> "Sampler":
         """From the known interactions; the arrays stay on the host."""
         count_I = np.bincount(known.indices, minlength=known.shape[1])
         log_weight_I = -np.log(np.maximum(count_I, 1)).astype(np.float32)
-        drawn = (max_prefs, candidates, weights, candidate_weights, shared)
+        drawn = (max_prefs, candidates, weights, candidate_weights, shared, correction)
         return cls(UserItems.of(known), log_weight_I, *drawn)
 
     def negatives(self, key: jax.Array, user: jax.Array) -> jax.Array:
@@ -132,7 +137,7 @@ class Sampler(flax.struct.PyTreeNode):
 
         Uniform ones are drawn among the items that the user does not have: the r-th of those is
         r + the number of the user's items before it. For a user with all items the result means
-        nothing (see `draw_batch`). By popularity, any item may come (see `Batch.allowed_BxN`).
+        nothing (see `draw_batch`). By popularity, any item may come (see `Batch.log_weight_BxN`).
         """
         if self.candidate_weights == "popularity":
             return self.any_items(key)
@@ -151,6 +156,26 @@ class Sampler(flax.struct.PyTreeNode):
         # An item of a random interaction: as often as it is popular.
         item_E = self.known.item_E
         return item_E[jax.random.randint(key, (self.candidates,), 0, len(item_E))]
+
+    def log_weights(self, user: jax.Array, item_N: jax.Array) -> jax.Array:
+        """Log weights (N,) of a user's candidates in a softmax; -inf for items of the user.
+
+        With the correction they are -log(N q) for candidates that are drawn with probability q, so
+        that their weighted sum estimates that of the catalogue; without, 0.
+        """
+        every = self.shared or self.candidate_weights == "popularity"
+        log_weight_N = jnp.zeros(item_N.shape)
+        if self.correction and self.candidate_weights == "popularity":
+            log_weight_N = math.log(len(self.known.item_E)) + self.log_weight_I[item_N]
+        elif self.correction:
+            n_drawn_from = self.known.n_items - (0 if every else self.known.count(user))
+            log_weight_N = log_weight_N + jnp.log(jnp.maximum(n_drawn_from, 1.0))
+        if self.correction:
+            log_weight_N = log_weight_N - math.log(self.candidates)
+        if not every:  # they were drawn among the others
+            return log_weight_N
+        has_N = jax.vmap(lambda item: self.known.find(user, item)[1])(item_N)
+        return jnp.where(has_N, -jnp.inf, log_weight_N)
 
     def preferences(
         self, key: jax.Array, user: jax.Array, left_out: jax.Array, is_left_out: jax.Array
@@ -238,14 +263,11 @@ def draw_batch(
         user, item = positives.user_E[pair], positives.item_E[pair]
         negative_key, preference_key = jax.random.split(jax.random.fold_in(epoch_key, place))
         negative_N = shared_N if sampler.shared else sampler.negatives(negative_key, user)
-        if sampler.shared or sampler.candidate_weights == "popularity":
-            allowed_N = ~jax.vmap(lambda item: sampler.known.find(user, item)[1])(negative_N)
-        else:
-            allowed_N = jnp.ones(negative_N.shape, bool)
+        log_weight_N = sampler.log_weights(user, negative_N)
         prefs_S, mask_S = sampler.preferences(preference_key, user, *sampler.known.find(user, item))
         real = (place < n) & (sampler.known.count(user) < sampler.known.n_items)
         weight = real.astype(jnp.float32)
-        return Batch(user, item, negative_N, allowed_N, prefs_S, mask_S, weight)
+        return Batch(user, item, negative_N, log_weight_N, prefs_S, mask_S, weight)
 
     batch = jax.vmap(draw)(place_B)
     return batch.replace(negative_BxN=shared_N) if sampler.shared else batch

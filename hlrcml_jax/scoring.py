@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse
 
 from hlrcml_jax import parallel
-from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.cml import CML, user_rows
 from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.models.relation import PIECE
 from hlrcml_jax.sampling import Sampler, evaluation_preferences
@@ -283,21 +283,23 @@ class _Steps:
     def begin(self, params, context_X, user_C, prefs_CxS, mask_CxS, bits_CxW):
         """What a chunk of users needs for all blocks; `best` is what it has so far."""
         bound = self._bind(params)
-        if self.model.user_is_history:
-            user_CxD = _from_bits(bits_CxW)[:, : params["items"].shape[0]].astype(float)
-        else:
-            user_CxD = params["users"][user_C]
         context_XxD = params["items"][context_X]
 
-        def history(group):
-            user_GxD, prefs_GxS, mask_GxS = group
-            return jax.vmap(bound.block_history)(user_GxD, context_XxD[prefs_GxS], mask_GxS)
+        def begin(group):
+            user_G, prefs_GxS, mask_GxS, bits_GxW = group
+            prefs_GxSxD = context_XxD[prefs_GxS]
+            if self.model.user_is_history:
+                user_GxD = _from_bits(bits_GxW)[:, : params["items"].shape[0]].astype(float)
+            else:
+                user_GxD = user_rows(params, user_G, prefs_GxSxD, mask_GxS)
+            return user_GxD, jax.vmap(bound.block_history)(user_GxD, prefs_GxSxD, mask_GxS)
 
         n = len(user_C)
-        history_KxG = jax.lax.map(history, _split((user_CxD, prefs_CxS, mask_CxS), GROUP))
+        begun_KxG = jax.lax.map(begin, _split((user_C, prefs_CxS, mask_CxS, bits_CxW), GROUP))
+        user_CxD, history = jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), begun_KxG)
         return {
             "user_CxD": user_CxD,
-            "history": jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), history_KxG),
+            "history": history,
             "prefs_CxS": prefs_CxS,
             "mask_CxS": mask_CxS,
             "bits_CxW": bits_CxW,

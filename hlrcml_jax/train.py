@@ -43,16 +43,21 @@ class TrainState(flax.struct.PyTreeNode):
     best_epoch: jax.Array
 
 
-def init_params(key: jax.Array, model: CML, n_users: int, n_items: int, dim: int) -> dict[str, Any]:
-    """Tables and the model's own parameters, drawn anew."""
+def init_params(
+    key: jax.Array, model: CML, n_users: int, n_items: int, dim: int, user_vectors: bool = True
+) -> dict[str, Any]:
+    """Tables and the model's own parameters, drawn anew.
+
+    Without `user_vectors` there is no table `users`: they are made of their items.
+    """
     user_key, item_key, model_key = jax.random.split(key, 3)
     row_1xD = jnp.zeros((1, dim * 2 if model.adds_constants else dim))
     variables = model.init(model_key, row_1xD, row_1xD, row_1xD[None], jnp.ones((1, 1), bool))
-    return {
-        "users": model.init_rows(user_key, n_users, dim),
+    params = {
         "items": model.init_rows(item_key, n_items, dim),
         "model": variables.get("params", {}),
     }
+    return {"users": model.init_rows(user_key, n_users, dim)} | params if user_vectors else params
 
 
 def init_state(params: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
@@ -128,6 +133,7 @@ class Trainer:
 
         def add_block(carry, block):
             loss, (tables, model) = carry
+            block = self.loss.choose(self.model, params, block, constants)
             rows = Rows.of(params, block)
             block_loss, of_block = loss_and_gradients(rows, params["model"], block, constants)
             of_rows, of_model = of_block
@@ -141,7 +147,7 @@ class Trainer:
         return loss, tables | {"model": model}
 
     def _n_blocks(self, batch, params) -> int:
-        in_one = batch.is_shared or not self.model.uses_preferences
+        in_one = batch.is_shared or batch.prefs_BxS.shape[1] == 0
         if in_one or jax.default_backend() != "cpu":
             return 1
         floats = batch.prefs_BxS.size * params["items"].shape[1]
@@ -210,6 +216,8 @@ def touched_rows(batch: Batch, tables: dict[str, jax.Array]) -> tuple[dict[str, 
         },
     }
     touched, places = {}, {}
+    if "users" not in tables:
+        del used["users"]
     for table, masks in used.items():
         n_rows = len(tables[table])
         # What is only there to fill a shape touches nothing: a row past the end.
@@ -235,7 +243,7 @@ def split_batch(batch: Batch, n: int) -> Batch:
 
 def constants_of(model: CML, params: dict[str, Any], known: UserItems) -> dict[str, jax.Array]:
     """The model's constants from the tables and the training interactions."""
-    tables = {name: params[name] for name in ("users", "items")}
+    tables = {name: table for name, table in params.items() if name != "model"}
     return model.constants(tables, known.users(), known.item_E)
 
 

@@ -119,6 +119,7 @@ def test_every_ablation_changes_one_key():
         ("paper", "yelp,svd"),
         ("ablation", "yelp,hlr,beta,2"),
         ("ablation", "yelp,hlr"),
+        ("steam", "logistic,hlr"),
     ],
 )
 def test_an_unknown_choice_names_what_there_is(name, choice):
@@ -140,11 +141,13 @@ def test_a_config_survives_being_written_down():
     assert len(list(kinds)) >= 4  # numbers, text, truth, tuples
 
 
-@pytest.mark.parametrize(("choice", "select"), [("hlr", "all"), ("cml,hinge", "hardest")])
-def test_steam_has_its_protocol(choice, select):
+@pytest.mark.parametrize(
+    ("choice", "hardest"), [("hlr", 8), ("softmax,hlr", 0), ("hinge,cml", 1), ("paper,hlr", 0)]
+)
+def test_steam_has_its_protocol(choice, hardest):
     config = load("steam").get_config(choice)
     config_lib.validate(config)
     evaluation = config.evaluation
     assert (evaluation.min_test_items, evaluation.known) == ("k", "train")
     assert 0 in evaluation.cutoffs
-    assert config.negatives.select == select
+    assert config.negatives.hardest == hardest

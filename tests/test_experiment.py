@@ -10,7 +10,7 @@ from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.config import default_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models import MODELS
+from hlrcml_jax.models import MODELS, OF_ITEMS
 from hlrcml_jax.run import best_checkpoint, open_run
 
 
@@ -49,8 +49,12 @@ def newest_state(run):
         return checkpoints.restore(checkpoints.latest(), run.empty_state())
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_every_model_trains_resumes_evaluates_and_recommends(base, tmp_path, model):
+@pytest.mark.parametrize(
+    ("model", "users"),
+    [(model, "vectors") for model in MODELS] + [(model, "items") for model in OF_ITEMS],
+)
+def test_every_model_trains_resumes_evaluates_and_recommends(base, tmp_path, model, users):
+    base = base | {"model.users": users}
     whole = make_config(base, **{"model.name": model})
     metrics = experiment.train_and_evaluate(whole, tmp_path / "whole")
     assert 0 < metrics["recall@20"]["mean"] <= 1

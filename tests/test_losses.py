@@ -9,7 +9,7 @@ import scipy.sparse
 
 from hlrcml_jax.config import default_config
 from hlrcml_jax.losses import KINDS, Batch, Loss
-from hlrcml_jax.models import make_model
+from hlrcml_jax.models import OF_ITEMS, make_model
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR
 from hlrcml_jax.sampling import UserItems
@@ -27,7 +27,7 @@ def batch(negatives, positive=1, weight=1.0):
         user_B=jnp.array([0]),
         positive_B=jnp.array([positive]),
         negative_BxN=jnp.array([negatives]),
-        allowed_BxN=jnp.ones((1, len(negatives)), bool),
+        log_weight_BxN=jnp.zeros((1, len(negatives))),
         prefs_BxS=jnp.zeros((1, 0), int),
         mask_BxS=jnp.zeros((1, 0), bool),
         weight_B=jnp.array([weight]),
@@ -45,23 +45,54 @@ def test_candidates_are_averaged_or_the_hardest_is_kept():
     candidates = batch([3, 0, 2])
     mean = Loss(margin=6.0)(CML(), LINE, candidates)
     np.testing.assert_allclose(mean, (0 + 9 + 1) / 3, rtol=1e-6)
-    assert Loss(margin=6.0, select="hardest")(CML(), LINE, candidates) == 9
+    assert Loss(margin=6.0, hardest=1)(CML(), LINE, candidates) == 9
 
 
 def test_softmax_by_hand():
     """z = 4 - 9 and 4 - 16, at temperature 2; the candidate at 1 is an item of the user."""
-    candidates = batch([0, 2, 3]).replace(allowed_BxN=jnp.array([[False, True, True]]))
+    candidates = batch([0, 2, 3]).replace(log_weight_BxN=jnp.array([[-jnp.inf, 0, 0]]))
     expected = np.log(1 + np.exp((4 - 9) / 2) + np.exp((4 - 16) / 2))
     found = Loss("softmax", temperature=2.0)(CML(), LINE, candidates)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+def test_weighted_candidates_count_as_often():
+    """A candidate of weight 3 is three of weight 1."""
+    once = batch([0, 2]).replace(log_weight_BxN=jnp.log(jnp.array([[1.0, 3.0]])))
+    loss = Loss("softmax", temperature=2.0)
+    np.testing.assert_allclose(
+        loss(CML(), LINE, once), loss(CML(), LINE, batch([0, 2, 2, 2])), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_hardest_candidates_are_those_nearest(kind):
+    """The user is at 0; of the items at 4, 1 and 3 those at 1 and 3 are nearest."""
+    own, loss = batch([3, 0, 2]), Loss(kind, margin=6.0, hardest=2)
+    shared = own.replace(negative_BxN=own.negative_BxN[0])
+    expected = Loss(kind, margin=6.0)(CML(), LINE, batch([0, 2]))
+    for candidates in (own, shared):
+        np.testing.assert_allclose(loss(CML(), LINE, candidates), expected, rtol=1e-6)
+
+
+def test_users_made_of_their_items():
+    """sqrt(2) times the mean of two items, (1 + 3) / sqrt(2); the third is masked."""
+    prefs = {"prefs_BxS": jnp.array([[0, 2, 3]]), "mask_BxS": jnp.array([[True, True, False]])}
+    example = batch([3]).replace(**prefs)
+    items = {name: table for name, table in LINE.items() if name != "users"}
+    user = 4 / np.sqrt(2)
+    expected = 6 + (user - 2) ** 2 - (user - 4) ** 2
+    np.testing.assert_allclose(Loss(margin=6.0)(CML(), items, example), expected, rtol=1e-6)
+    nobody = example.replace(mask_BxS=jnp.zeros((1, 3), bool))
+    assert Loss(margin=6.0)(CML(), items, nobody) == Loss(margin=6.0)(CML(), LINE, batch([3]))
+
+
 def test_items_of_the_user_do_not_count():
-    candidates = batch([3, 0, 2]).replace(allowed_BxN=jnp.array([[True, False, True]]))
+    candidates = batch([3, 0, 2]).replace(log_weight_BxN=jnp.array([[0, -jnp.inf, 0]]))
     np.testing.assert_allclose(Loss(margin=6.0)(CML(), LINE, candidates), (0 + 1) / 2)
-    assert Loss(margin=6.0, select="hardest")(CML(), LINE, candidates) == 1
-    nothing = candidates.replace(allowed_BxN=jnp.zeros((1, 3), bool))
-    for loss in (Loss(margin=6.0), Loss(margin=6.0, select="hardest"), Loss("softmax")):
+    assert Loss(margin=6.0, hardest=1)(CML(), LINE, candidates) == 1
+    nothing = candidates.replace(log_weight_BxN=jnp.full((1, 3), -jnp.inf))
+    for loss in (Loss(margin=6.0), Loss(margin=6.0, hardest=1), Loss("softmax")):
         value, gradient = jax.value_and_grad(loss, argnums=1)(CML(), LINE, nothing)
         assert value == 0
         assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
@@ -79,7 +110,7 @@ def hlr_setting(n_candidates):
     params = init_params(jax.random.key(3), model, 4, 30, 5)
     draw = lambda seed, *shape: jax.random.randint(jax.random.key(seed), shape, 0, 30)  # noqa: E731
     many = Batch(
-        jnp.arange(4), draw(0, 4), draw(1, 4, n_candidates), jnp.ones((4, n_candidates), bool),
+        jnp.arange(4), draw(0, 4), draw(1, 4, n_candidates), jnp.zeros((4, n_candidates)),
         draw(2, 4, 6), jnp.ones((4, 6), bool), jnp.ones(4),
     )  # fmt: skip
     return model, params, many
@@ -87,7 +118,7 @@ def hlr_setting(n_candidates):
 
 def only(batch, negative_Bx1):
     """The batch with one candidate an example."""
-    return batch.replace(negative_BxN=negative_Bx1, allowed_BxN=jnp.ones((4, 1), bool))
+    return batch.replace(negative_BxN=negative_Bx1, log_weight_BxN=jnp.zeros((4, 1)))
 
 
 def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own():
@@ -101,9 +132,9 @@ def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own(
     nearest = jnp.argmin(jnp.sum((moved[:, None] - candidates) ** 2, axis=-1), axis=1)
     chosen = many.replace(
         negative_BxN=many.negative_BxN[jnp.arange(4), nearest][:, None],
-        allowed_BxN=many.allowed_BxN[:, :1],
+        log_weight_BxN=many.log_weight_BxN[:, :1],
     )
-    hardest = jax.value_and_grad(Loss(margin=0.5, select="hardest"), argnums=1)(model, params, many)
+    hardest = jax.value_and_grad(Loss(margin=0.5, hardest=1), argnums=1)(model, params, many)
     single = jax.value_and_grad(Loss(margin=0.5), argnums=1)(model, params, chosen)
     for a, b in zip(jax.tree.leaves(hardest), jax.tree.leaves(single), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
@@ -118,7 +149,8 @@ def test_uniform_is_the_mean_of_single_negatives(copy_relation):
             model,
             params,
             many.replace(
-                negative_BxN=many.negative_BxN[:, n : n + 1], allowed_BxN=many.allowed_BxN[:, :1]
+                negative_BxN=many.negative_BxN[:, n : n + 1],
+                log_weight_BxN=many.log_weight_BxN[:, :1],
             ),
         )
         for n in range(4)
@@ -140,10 +172,15 @@ def setting_of(name, beta=1.0):
     return model, params, constants_of(model, params, known)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_agree_with_finite_differences(name):
+@pytest.mark.parametrize(
+    ("name", "users"),
+    [(name, "vectors") for name in NAMES] + [(name, "items") for name in OF_ITEMS],
+)
+def test_gradients_agree_with_finite_differences(name, users):
     with jax.enable_x64(True):
         (model, params, constants), many = setting_of(name), hlr_setting(2)[2]
+        if users == "items":
+            del params["users"]
         loss = jax.jit(lambda params: Loss(margin=0.5)(model, params, many, constants))
         jax.test_util.check_grads(loss, (params,), order=1, modes=["rev"], rtol=1e-5)
 
@@ -161,7 +198,7 @@ def test_shared_candidates_are_candidates(name, beta, kind):
         (model, params, constants), many = setting_of(name, beta), hlr_setting(7)[2]
         many = many.replace(
             mask_BxS=jnp.arange(6)[None] < jnp.array([6, 0, 3, 1])[:, None],
-            allowed_BxN=many.allowed_BxN.at[1, 2:5].set(False),
+            log_weight_BxN=many.log_weight_BxN.at[1, 2:5].set(-jnp.inf),
         )
         shared = many.replace(negative_BxN=many.negative_BxN[0])
         own = many.replace(negative_BxN=jnp.broadcast_to(many.negative_BxN[0], (4, 7)))

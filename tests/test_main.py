@@ -143,7 +143,7 @@ def test_two_runs_are_identical_and_eight_devices_nearly(cli, trained, tmp_path)
         ["data.split.kind=users"],
         ["data.split.valid=0", "evaluation.definitions=paper"],
         ["model.prefs_sampling=unpop", "negatives.candidates=3", "model.clip_memory=true"],
-        ["negatives.candidates=4", "negatives.select=hardest", "loss.copy_relation=true"],
+        ["negatives.candidates=4", "negatives.hardest=1", "loss.copy_relation=true"],
     ],
 )
 def test_options_run(cli, tmp_path, options):
@@ -262,6 +262,11 @@ MISTAKES = {
     "type in file": (["--config={data}/type.py"], "type.py, line 4"),
     "syntax in file": (["--config={data}/syntax.py"], "syntax.py, line 4"),
     "crash in file": (["--config={data}/crash.py"], "crash.py, line 4: ZeroDivisionError"),
+    "users of items": (["--config.model.users=items", "--config.model.name=bpr"], "model.users"),
+    "no users to take": (["--config.model.users=items", "--config.pretrained.users=u.npy"],
+                         "pretrained.users"),
+    "shared copies": (["--config.negatives.shared=true", "--config.loss.copy_relation=true"],
+                      "exclude each other"),
     "unwritable": (["--workdir={data}/good.csv/run"], "cannot be written"),
     "not trained": (["--mode=recommend"], "train first"),
     "other config": (["--workdir={run}", "--config.model.dim=9"], "model.dim=8"),

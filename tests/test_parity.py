@@ -65,7 +65,7 @@ class Case:
             user_B=jnp.asarray(self.arrays["users"]),
             positive_B=jnp.asarray(self.arrays["pos_items"]),
             negative_BxN=jnp.asarray(self.arrays["neg_items"])[:, None],
-            allowed_BxN=jnp.ones((len(prefs_BxS), 1), bool),
+            log_weight_BxN=jnp.zeros((len(prefs_BxS), 1)),
             prefs_BxS=prefs_BxS,
             mask_BxS=mask_BxS,
             weight_B=jnp.ones(len(prefs_BxS)),

@@ -1,5 +1,6 @@
 """From files to a data set, the cache, the catalogue and the generator."""
 
+import concurrent.futures
 import hashlib
 import itertools
 import zipfile
@@ -64,6 +65,20 @@ def test_the_cache_gives_the_same_and_goes_by_content(tmp_path, own_file):
     assert prepare(options(tmp_path, path=str(elsewhere))).n_users == first.n_users + 1
     prepare(options(tmp_path, path=str(own_file), min_per_user=2))
     assert len(list(folder.iterdir())) == 3
+
+
+def test_two_runs_may_prepare_the_same_data_at_once(tmp_path, own_file):
+    """Threads that all find no cache; one entry is left, and no scratch folder."""
+    data = options(tmp_path, path=str(own_file))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = [dataset.fingerprint() for dataset in pool.map(prepare, [data] * 4)]
+    assert found.count(found[0]) == 4
+    assert len(list((tmp_path / "cache" / "datasets").iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_moved_is_no_silence(tmp_path):
+    with pytest.raises(OSError):
+        catalog.move_whole(tmp_path / "absent", tmp_path / "folder")
 
 
 def test_titles_of_your_own(tmp_path, own_file):

@@ -189,9 +189,9 @@ def test_what_is_allowed_is_what_the_user_does_not_have(weights, shared):
     assert batch.is_shared == shared
     negative = np.broadcast_to(batch.negative_BxN, (50, 3))
     has = known.toarray()[np.asarray(batch.user_B)[:, None], negative]
-    np.testing.assert_array_equal(batch.allowed_BxN, ~has)
+    np.testing.assert_array_equal(batch.log_weight_BxN, np.where(has, -np.inf, 0))
     if weights == "uniform" and not shared:
-        assert np.asarray(batch.allowed_BxN).all()
+        assert not has.any()
 
 
 @pytest.mark.parametrize("weights", sampling.CANDIDATE_WEIGHTS)
@@ -202,6 +202,26 @@ def test_shared_candidates_have_the_weights_of_all_items(weights):
     counts = np.bincount(drawn.ravel(), minlength=20)
     popularity = np.bincount(known.indices, minlength=20) / known.nnz
     assert_frequencies(counts, popularity if weights == "popularity" else np.full(20, 1 / 20))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("weights", sampling.CANDIDATE_WEIGHTS)
+def test_corrected_candidates_stand_for_all_items_that_a_user_lacks(weights, shared):
+    """The mean of sum_n w_n f(item_n) over many draws is the sum of f over those items."""
+    known = random_known(items=20)
+    options = dict(candidates=4, candidate_weights=weights, shared=shared, correction=True)
+    sampler = make(known, **options)
+    drawable = known.toarray().any(axis=0) if weights == "popularity" else np.ones(20, bool)
+    f = np.random.default_rng(1).random(20)
+
+    def estimate(key, user):
+        negative = sampler.any_items(key) if shared else sampler.negatives(key, user)
+        return jnp.sum(jnp.exp(sampler.log_weights(user, negative)) * jnp.asarray(f)[negative])
+
+    for user in (0, 1):
+        found = np.asarray(jax.vmap(estimate, (0, None))(keys(), jnp.array(user)))
+        expected = f[~known.toarray()[user] & drawable].sum()
+        assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(len(found))
 
 
 def test_steps_have_shared_candidates_of_their_own():

@@ -11,7 +11,8 @@ from hlrcml_jax import parallel, scoring
 from hlrcml_jax.config import default_config
 from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.evaluate import Protocol, choose_users, evaluate
-from hlrcml_jax.models import MODELS, make_model
+from hlrcml_jax.models import MODELS, OF_ITEMS, make_model
+from hlrcml_jax.models.cml import user_rows
 from hlrcml_jax.models.solved import Popularity, Solved
 from hlrcml_jax.sampling import UserItems
 from hlrcml_jax.train import init_params, widen
@@ -26,6 +27,8 @@ def options_of(name, beta=1.0):
 
 
 SETTINGS = {name: make_model(options_of(name)) for name in MODELS}
+# Their users are made of their items.
+SETTINGS |= {f"{name}, no user vectors": SETTINGS[name] for name in OF_ITEMS}
 SETTINGS["hlr, beta 0.7"] = make_model(options_of("hlr", 0.7))
 SETTINGS["adacml, beta 0.7"] = make_model(options_of("adacml", 0.7))
 
@@ -45,6 +48,8 @@ def setting(request):
         return model, model.fit(known, seed=0), known
     params = init_params(jax.random.key(0), model, N_USERS, N_ITEMS, DIM)
     params = jax.tree.map(lambda x: 2.0 * x, params)
+    if request.param.endswith("no user vectors"):
+        del params["users"]
     return model, widen(model, params, UserItems.of(known)), known
 
 
@@ -52,7 +57,7 @@ def direct_scores(model, params, ranking, known):
     """Every pair on its own, through the model's `__call__`."""
     prefs = params["items"][ranking.prefs_CxS]
     bound = model.bind({"params": params["model"]})
-    users = params["users"][ranking.user_C]
+    users = user_rows(params, ranking.user_C, prefs, ranking.mask_CxS)
     if model.user_is_history:
         users = known.toarray()[ranking.user_C].astype(float)
     score = [

@@ -248,13 +248,21 @@ def _extract(archive: pathlib.Path, content: Content, target: pathlib.Path) -> F
                     (scratch / name).open("wb") as file,
                 ):
                     shutil.copyfileobj(member, file)
-        if not target.is_dir():
-            scratch.rename(target)
+        move_whole(scratch, target)
     except (zipfile.BadZipFile, KeyError) as error:
         raise UserError(f"{archive}: not the expected archive ({error}).") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return _in_folder(target, [(None, content)])
+
+
+def move_whole(scratch: pathlib.Path, folder: pathlib.Path) -> None:
+    """Moves a finished folder to its place, unless another process was there first."""
+    try:
+        scratch.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def _say(sentence: str) -> None:

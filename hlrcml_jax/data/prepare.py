@@ -204,7 +204,6 @@ def _store(dataset: Dataset, folder: pathlib.Path) -> None:
         ) from None
     try:
         dataset.save(scratch)
-        if not folder.is_dir():
-            scratch.rename(folder)
+        catalog.move_whole(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

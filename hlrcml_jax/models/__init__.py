@@ -25,6 +25,10 @@ MODELS: dict[str, Callable[..., CML]] = {
     "popularity": lambda options: Popularity(),
 }
 
+USERS = ("vectors", "items")
+# Models whose users can be made of their items.
+OF_ITEMS = ("hlr", "hlr++", "cml", "lrml", "adacml")
+
 
 def _memory(options) -> tuple[int, int, float, float]:
     return options.dim, options.memory_slots, options.key_scale, options.value_scale

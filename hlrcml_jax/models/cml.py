@@ -34,6 +34,22 @@ def pairwise_squared_distance(a_BxD: jax.Array, b_TxD: jax.Array) -> jax.Array:
     return a_Bx1 + b_1xT - 2.0 * a_BxD @ b_TxD.T
 
 
+def made_of_items(items_BxSxD: jax.Array, mask_BxS: jax.Array) -> jax.Array:
+    """Users (B, D) as their n items: the sum of the vectors over sqrt(n) (Koren, KDD 2008).
+
+    In training the positive is not among them, so that they are made of what predicts it.
+    """
+    count_Bx1 = jnp.maximum(jnp.sum(mask_BxS, axis=1, keepdims=True), 1)
+    return jnp.einsum("bsd,bs->bd", items_BxSxD, mask_BxS / jnp.sqrt(count_Bx1))
+
+
+def user_rows(
+    params: dict[str, Any], user_B: jax.Array, prefs_BxSxD: jax.Array, mask_BxS: jax.Array
+) -> jax.Array:
+    """Rows of users: of their table, or made of their preferences where there is no table."""
+    return params["users"][user_B] if "users" in params else made_of_items(prefs_BxSxD, mask_BxS)
+
+
 class CML(nn.Module):
     """d(u, t) = ||u - t||^2 (Hsieh et al., WWW 2017; paper, section 2).
 
