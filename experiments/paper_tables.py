@@ -12,7 +12,6 @@ which is chosen on validation, with the p-value of a paired t-test over users, a
 correction.
 """
 
-import ast
 import json
 import pathlib
 import sys
@@ -44,18 +43,9 @@ _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of a config, for all runs
 def load_config(choice: str, model: str, changes: dict[str, object]):
     """The config of a model from FILE:DATA, with some keys changed."""
     path, _, data = choice.partition(":")
-    module = config_lib.load(pathlib.Path(path))
-    values = config_lib.flatten(module.get_config(",".join(filter(None, [data, model]))))
+    argument = ",".join(filter(None, [data, model]))
+    values = config_lib.flatten(config_lib.call(f"{path}:{argument}"))
     return config_lib.from_flat(values | changes)
-
-
-def parse(text: str) -> tuple[str, object]:
-    """KEY=VALUE, the value as Python has it where it can be read so."""
-    name, _, value = text.partition("=")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 def run_all(choice: str, models, seeds, folder: pathlib.Path, changes) -> None:
@@ -177,7 +167,8 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax and jax say a lot
     folder, seeds = pathlib.Path(_FOLDER.value), [int(seed) for seed in _SEEDS.value]
     metrics = [name if "@" in name else f"{name}@{_K.value}" for name in _METRICS.value]
-    run_all(_CONFIGS.value, _MODELS.value, seeds, folder, dict(map(parse, _SET.value)))
+    changes = dict(map(config_lib.parse_change, _SET.value))
+    run_all(_CONFIGS.value, _MODELS.value, seeds, folder, changes)
     results = {
         model: Results([folder / f"{model}-{seed}" for seed in seeds], metrics)
         for model in _MODELS.value

@@ -4,6 +4,7 @@ A config file has a `get_config()` that starts from `default_config()` and chang
 experiment changes. `configs/default.py` shows all keys; `python -m hlrcml_jax.config` writes it.
 """
 
+import ast
 import dataclasses
 import difflib
 import importlib.util
@@ -383,10 +384,28 @@ def load(path: pathlib.Path) -> types.ModuleType:
 
     Configs are files and not a package, so that anyone may have their own folder of them.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def call(source: str, function: str = "get_config") -> Any:
+    """What a function of a config file gives for FILE or FILE:ARGUMENT."""
+    path, _, argument = source.partition(":")
+    found = getattr(load(pathlib.Path(path)), function)
+    return found(argument) if argument else found()
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value as Python has it where it can be read so."""
+    name, _, value = text.partition("=")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -7,7 +7,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+from absl import flags
 
+from hlrcml_jax import config as config_lib
 from hlrcml_jax import parallel
 from hlrcml_jax.data import synthetic
 
@@ -77,3 +79,17 @@ def trained(cli, tmp_path_factory):
     status, out, err = cli.run(*cli.small, f"--workdir={workdir}")
     assert status == 0, err
     return workdir, out
+
+
+@pytest.fixture(scope="session")
+def load_program():
+    """Imports a program of `experiments/`, whose flags other programs may have too."""
+
+    def load_program(path):
+        before = set(flags.FLAGS)
+        module = config_lib.load(path)
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+        return module
+
+    return load_program

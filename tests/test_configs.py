@@ -8,6 +8,7 @@ import pytest
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.models import OF_ITEMS
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -151,3 +152,23 @@ def test_steam_has_its_protocol(choice, hardest):
     assert (evaluation.min_test_items, evaluation.known) == ("k", "train")
     assert 0 in evaluation.cutoffs
     assert config.negatives.hardest == hardest
+
+
+def test_changes_are_read_as_python_has_them():
+    assert config_lib.parse_change("train.epochs=3") == ("train.epochs", 3)
+    assert config_lib.parse_change("data.path=a/b=c.csv") == ("data.path", "a/b=c.csv")
+    assert config_lib.parse_change("evaluation.cutoffs=(1, 5)") == ("evaluation.cutoffs", (1, 5))
+
+
+def test_a_config_file_that_is_absent_is_named():
+    with pytest.raises(UserError, match="absent.py: no such file"):
+        config_lib.call("absent.py:hlr")
+
+
+@pytest.mark.parametrize("model", OF_ITEMS)
+def test_the_best_settings_are_valid(model):
+    config = load("best").get_config(model)
+    config_lib.validate(config)
+    for name, options in load("space").get_space(model).items():
+        for value in options:
+            config_lib.from_flat(config_lib.flatten(config) | {name: value})

@@ -1,6 +1,5 @@
 """The program of tables: its statistics by hand, and a comparison that is stopped and goes on."""
 
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -17,23 +16,14 @@ PROGRAM = ROOT / "experiments" / "paper_tables.py"
 
 
 @pytest.fixture(scope="module")
-def tables():
-    spec = importlib.util.spec_from_file_location("paper_tables", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tables(load_program):
+    return load_program(PROGRAM)
 
 
 def test_holm_by_hand(tables):
     # 3 x 0.01, then 2 x 0.02 and 1 x 0.03, neither below the one before.
     np.testing.assert_allclose(tables.holm([0.03, 0.01, 0.02]), [0.04, 0.03, 0.04])
     np.testing.assert_allclose(tables.holm([0.6, 0.9]), [1.0, 1.0])
-
-
-def test_values_are_read_as_python_has_them(tables):
-    assert tables.parse("train.epochs=3") == ("train.epochs", 3)
-    assert tables.parse("data.path=a/b=c.csv") == ("data.path", "a/b=c.csv")
-    assert tables.parse("evaluation.cutoffs=(1, 5)") == ("evaluation.cutoffs", (1, 5))
 
 
 def fake_run(folder, seed, values, validation):

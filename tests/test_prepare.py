@@ -77,7 +77,7 @@ def test_two_runs_may_prepare_the_same_data_at_once(tmp_path, own_file):
 
 
 def test_a_folder_that_cannot_be_moved_is_no_silence(tmp_path):
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError):
         catalog.move_whole(tmp_path / "absent", tmp_path / "folder")
 
 

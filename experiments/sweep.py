@@ -1,0 +1,119 @@
+"""Searches for a config: random trials, of which ever fewer are trained on (successive halving).
+
+python experiments/sweep.py --config=configs/best.py:hlr --space=configs/space.py:hlr \\
+  --folder=runs/sweep --trials=27 --epochs=4,12,36 --set=data.path=ratings.csv
+
+All trials are trained for the first number of epochs, the best third of them goes on to the second,
+and so on; each trial is a workdir, so that a sweep that was stopped goes on where it was. Trials
+are compared by the config's early-stopping metric on validation, and test is never looked at.
+Leaves `trials.csv` and, beside it, a plot of the values that were tried.
+"""
+
+import math
+import pathlib
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from absl import app, flags, logging
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax import report
+from hlrcml_jax.checkpoints import Checkpoints
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.experiment import fit
+from hlrcml_jax.run import open_run
+
+_CONFIG = flags.DEFINE_string("config", None, "FILE:CHOICE that trials start from.", required=True)
+_SPACE = flags.DEFINE_string("space", None, "FILE:CHOICE of what they change.", required=True)
+_FOLDER = flags.DEFINE_string("folder", None, "Where trials and tables go.", required=True)
+_TRIALS = flags.DEFINE_integer("trials", 27, "How many configs are tried.", lower_bound=1)
+_EPOCHS = flags.DEFINE_list("epochs", ["4", "12", "36"], "Epochs after which trials are compared.")
+_KEEP = flags.DEFINE_float("keep", 1 / 3, "Share of the trials that go on.", 0.0, 1.0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the draw of configs.")
+_SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of a config, for all trials.")
+
+
+def draw(space: dict[str, list | tuple], rng: np.random.Generator) -> dict[str, object]:
+    """One value for each key of a space."""
+    values = {}
+    for name, options in space.items():
+        if isinstance(options, tuple):
+            low, high = map(math.log, options)
+            values[name] = float(f"{math.exp(rng.uniform(low, high)):.3g}")
+        else:
+            values[name] = options[rng.integers(len(options))]
+    return values
+
+
+def train(config, workdir: pathlib.Path) -> float:
+    """Trains a trial up to the config's epochs; its best value on validation.
+
+    Raises:
+      UserError: when there is nothing to compare by.
+    """
+    metric = config.early_stopping.metric
+    if metric == "loss":
+        raise UserError("early_stopping.metric=loss cannot compare trials; take a metric@k.")
+    run = open_run(config, workdir, create=True)
+    with Checkpoints(run.workdir) as checkpoints:
+        fit(run, checkpoints)
+    found = [line for line in report.read_log(workdir / "metrics.jsonl") if metric in line]
+    return max((line[metric] for line in found), default=-math.inf)
+
+
+def search(base: dict[str, object], trials: list[dict], folder: pathlib.Path, epochs, keep) -> list:
+    """Successive halving; one row a trial, the best first."""
+    rows = [{"trial": number, "epochs": 0, "value": -math.inf} | values
+            for number, values in enumerate(trials)]  # fmt: skip
+    left = rows
+    for rung in epochs:
+        for row in left:
+            changes = trials[row["trial"]] | {"train.epochs": rung}
+            config = config_lib.from_flat(base | changes)
+            row["value"] = train(config, folder / f"trial-{row['trial']:03d}")
+            row["epochs"] = rung
+        left = sorted(left, key=lambda row: -row["value"])[: max(1, round(len(left) * keep))]
+    return sorted(rows, key=lambda row: (-row["epochs"], -row["value"]))
+
+
+def plot(table: pl.DataFrame, metric: str, path: pathlib.Path) -> None:
+    """The value of each trial over each key; trials that went further are darker."""
+    names = table.columns[3:]
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(3 * len(names), 3), sharey=True, squeeze=False, layout="constrained"
+    )
+    shade = np.array([table["epochs"] / table["epochs"].max()]).ravel()
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.scatter(table[name].to_list(), 100 * table["value"], c=shade, cmap="Greys", vmin=-0.3)
+        if table[name].dtype == pl.Float64:
+            axis.set_xscale("log")
+        axis.set_xlabel(name)
+    axes[0, 0].set_ylabel(f"{metric} on validation, %")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)
+    folder = pathlib.Path(_FOLDER.value)
+    changes = dict(map(config_lib.parse_change, _SET.value))
+    base = config_lib.flatten(config_lib.call(_CONFIG.value)) | changes
+    space = config_lib.call(_SPACE.value, "get_space")
+    rng = np.random.default_rng(_SEED.value)
+    trials = [draw(space, rng) for _ in range(_TRIALS.value)]
+    rows = search(base, trials, folder, [int(rung) for rung in _EPOCHS.value], _KEEP.value)
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    table.write_csv(folder / "trials.csv")
+    plot(table, base["early_stopping.metric"], folder / "trials.png")
+    with pl.Config(tbl_rows=20, tbl_cols=-1):
+        print(table)
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main)
+    except UserError as error:
+        print(f"hlrcml_jax: {error}", file=sys.stderr)
+        sys.exit(2)

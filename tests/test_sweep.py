@@ -1,0 +1,77 @@
+"""The search: what it draws, what it drops, and that it goes on where it was."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax.data import synthetic
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROGRAM = ROOT / "experiments" / "sweep.py"
+
+
+@pytest.fixture(scope="module")
+def sweep(load_program):
+    return load_program(PROGRAM)
+
+
+def test_draws_are_of_the_space(sweep):
+    rng = np.random.default_rng(0)
+    space = {"rate": (0.001, 1.0), "kind": ["a", "b"]}
+    drawn = [sweep.draw(space, rng) for _ in range(300)]
+    rates = np.array([values["rate"] for values in drawn])
+    assert 0.001 <= rates.min() < rates.max() <= 1.0
+    assert 0.4 < np.mean(rates < 0.001**0.5) < 0.6  # half of them in half of the decades
+    assert {values["kind"] for values in drawn} == {"a", "b"}
+
+
+def test_the_best_third_goes_on(sweep, monkeypatch, tmp_path):
+    """Trial n reaches n / 10 at once; what is dropped is not trained again."""
+    asked = []
+
+    def train(config, workdir):
+        asked.append((workdir.name, config.train.epochs))
+        return int(workdir.name[-1]) / 10
+
+    monkeypatch.setattr(sweep, "train", train)
+    base = config_lib.flatten(config_lib.default_config())
+    trials = [{"model.dim": 1 + n} for n in range(9)]
+    rows = sweep.search(base, trials, tmp_path, [2, 6, 9], 1 / 3)
+    assert [name for name, rung in asked if rung == 6] == ["trial-008", "trial-007", "trial-006"]
+    assert [name for name, rung in asked if rung == 9] == ["trial-008"]
+    assert [row["trial"] for row in rows[:4]] == [8, 7, 6, 5]
+    assert (rows[0]["model.dim"], rows[0]["epochs"], rows[0]["value"]) == (9, 9, 0.8)
+
+
+def test_a_sweep_that_is_stopped_goes_on(tmp_path):
+    synthetic.generate(60, 40, 2400, seed=1).write_csv(tmp_path / "own.csv")
+    space = "def get_space():\n    return {'model.dim': [4, 8], 'loss.margin': (0.1, 1.0)}\n"
+    (tmp_path / "space.py").write_text(space)
+
+    def run(*flags):
+        command = [
+            sys.executable, PROGRAM, "--config=configs/default.py", "--trials=3", "--keep=0.4",
+            f"--space={tmp_path / 'space.py'}", f"--folder={tmp_path / 'sweep'}",
+            f"--set=data.path={tmp_path / 'own.csv'}", f"--set=data.cache_dir={tmp_path / 'cache'}",
+            "--set=model.name=cml", *flags,
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout, pl.read_csv(tmp_path / "sweep" / "trials.csv")
+
+    _, first = run("--epochs=1")
+    said, both = run("--epochs=1,2")
+    assert "Going on after epoch 1" in said
+    assert both["epochs"].to_list() == [2, 1, 1]
+    assert set(both["trial"]) == set(first["trial"]) == {0, 1, 2}
+    before = dict(zip(first["trial"], first["value"], strict=True))
+    assert all(
+        row["value"] == before[row["trial"]] for row in both.iter_rows(named=True)
+        if row["epochs"] == 1
+    )  # fmt: skip
+    assert (tmp_path / "sweep" / "trials.png").stat().st_size > 5000
+    assert not list((tmp_path / "sweep").glob("*/test_metrics.json"))
