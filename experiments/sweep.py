@@ -1,7 +1,7 @@
 """Searches for a config: random trials, of which ever fewer are trained on (successive halving).
 
-python experiments/sweep.py --config=configs/best.py:hlr --space=configs/space.py:hlr \\
-  --folder=runs/sweep --trials=27 --epochs=4,12,36 --set=data.path=ratings.csv
+python experiments/sweep.py --config=configs/quickstart.py --space=configs/space.py:hlr \\
+  --folder=runs/sweep --trials=27 --epochs=4,12,36
 
 All trials are trained for the first number of epochs, the best third of them goes on to the second,
 and so on; each trial is a workdir, so that a sweep that was stopped goes on where it was. Trials

@@ -166,9 +166,8 @@ def test_a_config_file_that_is_absent_is_named():
 
 
 @pytest.mark.parametrize("model", OF_ITEMS)
-def test_the_best_settings_are_valid(model):
-    config = load("best").get_config(model)
-    config_lib.validate(config)
+def test_every_value_of_the_space_is_valid(model):
+    config = load("steam").get_config(model)
     for name, options in load("space").get_space(model).items():
         for value in options:
             config_lib.from_flat(config_lib.flatten(config) | {name: value})
