@@ -16,6 +16,7 @@ import pathlib
 
 from hlrcml_jax.config import default_config, load
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.models import OF_ITEMS
 
 LOSSES = ("catalogue", "softmax", "hinge", "paper")
 # A candidate costs a relation of its own.
@@ -42,7 +43,7 @@ def get_config(choice: str = "hlr"):
         config.negatives.hardest = 1 if loss == "hinge" else 0
         config.optimizer.learning_rate = 2e-3
     if loss == "catalogue":
-        config.model.users = "items"
+        config.model.users = "items" if model in OF_ITEMS else "vectors"
         config.model.max_prefs = 20 if model in COSTLY else 50
         config.model.memory_radius = 0.3
         config.model.key_scale = 30.0

@@ -8,7 +8,7 @@ import pytest
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models import OF_ITEMS
+from hlrcml_jax.models import MODELS, OF_ITEMS
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -163,6 +163,11 @@ def test_changes_are_read_as_python_has_them():
 def test_a_config_file_that_is_absent_is_named():
     with pytest.raises(UserError, match="absent.py: no such file"):
         config_lib.call("absent.py:hlr")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_settings_for_steam(model):
+    config_lib.validate(load("steam").get_config(model))
 
 
 @pytest.mark.parametrize("model", OF_ITEMS)
