@@ -38,7 +38,10 @@ def _read(path: str, name: str) -> tuple[pl.Series | None, np.ndarray]:
     if source.is_dir():
         other = open_run(config_lib.get_config(path), source)
         ids = {"users": other.dataset.user_ids, "items": other.dataset.item_ids}[name]
-        return ids.cast(pl.String), best_checkpoint(other).params[name]
+        params = best_checkpoint(other).params
+        if name not in params:
+            raise UserError(f"pretrained.{name}={path}: this run made its {name} of their items.")
+        return ids.cast(pl.String), params[name]
     try:
         found = np.load(source, allow_pickle=False)
         if isinstance(found, np.ndarray):

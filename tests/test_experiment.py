@@ -167,6 +167,14 @@ def test_frozen_tables_of_another_run_stay(base, tmp_path, pretrained):
     assert (params["users"] != given["users"]).any()
 
 
+def test_a_run_without_user_vectors_has_none_to_give(base, tmp_path):
+    items = make_config(base, **{"model.name": "cml", "model.users": "items", "train.epochs": 1})
+    experiment.train_and_evaluate(items, tmp_path / "items")
+    config = make_config(base, **{"pretrained.users": str(tmp_path / "items")})
+    with pytest.raises(UserError, match="made its users of their items"):
+        experiment.train_and_evaluate(config, tmp_path / "run")
+
+
 @pytest.mark.parametrize("kind", ["npz", "npy"])
 def test_vectors_of_a_file_are_matched_by_id(base, tmp_path, kind):
     vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32) / 8
