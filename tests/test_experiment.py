@@ -10,7 +10,7 @@ from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.config import default_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models import MODELS, OF_ITEMS
+from hlrcml_jax.models import MODELS
 from hlrcml_jax.run import best_checkpoint, open_run
 
 
@@ -51,7 +51,7 @@ def newest_state(run):
 
 @pytest.mark.parametrize(
     ("model", "users"),
-    [(model, "vectors") for model in MODELS] + [(model, "items") for model in OF_ITEMS],
+    [(model, "vectors") for model in MODELS] + [("cml", "items"), ("hlr++", "items")],
 )
 def test_every_model_trains_resumes_evaluates_and_recommends(base, tmp_path, model, users):
     base = base | {"model.users": users}

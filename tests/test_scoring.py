@@ -11,7 +11,7 @@ from hlrcml_jax import parallel, scoring
 from hlrcml_jax.config import default_config
 from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.evaluate import Protocol, choose_users, evaluate
-from hlrcml_jax.models import MODELS, OF_ITEMS, make_model
+from hlrcml_jax.models import MODELS, make_model
 from hlrcml_jax.models.cml import user_rows
 from hlrcml_jax.models.solved import Popularity, Solved
 from hlrcml_jax.sampling import UserItems
@@ -28,7 +28,7 @@ def options_of(name, beta=1.0):
 
 SETTINGS = {name: make_model(options_of(name)) for name in MODELS}
 # Their users are made of their items.
-SETTINGS |= {f"{name}, no user vectors": SETTINGS[name] for name in OF_ITEMS}
+SETTINGS |= {f"{name}, no user vectors": SETTINGS[name] for name in ("cml", "hlr")}
 SETTINGS["hlr, beta 0.7"] = make_model(options_of("hlr", 0.7))
 SETTINGS["adacml, beta 0.7"] = make_model(options_of("adacml", 0.7))
 
