@@ -165,13 +165,13 @@ class Sampler(flax.struct.PyTreeNode):
         """
         every = self.shared or self.candidate_weights == "popularity"
         log_weight_N = jnp.zeros(item_N.shape)
-        if self.correction and self.candidate_weights == "popularity":
-            log_weight_N = math.log(len(self.known.item_E)) + self.log_weight_I[item_N]
-        elif self.correction:
-            n_drawn_from = self.known.n_items - (0 if every else self.known.count(user))
-            log_weight_N = log_weight_N + jnp.log(jnp.maximum(n_drawn_from, 1.0))
         if self.correction:
-            log_weight_N = log_weight_N - math.log(self.candidates)
+            if self.candidate_weights == "popularity":
+                log_q_N = -self.log_weight_I[item_N] - math.log(len(self.known.item_E))
+            else:
+                n_drawn_from = self.known.n_items - (0 if every else self.known.count(user))
+                log_q_N = -jnp.log(jnp.maximum(n_drawn_from, 1.0))
+            log_weight_N -= math.log(self.candidates) + log_q_N
         if not every:  # they were drawn among the others
             return log_weight_N
         has_N = jax.vmap(lambda item: self.known.find(user, item)[1])(item_N)

@@ -1,6 +1,5 @@
 """The configs that come with the project are valid, and say what they are said to say."""
 
-import importlib.util
 import itertools
 import pathlib
 
@@ -44,10 +43,7 @@ HEAD, *ROWS = [[cell.strip() for cell in line.split("|")] for line in PUBLISHED.
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return config_lib.load(FOLDER / f"{name}.py")
 
 
 def number(text):
