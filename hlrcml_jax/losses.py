@@ -216,7 +216,7 @@ class Loss:
         if self.kind == "softmax":
             of_positive_1xB = jnp.zeros_like(z_NxB[:1])
             return jax.nn.logsumexp(jnp.concatenate([of_positive_1xB, logits_NxB]), axis=0)
-        allowed_NxB = logits_NxB > -jnp.inf
+        allowed_NxB = logits_NxB != -jnp.inf  # what is not a number must not hide here
         logistic = model.loss == "logistic"
         loss_NxB = jax.nn.softplus(z_NxB) if logistic else jnp.maximum(0.0, self.margin + z_NxB)
         loss_NxB = jnp.where(allowed_NxB, loss_NxB, 0.0)
