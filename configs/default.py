@@ -73,7 +73,8 @@ def get_config():
     # folder of downloads and prepared data; '' is ~/.cache/hlrcml_jax
     config.data.cache_dir = ""
 
-    # which model: hlr, hlr++, cml, lrml, transcf, adacml, bpr, als, item-knn, ease, popularity
+    # which model: hlr, hlr++, hlr-r, cml, lrml, transcf, adacml, bpr, als, item-knn, ease,
+    # popularity
     config.model.name = "hlr"
     # what users are: vectors of their own, or made of their items: vectors, items
     config.model.users = "vectors"
@@ -91,6 +92,8 @@ def get_config():
     config.model.prefs_sampling = "uniform"
     # power of the attention's denominator; above 0
     config.model.beta = 1.0
+    # of adacml's and hlr-r's attention to what is like the target
+    config.model.sharpness = 1.0
     # radius of the ball of user and item rows; above 0
     config.model.clip_norm = 1.0
     # bound the rows of the memory's keys and values by 1 too

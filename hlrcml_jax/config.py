@@ -133,6 +133,9 @@ SCHEMA: dict[str, Any] = {
         "max_prefs": Key(50, "S, most preferences that a relation attends to; >= 1", _at_least(1)),
         "prefs_sampling": _choice("uniform", "how preferences are drawn", PREFERENCE_WEIGHTS),
         "beta": Key(1.0, "power of the attention's denominator; above 0", _positive),
+        "sharpness": Key(
+            1.0, "of adacml's and hlr-r's attention to what is like the target", _at_least(0)
+        ),
         "clip_norm": Key(1.0, "radius of the ball of user and item rows; above 0", _positive),
         "clip_memory": Key(False, "bound the rows of the memory's keys and values by 1 too"),
         "memory_radius": Key(None, "bound of the value rows; None: free", _positive, kind=float),

@@ -158,7 +158,7 @@ def test_uniform_is_the_mean_of_single_negatives(copy_relation):
     np.testing.assert_allclose(loss(model, params, many), np.mean(singles), rtol=1e-5)
 
 
-NAMES = ["cml", "hlr", "hlr++", "lrml", "transcf", "adacml", "bpr"]
+NAMES = ["cml", "hlr", "hlr++", "hlr-r", "lrml", "transcf", "adacml", "bpr"]
 
 
 def setting_of(name, beta=1.0):

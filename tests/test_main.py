@@ -251,7 +251,7 @@ MISTAKES = {
     "wrong type": (["--config.model.dim=many"], "config.model.dim=many"),
     "negative margin": (["--config.loss.margin=-1"], "loss.margin cannot be -1.0"),
     "infinite rate": (["--config.optimizer.learning_rate=inf"], "optimizer.learning_rate"),
-    "unknown model": (["--config.model.name=svd"], "hlr, hlr++, cml"),
+    "unknown model": (["--config.model.name=svd"], "hlr, hlr++, hlr-r, cml"),
     "bad metric": (["--config.early_stopping.metric=auc@3"], "early_stopping.metric"),
     "bad shares": (["--config.data.split.test=0.9"], "data.split.test"),
     "unknown flag": (["--wrkdir=x"], "wrkdir"),

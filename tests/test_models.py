@@ -9,6 +9,7 @@ import scipy.sparse
 
 from hlrcml_jax.config import default_config
 from hlrcml_jax.models import MODELS, make_model
+from hlrcml_jax.models.adacml import AdaCML
 from hlrcml_jax.models.relation import normalize
 from hlrcml_jax.models.solved import Solved
 from hlrcml_jax.sampling import UserItems
@@ -114,7 +115,31 @@ def test_the_softmax_survives_huge_logits():
     np.testing.assert_array_equal(weights, [[1.0], [0.0], [0.0]])
 
 
-@pytest.mark.parametrize("name", ["hlr", "hlr++", "adacml"])
+def test_without_a_memory_residual_relations_are_adacmls():
+    """Up to slot 0, the user, which has no preference to add: exp(0) of the attention's mass."""
+    model, params = make("hlr-r")
+    params["model"]["memory"]["values"] = jnp.zeros_like(params["model"]["memory"]["values"])
+    user, target, prefs, mask = rows(params, range(U))
+    found = model.apply({"params": params["model"]}, user, target, prefs, mask)
+    zero = jnp.zeros_like(user)[:, None]
+    prefs = jnp.concatenate([zero, prefs], axis=1)
+    mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+    expected = AdaCML(sharpness=model.sharpness)(user, target, prefs, mask)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_sharp_attention_takes_the_nearest_preference():
+    """Of preferences on a sphere, the one of the largest product with the target is added alone."""
+    key = jax.random.split(jax.random.key(4), 3)
+    user, target = jax.random.normal(key[0], (2, U, D))
+    prefs = jax.random.normal(key[1], (U, S, D))
+    nearest = jnp.argmax(jnp.sum(prefs * target[:, None], axis=2), axis=1)
+    expected = jnp.sum((user + prefs[jnp.arange(U), nearest] - target) ** 2, axis=1)
+    found = AdaCML(sharpness=1e4)(user, target, prefs, jnp.ones((U, S), bool))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hlr", "hlr++", "hlr-r", "adacml"])
 def test_preference_shares_are_shares(name):
     model, params = make(name)
     counts = np.array([0, 1, 2, 3, 4, 5, 6])
@@ -124,7 +149,7 @@ def test_preference_shares_are_shares(name):
     )
     assert (np.asarray(share)[~np.asarray(mask)] == 0).all()
     total = np.asarray(share).sum(axis=1)
-    if name == "hlr":
+    if name in ("hlr", "hlr-r"):
         assert ((total >= 0) & (total < 1)).all()  # slot 0 has the rest
     else:
         np.testing.assert_allclose(total, counts > 0, rtol=1e-5)

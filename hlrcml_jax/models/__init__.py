@@ -7,6 +7,7 @@ from hlrcml_jax.models.bpr import BPR
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR, HLRPlusPlus
 from hlrcml_jax.models.lrml import LRML
+from hlrcml_jax.models.residual import ResidualHLR
 from hlrcml_jax.models.solved import ALS, EASE, ItemKNN, Popularity
 from hlrcml_jax.models.transcf import TransCF
 
@@ -14,10 +15,11 @@ from hlrcml_jax.models.transcf import TransCF
 MODELS: dict[str, Callable[..., CML]] = {
     "hlr": lambda options: HLR(*_memory(options), options.beta),
     "hlr++": lambda options: HLRPlusPlus(*_memory(options), options.beta),
+    "hlr-r": lambda options: ResidualHLR(*_memory(options), options.beta, options.sharpness),
     "cml": lambda options: CML(),
     "lrml": lambda options: LRML(*_memory(options)),
     "transcf": lambda options: TransCF(**options.transcf),
-    "adacml": lambda options: AdaCML(options.beta),
+    "adacml": lambda options: AdaCML(options.beta, options.sharpness),
     "bpr": lambda options: BPR(**options.bpr),
     "als": lambda options: ALS(options.dim, **options.als),
     "item-knn": lambda options: ItemKNN(**options.item_knn),
@@ -27,7 +29,7 @@ MODELS: dict[str, Callable[..., CML]] = {
 
 USERS = ("vectors", "items")
 # Models whose users can be made of their items.
-OF_ITEMS = ("hlr", "hlr++", "cml", "lrml", "adacml")
+OF_ITEMS = ("hlr", "hlr++", "hlr-r", "cml", "lrml", "adacml")
 
 
 def _memory(options) -> tuple[int, int, float, float]:

@@ -10,7 +10,7 @@ from hlrcml_jax.models.relation import normalize
 
 
 class AdaCML(CML):
-    """d(u, t) = ||u + sum_k w_k p_k - t||^2 with w_k proportional to exp(<p_k, t>).
+    """d(u, t) = ||u + sum_k w_k p_k - t||^2 with w_k proportional to exp(sharpness <p_k, t>).
 
     The power `beta` of the attention's denominator is that of HLR.
     """
@@ -18,6 +18,7 @@ class AdaCML(CML):
     uses_preferences: ClassVar[bool] = True
 
     beta: float = 1.0
+    sharpness: float = 1.0
 
     def history(self, user_BxD, prefs_BxSxD, mask_BxS):
         """The preferences, zero where they are masked: the mask may hide any number."""
@@ -35,9 +36,9 @@ class AdaCML(CML):
         return user_BxD + relation
 
     def block_items(self, context_XxD, target_TxD, out_XxMxT):
-        """<p, t> of all pairs of items."""
+        """The attention's logits of all pairs of items."""
         return {
-            "logits_XxT": context_XxD @ target_TxD.T,
+            "logits_XxT": self.sharpness * context_XxD @ target_TxD.T,
             "context_XxD": context_XxD,
             "target_TxD": target_TxD,
         }
@@ -56,5 +57,5 @@ class AdaCML(CML):
         return self._weights(target_BxD, beta=1.0, **history)
 
     def _weights(self, target_BxD, prefs_BxSxD, mask_BxS, beta) -> jax.Array:
-        logits_BxS = jnp.einsum("bsd,bd->bs", prefs_BxSxD, target_BxD)
+        logits_BxS = self.sharpness * jnp.einsum("bsd,bd->bs", prefs_BxSxD, target_BxD)
         return normalize(logits_BxS.T, mask_BxS.T, beta).T

@@ -53,7 +53,10 @@ class HLR(LRML):
 
     def block_items(self, context_XxD, target_TxD, out_XxMxT):
         """rel(t, p) of all pairs, which no user changes, and the targets' queries."""
-        pairs_XxMxT = self.memory.write_block_weights(context_XxD, target_TxD, out_XxMxT)
+        if out_XxMxT is None:
+            pairs_XxMxT = self.memory.block_weights(context_XxD, target_TxD)
+        else:
+            pairs_XxMxT = self.memory.write_block_weights(context_XxD, target_TxD, out_XxMxT)
         return super().block_items(context_XxD, target_TxD, None) | {"pairs_XxMxT": pairs_XxMxT}
 
     def block_relation(self, items, pairs, history, prefs_S, mask_S):

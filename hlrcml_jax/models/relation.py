@@ -106,10 +106,14 @@ def attend(
 
 
 def attention(
-    slots_BxSxM: jax.Array, query_BxM: jax.Array, mask_BxS: jax.Array, beta: float = 1.0
+    slots_BxSxM: jax.Array,
+    query_BxM: jax.Array,
+    mask_BxS: jax.Array,
+    beta: float = 1.0,
+    prior_BxS: jax.Array | float = 0.0,
 ) -> jax.Array:
-    """The weights (B, S) of `attend`."""
-    logits_BxS = jnp.sum(slots_BxSxM * query_BxM[:, None], axis=2)
+    """The weights (B, S) of `attend`, with logits that start from a prior."""
+    logits_BxS = prior_BxS + jnp.sum(slots_BxSxM * query_BxM[:, None], axis=2)
     return normalize(logits_BxS.T, mask_BxS.T, beta).T
 
 
