@@ -9,7 +9,9 @@ LOSS = {
     "optimizer.learning_rate": (5e-4, 5e-3),
 }
 MEMORY = {"model.memory_radius": (0.05, 1.0), "model.key_scale": (1.0, 100.0)}
+ATTENTION = {"model.sharpness": (1.0, 16.0)}
 
 
 def get_space(model: str = "hlr"):
-    return LOSS | (MEMORY if model in ("hlr", "hlr++", "lrml") else {})
+    memory = MEMORY if model in ("hlr", "hlr++", "hlr-r", "lrml") else {}
+    return LOSS | memory | (ATTENTION if model in ("hlr-r", "adacml") else {})

@@ -1,6 +1,6 @@
 """The paper's tables: models compared on one data set over several seeds.
 
-python experiments/paper_tables.py --configs=configs/compare.py:ml-100k --folder=runs/ml-100k
+python experiments/paper_tables.py --configs=configs/compare.py:ml-100k,hinge --folder=runs/ml-100k
 python experiments/paper_tables.py --configs=configs/paper.py:yelp --set=data.path=review.json \\
   --models=cml,lrml,transcf,adacml,als,hlr,hlr++ --folder=runs/yelp
 
@@ -26,10 +26,12 @@ from hlrcml_jax import experiment, report
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import MODELS
 
-_CONFIGS = flags.DEFINE_string("configs", None, "FILE:DATA; MODEL is appended.", required=True)
+_CONFIGS = flags.DEFINE_string("configs", None, "FILE:CHOICE; MODEL is appended.", required=True)
 _FOLDER = flags.DEFINE_string("folder", None, "Where runs and tables go.", required=True)
 _MODELS = flags.DEFINE_list("models", list(MODELS), "Which models.")
-_OURS = flags.DEFINE_list("ours", ["hlr", "hlr++"], "Those that are tested against the others.")
+_OURS = flags.DEFINE_list(
+    "ours", ["hlr", "hlr++", "hlr-r"], "Those that are tested against the others."
+)
 _SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of the runs.")
 _METRICS = flags.DEFINE_list(
     "metrics",

@@ -116,7 +116,9 @@ def test_every_ablation_changes_one_key():
         ("paper", "yelp,svd"),
         ("ablation", "yelp,hlr,beta,2"),
         ("ablation", "yelp,hlr"),
-        ("steam", "logistic,hlr"),
+        ("compare", "steam-200k,logistic,hlr"),
+        ("compare", "steam-200k,hlr"),
+        ("compare", "ml-100k,best,hlr,2"),
     ],
 )
 def test_an_unknown_choice_names_what_there_is(name, choice):
@@ -139,15 +141,21 @@ def test_a_config_survives_being_written_down():
 
 
 @pytest.mark.parametrize(
-    ("choice", "hardest"), [("hlr", 8), ("softmax,hlr", 0), ("hinge,cml", 1), ("paper,hlr", 0)]
+    ("loss", "hardest", "kind"),
+    [
+        ("best", 8, "softmax"),
+        ("softmax", 0, "softmax"),
+        ("hinge", 1, "hinge"),
+        ("paper", 0, "hinge"),
+    ],
 )
-def test_steam_has_its_protocol(choice, hardest):
-    config = load("steam").get_config(choice)
+def test_steam_has_its_protocol(loss, hardest, kind):
+    config = load("compare").get_config(f"steam-200k,{loss},hlr")
     config_lib.validate(config)
     evaluation = config.evaluation
     assert (evaluation.min_test_items, evaluation.known) == ("k", "train")
     assert 0 in evaluation.cutoffs
-    assert config.negatives.hardest == hardest
+    assert (config.negatives.hardest, config.loss.kind) == (hardest, kind)
 
 
 def test_changes_are_read_as_python_has_them():
@@ -162,13 +170,16 @@ def test_a_config_file_that_is_absent_is_named():
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_has_settings_for_steam(model):
-    config_lib.validate(load("steam").get_config(model))
+def test_every_model_can_be_compared(model):
+    config = load("compare").get_config(f"lastfm-2k,best,{model}")
+    config_lib.validate(config)
+    assert config.data.split.kind == "user"
+    assert (config.model.users == "items") == (model in OF_ITEMS)
 
 
 @pytest.mark.parametrize("model", OF_ITEMS)
 def test_every_value_of_the_space_is_valid(model):
-    config = load("steam").get_config(model)
+    config = load("best").get_config(model)
     for name, options in load("space").get_space(model).items():
         for value in options:
             config_lib.from_flat(config_lib.flatten(config) | {name: value})

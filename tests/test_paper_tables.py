@@ -76,7 +76,7 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path):
         "data.threshold": None, "data.split.kind": "user", "model.dim": 8, "train.epochs": 2,
         "train.batch_size": 100,
     }  # fmt: skip
-    command = [sys.executable, PROGRAM, f"--configs={ROOT}/configs/compare.py:ml-100k"]
+    command = [sys.executable, PROGRAM, f"--configs={ROOT}/configs/compare.py:ml-100k,hinge"]
     command += [f"--folder={tmp_path / 'runs'}", "--seeds=1,2"]
     command += [f"--set={name}={value}" for name, value in small.items()]
 

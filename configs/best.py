@@ -1,0 +1,36 @@
+"""What ranked best on validation on small data sets of different density: residual HLR.
+
+python -m hlrcml_jax.main --config=configs/best.py --config.data.path=own.csv
+
+Users are made of their items, and the loss is a softmax over candidates that are drawn by
+popularity and weighed so that they stand for the catalogue. What is left to choose for new data is
+above all the temperature: 0.45 to 1 was best, lower where users have few items in common. Another
+model may be given as the argument; experiments/README.md says what each part gives.
+"""
+
+from hlrcml_jax.config import default_config
+from hlrcml_jax.models import OF_ITEMS
+
+# A candidate costs a relation of its own.
+COSTLY = ("hlr", "hlr++", "hlr-r", "adacml")
+
+
+def get_config(model: str = "hlr-r"):
+    config = default_config()
+    config.model.name = model
+    config.model.users = "items" if model in OF_ITEMS else "vectors"
+    config.model.max_prefs = 20
+    config.model.sharpness = 4.0
+    config.model.memory_radius = 0.3
+    config.model.key_scale = 30.0
+    config.loss.kind = "softmax"
+    config.loss.temperature = 0.6
+    config.negatives.candidates = 50
+    config.negatives.hardest = 8 if model in COSTLY else 0
+    config.negatives.weights = "popularity"
+    config.negatives.correction = True
+    config.optimizer.learning_rate = 2e-3
+    config.train.epochs = 40
+    config.train.validate_every = 2
+    config.early_stopping.patience = 3
+    return config
