@@ -61,6 +61,8 @@ def get_config():
     config.data.split.test = 0.2
     # known share of a held-out user's items, in [0, 1)
     config.data.split.history = 0.8
+    # share of training that is kept, to study density; in (0, 1]
+    config.data.split.keep = 1.0
     # seed of the random kinds and of the cohorts; at least 0
     config.data.split.seed = 2021
     # file of the training part, kind 'given'

@@ -112,6 +112,9 @@ SCHEMA: dict[str, Any] = {
             "valid": Key(0.2, "share of all for validation, in [0, 1)", _share),
             "test": Key(0.2, "share of all for test, in [0, 1)", _share),
             "history": Key(0.8, "known share of a held-out user's items, in [0, 1)", _share),
+            "keep": Key(
+                1.0, "share of training that is kept, to study density; in (0, 1]", _is_factor
+            ),
             "seed": Key(
                 2021, "seed of the random kinds and of the cohorts; at least 0", _at_least(0)
             ),

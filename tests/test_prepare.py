@@ -47,6 +47,15 @@ def test_parts_are_disjoint_and_complete(tmp_path, own_file):
     assert set(found) == pairs
 
 
+def test_training_can_be_thinned_alone(tmp_path, own_file):
+    whole = prepare(options(tmp_path, path=str(own_file)))
+    thin = prepare(options(tmp_path, path=str(own_file), split__keep=0.25))
+    assert thin.train.nnz == round(0.25 * whole.train.nnz)
+    assert (thin.valid != whole.valid).nnz == (thin.test != whole.test).nnz == 0
+    assert thin.user_ids.equals(whole.user_ids)
+    assert thin.item_ids.equals(whole.item_ids)
+
+
 def test_the_cache_gives_the_same_and_goes_by_content(tmp_path, own_file):
     data = options(tmp_path, path=str(own_file))
     first = prepare(data)

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from hlrcml_jax.data import preprocess, splits
+from hlrcml_jax.data.interactions import to_csr
 from hlrcml_jax.data.splits import HISTORY, TEST, TRAIN, VALID
 from hlrcml_jax.errors import UserError
 
@@ -82,3 +83,15 @@ def test_time_is_needed(kind):
     without = preprocess.positives(pl.DataFrame({"user": [1, 2], "item": [1, 2]}))
     with pytest.raises(UserError, match="needs a column of times"):
         parts(without, kind)
+
+
+def test_thinner_training_is_part_of_denser_training(positives):
+    shape = (len(positives.user_ids), len(positives.item_ids))
+    whole = to_csr(positives.user_E, positives.item_E, shape)
+    half, tenth = splits.thin(whole, 0.5, 3), splits.thin(whole, 0.1, 3)
+    assert (half.nnz, tenth.nnz) == (round(0.5 * whole.nnz), round(0.1 * whole.nnz))
+    assert (half.toarray() <= whole.toarray()).all()
+    assert (tenth.toarray() <= half.toarray()).all()
+    assert (splits.thin(whole, 0.5, 4).toarray() != half.toarray()).any()
+    assert half.shape == shape
+    assert half.has_sorted_indices

@@ -43,6 +43,9 @@ def prepare(data: Mapping[str, Any]) -> Dataset:
     if folder.is_dir():
         return Dataset.load(folder)
     dataset = _read(data, files, items)
+    if data["split"]["keep"] < 1:
+        train = splits.thin(dataset.train, data["split"]["keep"], data["split"]["seed"])
+        dataset = dataclasses.replace(dataset, train=train)
     _check(dataset)
     _store(dataset, folder)
     return dataset

@@ -1,7 +1,9 @@
 """Splits of interactions into training, validation and test."""
 
 import numpy as np
+import scipy.sparse
 
+from hlrcml_jax.data.interactions import to_csr
 from hlrcml_jax.data.preprocess import Positives
 from hlrcml_jax.errors import UserError
 
@@ -61,6 +63,13 @@ def split(
     part_U = _by_share((rng.permutation(n_users) + 0.5) / n_users, valid, test)
     held_out_E = part_U[user_E] != TRAIN
     return np.where(held_out_E & (place_E < history), HISTORY, part_U[user_E]).astype(np.int8)
+
+
+def thin(matrix: scipy.sparse.csr_array, share: float, seed: int) -> scipy.sparse.csr_array:
+    """A random share of the cells; those of a smaller share are among those of a larger one."""
+    cells = matrix.tocoo()
+    kept = np.random.default_rng(seed).permutation(cells.nnz)[: round(share * cells.nnz)]
+    return to_csr(*(axis[kept] for axis in cells.coords), matrix.shape)
 
 
 def _by_share(place_E: np.ndarray, valid: float, test: float) -> np.ndarray:
