@@ -1,0 +1,74 @@
+"""Models on ever thinner training data: does the relation still help where data is sparse?
+
+python experiments/density.py --configs=configs/compare.py:ml-100k,best --models=hlr-r,cml \
+  --folder=runs/density
+
+Each share of the training interactions (`data.split.keep`) is a comparison of its own, as
+`paper_tables.py` makes them, with the same validation and test; what is finished is not done again.
+Leaves `density.csv` and `density.png` in the folder: the first metric of every model over the
+share, and for each of --ours the p-value of its difference from the best of the others.
+"""
+
+import pathlib
+import sys
+
+import matplotlib.pyplot as plt
+import paper_tables
+import polars as pl
+from absl import app, flags, logging
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax.errors import UserError
+
+_SHARES = flags.DEFINE_list("shares", ["1", "0.5", "0.25", "0.1"], "Of the training part.")
+FLAGS = flags.FLAGS
+
+
+def compare(share: float, folder: pathlib.Path, metrics: list[str], changes) -> pl.DataFrame:
+    """The table of one share."""
+    seeds = [int(seed) for seed in FLAGS.seeds]
+    changes = changes | {"data.split.keep": share}
+    paper_tables.run_all(FLAGS.configs, FLAGS.models, seeds, folder, changes)
+    results = {
+        model: paper_tables.Results([folder / f"{model}-{seed}" for seed in seeds], metrics)
+        for model in FLAGS.models
+    }
+    table = paper_tables.tabulate(results, metrics, FLAGS.ours)
+    return table.insert_column(0, pl.lit(share).alias("share"))
+
+
+def plot(table: pl.DataFrame, metric: str, path: pathlib.Path) -> None:
+    """The metric of every model over the share of training, with one deviation to each side."""
+    figure, axis = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    for (model,), rows in table.group_by("model", maintain_order=True):
+        share = 100 * rows["share"]
+        axis.errorbar(share, rows[metric], rows[f"{metric} sd"], label=model, capsize=3, marker="o")
+    axis.set_xscale("log")
+    axis.set_xlabel("share of the training interactions, %")
+    axis.set_ylabel(f"{metric}, %")
+    axis.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)
+    folder = pathlib.Path(FLAGS.folder)
+    metrics = [name if "@" in name else f"{name}@{FLAGS.k}" for name in FLAGS.metrics]
+    changes = dict(map(config_lib.parse_change, FLAGS.set))
+    table = pl.concat(
+        [compare(float(share), folder / share, metrics, changes) for share in _SHARES.value],
+        how="diagonal",
+    )
+    table.write_csv(folder / "density.csv")
+    plot(table, metrics[0], folder / "density.png")
+    with pl.Config(tbl_rows=-1, tbl_cols=-1):
+        print(table)
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main)
+    except UserError as error:
+        print(f"hlrcml_jax: {error}", file=sys.stderr)
+        sys.exit(2)
