@@ -11,22 +11,22 @@ model may be given as the argument; experiments/README.md says what each part gi
 from hlrcml_jax.config import default_config
 from hlrcml_jax.models import OF_ITEMS
 
-# A candidate costs a relation of its own.
-COSTLY = ("hlr", "hlr++", "hlr-r", "adacml")
+# Each candidate costs them a pass over the preferences.
+ATTENTIVE = ("hlr", "hlr++", "hlr-r", "adacml")
 
 
 def get_config(model: str = "hlr-r"):
     config = default_config()
     config.model.name = model
     config.model.users = "items" if model in OF_ITEMS else "vectors"
-    config.model.max_prefs = 20
+    config.model.max_prefs = 20 if model.startswith("hlr") else 50
     config.model.sharpness = 4.0
     config.model.memory_radius = 0.3
     config.model.key_scale = 30.0
     config.loss.kind = "softmax"
     config.loss.temperature = 0.6
     config.negatives.candidates = 50
-    config.negatives.hardest = 8 if model in COSTLY else 0
+    config.negatives.hardest = 8 if model in ATTENTIVE else 0
     config.negatives.weights = "popularity"
     config.negatives.correction = True
     config.optimizer.learning_rate = 2e-3

@@ -43,7 +43,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements of each case.")
 _STEPS = flags.DEFINE_integer("steps", 50, "Training steps in a measurement.")
 _PROFILE = flags.DEFINE_string("profile", None, "Folder of the traces.")
 
-TRAINED = ("cml", "bpr", "lrml", "transcf", "adacml", "hlr", "hlr++")
+TRAINED = ("cml", "bpr", "lrml", "transcf", "adacml", "hlr", "hlr++", "hlr-r")
 SIZES = {"ml-1m": (5_949, 2_810, 411_501), "ml-20m": (136_677, 20_720, 7_200_000)}
 
 
@@ -182,8 +182,9 @@ def train_products(name: str) -> int:
     HLR++'s relations of the user and its preferences serve both targets.
     """
     prefs = _PREFS.value
-    slots = {"hlr": 2 * (prefs + 1), "hlr++": 2 * (prefs + 1) + prefs, "lrml": 2}.get(name, 0)
-    return 3 * slots * 2 * _DIM.value * _SLOTS.value
+    of_items = 2 * (prefs + 1)
+    slots = {"lrml": 2, "hlr": of_items, "hlr-r": of_items, "hlr++": of_items + prefs}
+    return 3 * slots.get(name, 0) * 2 * _DIM.value * _SLOTS.value
 
 
 def sample(setting: Setting, _: str, rates: dict[str, float]) -> dict[str, float]:
@@ -232,11 +233,12 @@ def score_seconds(setting: Setting, name: str, rates: dict[str, float], n_users:
 
     Mixing the relations of the preferences is not counted, as a machine's rate of it is not known.
     """
-    if name not in ("lrml", "hlr", "hlr++"):
+    attentions = {"lrml": 0, "hlr": 1, "hlr-r": 1, "hlr++": 2}
+    if name not in attentions:
         return 0.0
     pairs = setting.n_items * (1 if name == "lrml" else 1 + setting.n_items / n_users)
     logits = 2 * pairs * _SLOTS.value * _DIM.value
-    attended = {"lrml": 0, "hlr": 1, "hlr++": 2}[name] * setting.n_items * (1 + _PREFS.value)
+    attended = attentions[name] * setting.n_items * (1 + _PREFS.value)
     exps = pairs * _SLOTS.value + attended
     return logits / (1e9 * rates["gflops"]) + exps / (1e9 * rates["gexp_per_s"])
 
