@@ -17,7 +17,16 @@ from hlrcml_jax.errors import UserError
 
 DATA = ("ml-100k", "ml-latest-small", "lastfm-2k", "steam-200k")
 LOSSES = ("best", "hinge", "softmax", "paper")
-TEMPERATURE = {"ml-latest-small": 1.0, "lastfm-2k": 1.0, "steam-200k": 0.45}
+# Of the softmax of `best`.
+TEMPERATURE = {
+    ("steam-200k", "cml"): 0.3,
+    ("steam-200k", "hlr"): 0.3,
+    ("steam-200k", "lrml"): 0.45,
+    ("steam-200k", "adacml"): 0.45,
+    ("steam-200k", "hlr-r"): 0.45,
+    ("ml-latest-small", "adacml"): 1.0,
+    ("ml-latest-small", "hlr-r"): 1.0,
+}
 EASE_L2 = {"ml-100k": 500.0, "ml-latest-small": 200.0, "lastfm-2k": 200.0, "steam-200k": 50.0}
 # Learning rate and weight decay of vectors.
 BPR = {"ml-100k": (2e-3, 0.02)}
@@ -31,8 +40,8 @@ def get_config(choice: str = "ml-100k,hinge,hlr"):
             f"LOSS of {', '.join(LOSSES)}."
         )
     config = _settings(loss, model)
-    if loss == "best":
-        config.loss.temperature = TEMPERATURE.get(data, config.loss.temperature)
+    if loss == "best" and (data, model) in TEMPERATURE:
+        config.loss.temperature = TEMPERATURE[data, model]
     if model == "bpr":
         config.optimizer.learning_rate, config.model.bpr.l2_vector = BPR.get(data, (5e-3, 0.0025))
     config.model.als.regularization = 10.0
