@@ -54,6 +54,8 @@ def get_config(choice: str = "ml-100k,hinge,hlr"):
         config.evaluation.min_test_items = "k"
         config.evaluation.known = "train"
         config.early_stopping.metric = "ndcg@3"
+        if loss == "hinge":
+            config.early_stopping.patience = 30  # it goes on rising after a pause
     return config
 
 

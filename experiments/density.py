@@ -10,15 +10,14 @@ share, and for each of --ours the p-value of its difference from the best of the
 """
 
 import pathlib
-import sys
 
 import matplotlib.pyplot as plt
 import paper_tables
 import polars as pl
-from absl import app, flags, logging
+from absl import flags, logging
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import run_program
 
 _SHARES = flags.DEFINE_list("shares", ["1", "0.5", "0.25", "0.1"], "Of the training part.")
 FLAGS = flags.FLAGS
@@ -67,8 +66,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main)
-    except UserError as error:
-        print(f"hlrcml_jax: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program(main)

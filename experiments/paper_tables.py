@@ -14,16 +14,15 @@ correction.
 
 import json
 import pathlib
-import sys
 
 import numpy as np
 import polars as pl
 import scipy.stats
-from absl import app, flags, logging
+from absl import flags, logging
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import experiment, report
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import run_program
 from hlrcml_jax.models import MODELS
 
 _CONFIGS = flags.DEFINE_string("configs", None, "FILE:CHOICE; MODEL is appended.", required=True)
@@ -183,8 +182,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main)
-    except UserError as error:
-        print(f"hlrcml_jax: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program(main)

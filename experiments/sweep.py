@@ -11,17 +11,16 @@ Leaves `trials.csv` and, beside it, a plot of the values that were tried.
 
 import math
 import pathlib
-import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
-from absl import app, flags, logging
+from absl import flags, logging
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import report
 from hlrcml_jax.checkpoints import Checkpoints
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.experiment import fit
 from hlrcml_jax.run import open_run
 
@@ -112,8 +111,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main)
-    except UserError as error:
-        print(f"hlrcml_jax: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program(main)

@@ -5,16 +5,15 @@ python -m hlrcml_jax.main --config=configs/quickstart.py
 
 import pathlib
 import re
-import sys
 import traceback
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import experiment, parallel
 from hlrcml_jax.data.prepare import cache_folder, prepare
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.run import best_checkpoint, open_run
 
 MODES = ("train", "evaluate", "recommend", "analyse", "prepare")
@@ -54,11 +53,7 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Runs the program; a mistake of the user's is one sentence on stderr and exit status 2."""
-    try:
-        app.run(main, flags_parser=_parse)
-    except UserError as error:
-        print(f"hlrcml_jax: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program(main, flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
