@@ -182,4 +182,5 @@ def test_every_value_of_the_space_is_valid(model):
     config = load("best").get_config(model)
     for name, options in load("space").get_space(model).items():
         for value in options:
-            config_lib.from_flat(config_lib.flatten(config) | {name: value})
+            changed = config_lib.from_flat(config_lib.flatten(config) | {name: value})
+            assert config_lib.flatten(changed)[name] == value

@@ -60,16 +60,20 @@ class HLR(LRML):
         return super().block_items(context_XxD, target_TxD, None) | {"pairs_XxMxT": pairs_XxMxT}
 
     def block_relation(self, items, pairs, history, prefs_S, mask_S):
-        pairs_XxMxT, slot_0_MxT, query_M = (
-            items["pairs_XxMxT"],
-            pairs["weights_MxT"],
-            history["query_M"],
-        )
-        logits_SxT = jnp.concatenate(
-            [(query_M @ slot_0_MxT)[None], pair_logits(pairs_XxMxT, prefs_S, query_M)]
-        )
-        weights_SxT = normalize(logits_SxT, with_slot_0(mask_S[None]).T, self.beta)
-        return slot_0_MxT * weights_SxT[:1] + mix_pairs(pairs_XxMxT, prefs_S, weights_SxT[1:])
+        weights_S1xT = self.block_attention(items, pairs, history, prefs_S, mask_S)
+        return self.block_mixture(items, pairs, prefs_S, weights_S1xT)
+
+    def block_attention(self, items, pairs, history, prefs_S, mask_S, prior_SxT=0.0) -> jax.Array:
+        """The user attention (S + 1, T) of one user; `prior_SxT` adds to its logits."""
+        query_M = history["query_M"]
+        logits_SxT = prior_SxT + pair_logits(items["pairs_XxMxT"], prefs_S, query_M)
+        logits_S1xT = jnp.concatenate([(query_M @ pairs["weights_MxT"])[None], logits_SxT])
+        return normalize(logits_S1xT, with_slot_0(mask_S[None]).T, self.beta)
+
+    def block_mixture(self, items, pairs, prefs_S, weights_S1xT) -> jax.Array:
+        """Mixture weights (M, T) of the attended relations."""
+        mix_MxT = mix_pairs(items["pairs_XxMxT"], prefs_S, weights_S1xT[1:])
+        return pairs["weights_MxT"] * weights_S1xT[:1] + mix_MxT
 
     def shared_distances(self, user_BxD, target_NxD, items_XxD, prefs_BxS, mask_BxS):
         items = LRML.block_items(self, items_XxD, target_NxD, None)
@@ -95,7 +99,11 @@ class HLR(LRML):
         """Shares (B, S) of the user attention that fall on each preference; slot 0 has the rest."""
         history = self.history(user_BxD, prefs_BxSxD, mask_BxS)
         slots_BxS1xM = self.slots(user_BxD, target_BxD, history)
-        return attention(slots_BxS1xM, history["query_BxM"], history["mask_BxS1"])[:, 1:]
+        return self.user_attention(slots_BxS1xM, target_BxD, history, beta=1.0)[:, 1:]
+
+    def user_attention(self, slots_BxS1xM, target_BxD, history, beta) -> jax.Array:
+        """The weights (B, S + 1) of the slots; HLR's do not look at the target beyond them."""
+        return attention(slots_BxS1xM, history["query_BxM"], history["mask_BxS1"], beta)
 
 
 class HLRPlusPlus(HLR):

@@ -1,11 +1,10 @@
 """HLR with residual relations: an item is related to another by itself, moved by the memory."""
 
-import jax
 import jax.numpy as jnp
 
 from hlrcml_jax.models.cml import CML
-from hlrcml_jax.models.hlr import HLR, with_slot_0
-from hlrcml_jax.models.relation import attention, mix_pairs, normalize, pair_logits
+from hlrcml_jax.models.hlr import HLR
+from hlrcml_jax.models.relation import attention
 
 
 class ResidualHLR(HLR):
@@ -13,8 +12,9 @@ class ResidualHLR(HLR):
 
     The sum runs over HLR's slots, and slot 0, the user, adds rel(t, u) alone. Preferences are
     attended to for their likeness to the target too: w_k is proportional to
-    exp(<rel(t, p_k), u> + sharpness <p_k, t>). An empty memory leaves AdaCML's attention, and no
-    preferences LRML. A relation is carried as M mixture weights and the D numbers of sum_k w_k p_k.
+    exp(<rel(t, p_k), u> + sharpness <p_k, t>). An empty memory leaves AdaCML with one more
+    slot that adds nothing, and no preferences LRML. A relation is carried as M mixture weights and
+    the D numbers of sum_k w_k p_k.
     """
 
     sharpness: float = 1.0
@@ -26,7 +26,7 @@ class ResidualHLR(HLR):
     def relation(self, user_BxD, target_BxD, history):
         """Mixture weights and attended preferences, (B, M + D)."""
         slots_BxS1xM = self.slots(user_BxD, target_BxD, history)
-        weights_BxS1 = self._attention(slots_BxS1xM, target_BxD, self.beta, history)
+        weights_BxS1 = self.user_attention(slots_BxS1xM, target_BxD, history, self.beta)
         mixture_BxM = jnp.sum(slots_BxS1xM * weights_BxS1[:, :, None], axis=1)
         prefs_BxD = jnp.einsum("bs,bsd->bd", weights_BxS1[:, 1:], history["prefs_BxSxD"])
         return jnp.concatenate([mixture_BxM, prefs_BxD], axis=1)
@@ -49,26 +49,18 @@ class ResidualHLR(HLR):
         return {"weights_MxT": weights_CxMxT, "user_D": user_CxD}
 
     def block_distances(self, items, pairs, history, prefs_S, mask_S):
-        pairs_XxMxT, slot_0_MxT = items["pairs_XxMxT"], pairs["weights_MxT"]
-        query_M = history["query_M"]
-        logits_SxT = pair_logits(pairs_XxMxT, prefs_S, query_M) + items["likeness_XxT"][prefs_S]
-        logits_S1xT = jnp.concatenate([(query_M @ slot_0_MxT)[None], logits_SxT])
-        weights_S1xT = normalize(logits_S1xT, with_slot_0(mask_S[None]).T, self.beta)
-        weights_SxT = weights_S1xT[1:]
-        mix_MxT = slot_0_MxT * weights_S1xT[:1] + mix_pairs(pairs_XxMxT, prefs_S, weights_SxT)
-        prefs_TxD = weights_SxT.T @ items["context_XxD"][prefs_S]
-        moved_TxD = pairs["user_D"][None] + self.memory.read(mix_MxT.T) + prefs_TxD
+        """As CML's, through the moved users (T, D)."""
+        likeness_SxT = items["likeness_XxT"][prefs_S]
+        weights_S1xT = self.block_attention(items, pairs, history, prefs_S, mask_S, likeness_SxT)
+        relation_TxD = self.memory.read(self.block_mixture(items, pairs, prefs_S, weights_S1xT).T)
+        prefs_TxD = weights_S1xT[1:].T @ items["context_XxD"][prefs_S]
+        moved_TxD = pairs["user_D"][None] + relation_TxD + prefs_TxD
         return jnp.sum(jnp.square(moved_TxD - items["target_TxD"]), axis=1)
 
     def shared_distances(self, user_BxD, target_NxD, items_XxD, prefs_BxS, mask_BxS):
         return CML.shared_distances(self, user_BxD, target_NxD, items_XxD, prefs_BxS, mask_BxS)
 
-    def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
-        history = self.history(user_BxD, prefs_BxSxD, mask_BxS)
-        slots_BxS1xM = self.slots(user_BxD, target_BxD, history)
-        return self._attention(slots_BxS1xM, target_BxD, 1.0, history)[:, 1:]
-
-    def _attention(self, slots_BxS1xM, target_BxD, beta, history) -> jax.Array:
+    def user_attention(self, slots_BxS1xM, target_BxD, history, beta):
         likeness_BxS = jnp.einsum("bsd,bd->bs", history["prefs_BxSxD"], target_BxD)
         likeness_BxS1 = jnp.pad(self.sharpness * likeness_BxS, ((0, 0), (1, 0)))
         return attention(
