@@ -1,6 +1,7 @@
 """What `experiments/sweep.py` tries: a list of values, or a range (low, high) in logarithms.
 
-The argument is a model; everything else stays as the config of the sweep has it.
+The argument is a model, whose main keys are searched, or LOSS,MODEL for three values of one key;
+`compare.py:DATA,LOSS,MODEL` has the best of them. Everything else stays as in the sweep's config.
 """
 
 LOSS = {
@@ -10,8 +11,19 @@ LOSS = {
 }
 MEMORY = {"model.memory_radius": (0.05, 1.0), "model.key_scale": (1.0, 100.0)}
 ATTENTION = {"model.sharpness": (1.0, 16.0)}
+THREE = {
+    "best": {"loss.temperature": [0.7, 1.0, 1.3]},
+    "paper": {"optimizer.learning_rate": [1e-3, 3e-3, 1e-2]},
+    "bpr": {"model.bpr.l2_vector": [0.0025, 0.01, 0.03]},
+    "als": {"model.als.regularization": [3.0, 10.0, 30.0]},
+    "item-knn": {"model.item_knn.neighbours": [100, 300, 1000]},
+    "ease": {"model.ease.l2": [100.0, 200.0, 500.0]},
+}
 
 
-def get_space(model: str = "hlr"):
+def get_space(choice: str = "hlr"):
+    loss, _, model = choice.rpartition(",")
+    if loss:
+        return THREE.get(model, THREE[loss])
     memory = MEMORY if model in ("hlr", "hlr++", "hlr-r", "lrml") else {}
     return LOSS | memory | (ATTENTION if model in ("hlr-r", "adacml") else {})

@@ -9,6 +9,7 @@ are compared by the config's early-stopping metric on validation, and test is ne
 Leaves `trials.csv` and, beside it, a plot of the values that were tried.
 """
 
+import itertools
 import math
 import pathlib
 
@@ -27,7 +28,9 @@ from hlrcml_jax.run import open_run
 _CONFIG = flags.DEFINE_string("config", None, "FILE:CHOICE that trials start from.", required=True)
 _SPACE = flags.DEFINE_string("space", None, "FILE:CHOICE of what they change.", required=True)
 _FOLDER = flags.DEFINE_string("folder", None, "Where trials and tables go.", required=True)
-_TRIALS = flags.DEFINE_integer("trials", 27, "How many configs are tried.", lower_bound=1)
+_TRIALS = flags.DEFINE_integer(
+    "trials", 27, "How many configs are tried; 0: all combinations of lists.", lower_bound=0
+)
 _EPOCHS = flags.DEFINE_list("epochs", ["4", "12", "36"], "Epochs after which trials are compared.")
 _KEEP = flags.DEFINE_float("keep", 1 / 3, "Share of the trials that go on.", 0.0, 1.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draw of configs.")
@@ -44,6 +47,18 @@ def draw(space: dict[str, list | tuple], rng: np.random.Generator) -> dict[str, 
         else:
             values[name] = options[rng.integers(len(options))]
     return values
+
+
+def combine(space: dict[str, list]) -> list[dict[str, object]]:
+    """All combinations of the values of a space.
+
+    Raises:
+      UserError: when it has a range.
+    """
+    ranges = [name for name, options in space.items() if isinstance(options, tuple)]
+    if ranges:
+        raise UserError(f"--trials=0 takes lists, and the space has a range of {ranges[0]}.")
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
 
 
 def train(config, workdir: pathlib.Path) -> float:
@@ -101,7 +116,7 @@ def main(_) -> None:
     base = config_lib.flatten(config_lib.call(_CONFIG.value)) | changes
     space = config_lib.call(_SPACE.value, "get_space")
     rng = np.random.default_rng(_SEED.value)
-    trials = [draw(space, rng) for _ in range(_TRIALS.value)]
+    trials = [draw(space, rng) for _ in range(_TRIALS.value)] or combine(space)
     rows = search(base, trials, folder, [int(rung) for rung in _EPOCHS.value], _KEEP.value)
     table = pl.DataFrame(rows, infer_schema_length=None)
     table.write_csv(folder / "trials.csv")

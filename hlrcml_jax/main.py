@@ -11,8 +11,8 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import experiment, parallel
-from hlrcml_jax.data.prepare import cache_folder, prepare
+from hlrcml_jax import experiment
+from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.run import best_checkpoint, open_run
 
@@ -35,7 +35,6 @@ def main(argv: list[str]) -> None:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         workdir = pathlib.Path("runs") / pathlib.Path(path).stem
     config_lib.validate(config)
-    parallel.keep_compiled(cache_folder(config.data.cache_dir) / "compiled")
     if _MODE.value == "prepare":
         prepare(config.data.to_dict())
     elif _MODE.value == "train":

@@ -19,9 +19,15 @@ Tree = Any
 
 
 def keep_compiled(folder: pathlib.Path) -> None:
-    """Keeps compiled programs in a folder, so that the next process need not compile them."""
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    """Keeps compiled programs in a folder, so that the next process need not compile them.
+
+    A folder that the user has set (`JAX_COMPILATION_CACHE_DIR`) stays.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        # A bound makes jax lock the folder, so that no process reads what another writes.
+        jax.config.update("jax_compilation_cache_max_size", 2**31)
 
 
 def device_count() -> int:

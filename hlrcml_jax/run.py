@@ -15,7 +15,7 @@ from hlrcml_jax import config as config_lib
 from hlrcml_jax import parallel, report
 from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.data.interactions import Dataset
-from hlrcml_jax.data.prepare import prepare
+from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.evaluate import Protocol
 from hlrcml_jax.losses import Loss
@@ -174,6 +174,7 @@ def open_run(
       UserError: also when the workdir belongs to another config or to other data.
     """
     config_lib.validate(config)
+    parallel.keep_compiled(cache_folder(config.data.cache_dir) / "compiled")
     workdir = pathlib.Path(workdir).absolute()
     before = config_lib.read_workdir(workdir)
     if before is None and not create:

@@ -1,16 +1,26 @@
+import atexit
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of the time is compilation
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # What one test compiles, none compiles again: in no worker, and in no program that is run.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**31)  # locks it
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
+import forked
 import jax
 import pytest
 from absl import flags
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import parallel
 from hlrcml_jax.data import synthetic
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -45,26 +55,16 @@ class CommandLine:
         flags = [f"--config.{name}={value}" for name, value in small.items()]
         self.small = [f"--config={ROOT / 'configs' / 'default.py'}", *flags]
 
-    def start(self, *flags: str, devices: int = 1, **options) -> subprocess.Popen:
-        """Starts the program."""
-        environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
-        }
+    def start(self, *flags: str) -> subprocess.Popen:
+        """Starts the program, with pipes for its output."""
         command = [sys.executable, "-m", "hlrcml_jax.main", *map(str, flags)]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=environment, cwd=ROOT, **streams | options)
+        return subprocess.Popen(command, cwd=ROOT, **streams)
 
-    def run(self, *flags: str, **options) -> tuple[int, str, str]:
+    def run(self, *flags: str, devices: int = 1) -> tuple[int, str, str]:
         """(exit status, stdout, stderr)."""
-        process = self.start(*flags, **options)
-        out, err = process.communicate()
-        return process.returncode, out, err
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compiled(tmp_path_factory):
-    """Programs that several tests compile are compiled once."""
-    parallel.keep_compiled(tmp_path_factory.mktemp("compiled"))
+        count = f"--xla_force_host_platform_device_count={devices}"
+        return forked.run([*map(str, flags)], {"XLA_FLAGS": count})
 
 
 @pytest.fixture(scope="session")

@@ -177,10 +177,15 @@ def test_every_model_can_be_compared(model):
     assert (config.model.users == "items") == (model in OF_ITEMS)
 
 
-@pytest.mark.parametrize("model", OF_ITEMS)
-def test_every_value_of_the_space_is_valid(model):
-    config = load("best").get_config(model)
-    for name, options in load("space").get_space(model).items():
+@pytest.mark.parametrize(
+    "choice",
+    [*OF_ITEMS, "best,cml", "paper,hlr++", "best,bpr", "best,als", "best,item-knn", "best,ease"],
+)
+def test_every_value_of_the_space_is_valid(choice):
+    config = load("best").get_config(choice.split(",")[-1])
+    space = load("space").get_space(choice)
+    assert space
+    for name, options in space.items():
         for value in options:
             changed = config_lib.from_flat(config_lib.flatten(config) | {name: value})
             assert config_lib.flatten(changed)[name] == value

@@ -1,6 +1,5 @@
 """The program from outside: a run and what it leaves, resuming it, recommending, and mistakes."""
 
-import concurrent.futures
 import hashlib
 import json
 import shutil
@@ -276,42 +275,34 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def mistakes(cli, trained, tmp_path_factory):
-    """The outcome of every mistake, made two at a time."""
-    folder = tmp_path_factory.mktemp("mistakes")
-    (folder / "data").mkdir()
+def mistaken(tmp_path_factory):
+    """A folder of files and configs with mistakes."""
+    folder = tmp_path_factory.mktemp("mistaken")
     for name, text in FILES.items():
-        (folder / "data" / name).write_text(text)
+        (folder / name).write_text(text)
     for name, line in CONFIGS.items():
         text = "from hlrcml_jax.config import default_config\ndef get_config():\n"
         text += f"    config = default_config()\n    {line}\n    return config\n"
-        (folder / "data" / name).write_text(text)
-
-    def make(name):
-        flags, _ = MISTAKES[name]
-        work = folder / "work" / name.replace(" ", "_")
-        run = folder / "runs" / name.replace(" ", "_")
-        shutil.copytree(trained[0], run)
-        before = contents(run)
-        flags = [flag.format(data=folder / "data", work=work, run=run) for flag in flags]
-        outcome = cli.run(*cli.small, f"--workdir={work}", *flags)
-        return outcome, work, before == contents(run)
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        return dict(zip(MISTAKES, pool.map(make, MISTAKES), strict=True))
+        (folder / name).write_text(text)
+    return folder
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_gets_one_sentence(mistakes, name):
-    (status, _, err), work, intact = mistakes[name]
+def test_a_mistake_gets_one_sentence(cli, trained, mistaken, tmp_path, name):
+    flags, said = MISTAKES[name]
+    work, run = tmp_path / "work", tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    before = contents(run)
+    flags = [flag.format(data=mistaken, work=work, run=run) for flag in flags]
+    status, _, err = cli.run(*cli.small, f"--workdir={work}", *flags)
     assert status == 2, err
     lines = err.strip().splitlines()
     assert len(lines) == 1, err
     assert lines[0].startswith("hlrcml_jax: ")
-    assert MISTAKES[name][1] in lines[0]
+    assert said in lines[0]
     assert "Traceback" not in err
     assert not work.exists()
-    assert intact
+    assert contents(run) == before
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "garbage", "config"])

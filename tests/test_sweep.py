@@ -10,6 +10,7 @@ import pytest
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.data import synthetic
+from hlrcml_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = ROOT / "experiments" / "sweep.py"
@@ -28,6 +29,17 @@ def test_draws_are_of_the_space(sweep):
     assert 0.001 <= rates.min() < rates.max() <= 1.0
     assert 0.4 < np.mean(rates < 0.001**0.5) < 0.6  # half of them in half of the decades
     assert {values["kind"] for values in drawn} == {"a", "b"}
+
+
+def test_all_combinations_of_lists(sweep):
+    space = {"model.dim": [4, 8], "loss.kind": ["hinge", "softmax"], "seed": [1]}
+    trials = sweep.combine(space)
+    assert len(trials) == 4
+    assert {(t["model.dim"], t["loss.kind"]) for t in trials} == {
+        (dim, kind) for dim in (4, 8) for kind in ("hinge", "softmax")
+    }
+    with pytest.raises(UserError, match="a range of loss.margin"):
+        sweep.combine({"loss.margin": (0.1, 1.0)})
 
 
 def test_the_best_third_goes_on(sweep, monkeypatch, tmp_path):

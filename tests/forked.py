@@ -1,0 +1,31 @@
+"""A server that has imported the program, and forks for every run: each import takes seconds."""
+
+import multiprocessing
+import os
+import pathlib
+import sys
+import tempfile
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["hlrcml_jax.main"])
+
+
+def run(flags: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr) of the program with flags and a changed environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [pathlib.Path(folder, name) for name in ("out", "err")]
+        process = _CONTEXT.Process(target=_main, args=(flags, environment, paths))
+        process.start()
+        process.join()
+        return process.exitcode, *(path.read_text() for path in paths)
+
+
+def _main(flags, environment, paths):
+    for number, path in enumerate(paths, 1):
+        with path.open("w") as stream:
+            os.dup2(stream.fileno(), number)
+    os.environ |= environment
+    sys.argv = ["hlrcml_jax", *flags]
+    from hlrcml_jax import main
+
+    main.run()
