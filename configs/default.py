@@ -72,7 +72,7 @@ def get_config():
     # file of the test part, kind 'given'
     config.data.split.test_path = ""
 
-    # folder of downloads and prepared data; '' is ~/.cache/hlrcml_jax
+    # of downloads, data and compiled programs; '' is ~/.cache/hlrcml_jax
     config.data.cache_dir = ""
 
     # which model: hlr, hlr++, hlr-r, cml, lrml, transcf, adacml, bpr, als, item-knn, ease,

@@ -122,7 +122,7 @@ SCHEMA: dict[str, Any] = {
             "valid_path": _path("file of the validation part, kind 'given'"),
             "test_path": _path("file of the test part, kind 'given'"),
         },
-        "cache_dir": _path("folder of downloads and prepared data; '' is ~/.cache/hlrcml_jax"),
+        "cache_dir": _path("of downloads, data and compiled programs; '' is ~/.cache/hlrcml_jax"),
     },
     "model": {
         "name": _choice("hlr", "which model", MODELS),
