@@ -28,6 +28,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def with_devices(n: int) -> dict[str, str]:
+    """The environment that simulates n devices."""
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
+
+
 class CommandLine:
     """Runs the program as a user does, on a small file of interactions.
 
@@ -56,15 +61,14 @@ class CommandLine:
         self.small = [f"--config={ROOT / 'configs' / 'default.py'}", *flags]
 
     def start(self, *flags: str) -> subprocess.Popen:
-        """Starts the program, with pipes for its output."""
+        """Starts the program on one device, with pipes for its output."""
         command = [sys.executable, "-m", "hlrcml_jax.main", *map(str, flags)]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, **streams)
+        return subprocess.Popen(command, cwd=ROOT, env=os.environ | with_devices(1), **streams)
 
     def run(self, *flags: str, devices: int = 1) -> tuple[int, str, str]:
         """(exit status, stdout, stderr)."""
-        count = f"--xla_force_host_platform_device_count={devices}"
-        return forked.run([*map(str, flags)], {"XLA_FLAGS": count})
+        return forked.run([*map(str, flags)], with_devices(devices))
 
 
 @pytest.fixture(scope="session")
