@@ -25,6 +25,8 @@ TEMPERATURE = {
     "lastfm-2k": {"cml": 0.7, "lrml": 1.0, "adacml": 0.7, "hlr-r": 1.0},
     "steam-200k": {"cml": 0.3, "lrml": 0.45, "adacml": 0.45, "hlr": 0.3, "hlr-r": 0.45},
 }  # fmt: skip
+# Preferences of models that attend to them; on sparse data more than 20 give nothing.
+MAX_PREFS = {"steam-200k": 20}
 NEIGHBOURS = {"ml-latest-small": 1000, "lastfm-2k": 1000}
 EASE_L2 = {"ml-100k": 500.0, "ml-latest-small": 500.0, "lastfm-2k": 100.0, "steam-200k": 50.0}
 # Learning rate and weight decay of vectors.
@@ -42,6 +44,8 @@ def get_config(choice: str = "ml-100k,hinge,hlr"):
     if loss == "best":
         chosen = TEMPERATURE.get(data, {})
         config.loss.temperature = chosen.get(model, config.loss.temperature)
+        if model in ("hlr", "hlr++", "hlr-r", "adacml"):
+            config.model.max_prefs = MAX_PREFS.get(data, config.model.max_prefs)
     if model == "bpr":
         config.optimizer.learning_rate, config.model.bpr.l2_vector = BPR.get(data, (5e-3, 0.0025))
     config.model.als.regularization = 10.0

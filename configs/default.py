@@ -170,6 +170,9 @@ def get_config():
     # bound of the global norm of a batch's gradient; None: free
     config.optimizer.clip_gradient = None
 
+    # on every device, or by rows over all of them: replicated, sharded
+    config.parallel.tables = "replicated"
+
     # most epochs; at least 1
     config.train.epochs = 100
     # positives a step, over all devices; at least 1

@@ -22,8 +22,9 @@ from hlrcml_jax.data import catalog, readers, splits
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.losses import KINDS as LOSSES
 from hlrcml_jax.metrics import DEFINITIONS, METRICS
-from hlrcml_jax.models import MODELS, OF_ITEMS, USERS
+from hlrcml_jax.models import DIVISIBLE, MODELS, OF_ITEMS, USERS
 from hlrcml_jax.optimizer import ROWS, SCHEDULES
+from hlrcml_jax.parallel import TABLES
 from hlrcml_jax.sampling import CANDIDATE_WEIGHTS, PREFERENCE_WEIGHTS
 from hlrcml_jax.scoring import STORAGE
 
@@ -197,6 +198,11 @@ SCHEMA: dict[str, Any] = {
             kind=float,
         ),
     },
+    "parallel": {
+        "tables": _choice(
+            "replicated", "on every device, or by rows over all of them", TABLES, may_change=True
+        ),
+    },
     "train": {
         "epochs": Key(100, "most epochs; at least 1", _at_least(1), may_change=True),
         "batch_size": Key(1000, "positives a step, over all devices; at least 1", _at_least(1)),
@@ -315,6 +321,17 @@ def validate(config: ml_collections.ConfigDict) -> None:
             "config keys negatives.shared and loss.copy_relation exclude each other: shared "
             "negatives have the relations of their own that all examples share."
         )
+    if values["parallel.tables"] == "sharded":
+        if values["optimizer.rows"] != "lazy":
+            raise UserError(
+                "config key parallel.tables cannot be 'sharded' with optimizer.rows 'dense': only "
+                "the rows that a batch touches travel between devices; set optimizer.rows=lazy."
+            )
+        if values["model.name"] not in DIVISIBLE:
+            raise UserError(
+                f"config key parallel.tables cannot be 'sharded' with model.name "
+                f"{values['model.name']!r}; it can with {', '.join(DIVISIBLE)}."
+            )
     if values["model.users"] == "items":
         if values["model.name"] not in OF_ITEMS:
             raise UserError(

@@ -84,7 +84,7 @@ def fit(run: Run, checkpoints: Checkpoints) -> None:
             epoch += 1
             if epoch % config.train.validate_every == 0 or epoch == config.train.epochs:
                 value = loop.validate(record)
-                checkpoints.save(epoch, parallel.first(loop.state), value)
+                checkpoints.save(epoch, run.collect(loop.state), value)
             log.write(record)
             bar.update(record)
 
@@ -124,7 +124,7 @@ class _Loop:
         self._n = run.dataset.train.nnz
         self._key = jax.random.key(run.config.seed)
         train_key, loss_key = jax.random.split(jax.random.fold_in(self._key, 1))
-        self.state = parallel.replicate(state)
+        self.state = run.place(state)
         sampler, positives = parallel.replicate((run.sampler(), Positives.of(run.dataset.train)))
         train_key = _replicate_key(train_key)
         arguments = (self.state, sampler, positives, train_key)
@@ -171,7 +171,7 @@ class _Loop:
             )
             value = -record["loss_valid"]
         else:
-            params = parallel.first(self.state.params)
+            params = run.collect(self.state.params)
             record.update(_validation(run, self._scorer, params, self._metric))
             value = record[self._metric]
         record["validation_s"] = round(watch.lap(), 3)
@@ -234,7 +234,7 @@ def show_recommendations(run: Run, best: Best) -> None:
     ready = run.params_for(best.params, "test")
     ranking = next(scorer.rank(ready, user_C, 10))
     table = recommend.frame(ranking, run.dataset)
-    reasons = recommend.main_reasons(run.model, parallel.first(ready), ranking)
+    reasons = recommend.main_reasons(run.model, run.collect(ready), ranking)
     names = ["rank", "item", "score"] + (["because of"] if reasons else [])
     label = run.dataset.titles if run.dataset.titles is not None else run.dataset.item_ids
     rows = []
@@ -268,7 +268,7 @@ def analyse(run: Run, best: Best) -> dict[str, dict[str, float]]:
     Writes `relations.json`, the relations themselves to `relations.npz`, and a plot.
     """
     seed = run.config.data.split.seed
-    scorer, params = run.scorer("test"), parallel.first(run.params_for(best.params, "test"))
+    scorer, params = run.scorer("test"), run.collect(run.params_for(best.params, "test"))
     most = run.config.analyse.interactions
     found = analysis.relations(run.model, params, scorer, run.dataset, most, seed)
     matching = analysis.matching(found, seed)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hlrcml_jax import parallel
+
 SCHEDULES = ("constant", "exponential", "cosine")
 ROWS = ("dense", "lazy")
 
@@ -40,13 +42,14 @@ def take_rows(tree: Any, chosen: dict[str, jax.Array]) -> Any:
 
     Args:
       tree: whatever has tables under the keys `users` and `items`; the rest stays as it is.
-      chosen: rows of each table, as `distinct` gives them; a mask takes the whole table.
+      chosen: rows of each table, as `distinct` gives them; a mask takes the whole table, and a row
+        past the end is zeros.
     """
 
     def take(path, leaf):
-        rows = chosen.get(_table(path))
+        rows = chosen.get(parallel.table_name(path))
         whole = rows is None or rows.dtype == bool
-        return leaf if whole else leaf.at[rows].get(mode="clip")
+        return leaf if whole else leaf.at[rows].get(mode="fill", fill_value=0)
 
     return jax.tree.map_with_path(take, tree)
 
@@ -55,7 +58,7 @@ def put_rows(tree: Any, chosen: dict[str, jax.Array], new: Any) -> Any:
     """The tree with the chosen rows replaced by what was made of those `take_rows` took."""
 
     def put(path, leaf, new):
-        rows = chosen.get(_table(path))
+        rows = chosen.get(parallel.table_name(path))
         if rows is None:
             return new
         if rows.dtype == bool:
@@ -63,10 +66,6 @@ def put_rows(tree: Any, chosen: dict[str, jax.Array], new: Any) -> Any:
         return leaf.at[rows].set(new, mode="drop")
 
     return jax.tree.map_with_path(put, tree, new)
-
-
-def _table(path) -> str | None:
-    return path[-1].key if path and isinstance(path[-1], jax.tree_util.DictKey) else None
 
 
 def project_rows(table_RxD: jax.Array, radius: float) -> jax.Array:

@@ -83,7 +83,23 @@ class Run:
             ),
             config.train.batch_size,
             config.optimizer.rows,
+            config.parallel.tables,
         )
+
+    def place(self, tree: Any, model: CML | None = None) -> Any:
+        """A host state, or parameters of a model, on the devices, as `parallel.tables` says."""
+        sharded = self._tables(model or self.model) == "sharded"
+        return parallel.split_rows(tree) if sharded else parallel.replicate(tree)
+
+    def collect(self, tree: Any) -> Any:
+        """What `place` has put on the devices, as host arrays that nothing else refers to."""
+        if self._tables(self.model) == "replicated":
+            return parallel.first(tree)
+        n_rows = {"users": self.dataset.n_users, "items": self.dataset.n_items}
+        return parallel.join_rows(tree, n_rows)
+
+    def _tables(self, model: CML) -> str:
+        return "replicated" if isinstance(model, Solved) else self.config.parallel.tables
 
     def _max_prefs(self, model: CML) -> int:
         made_of_items = self.config.model.users == "items" and not isinstance(model, Solved)
@@ -114,6 +130,7 @@ class Run:
             self.config.seed,
             self.config.scoring.batch_size,
             self.config.scoring.storage,
+            self._tables(model),
         )
 
     def initial_state(self) -> TrainState:
@@ -155,7 +172,7 @@ class Run:
         if model.adds_constants:
             trained = UserItems.of(self.dataset.train)
             params = jax.device_get(jax.jit(lambda params: widen(model, params, trained))(params))
-        return parallel.replicate(params)
+        return self.place(params, model)
 
 
 def open_run(

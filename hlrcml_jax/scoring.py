@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse
 
 from hlrcml_jax import parallel
-from hlrcml_jax.models.cml import CML, user_rows
+from hlrcml_jax.models.cml import CML, made_of_items
 from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.models.relation import PIECE
 from hlrcml_jax.sampling import Sampler, evaluation_preferences
@@ -129,6 +129,8 @@ class Scorer:
       seed: of the draw of preferences.
       max_users: most users in a chunk, for each device; 0 leaves it to the memory.
       storage: type in which relations of item pairs wait to be mixed.
+      tables: "replicated", and users are divided between the devices; or "sharded" by rows, and
+        each device ranks its own items for all users.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Scorer:
         seed: int,
         max_users: int = 0,
         storage: str = "float32",
+        tables: str = "replicated",
     ):
         self.known = known
         self.max_prefs = max_prefs
@@ -148,6 +151,8 @@ class Scorer:
         self._memory_mb = memory_mb
         self._max_users = max_users
         self._storage = storage
+        n = parallel.device_count()
+        self._user_parts, self._item_parts = (1, n) if tables == "sharded" else (n, 1)
         self._key = jax.random.key(seed)
         self._sampler = jax.device_put(Sampler.of(known, self.max_prefs, weights=weights))
         self._draw = jax.jit(evaluation_preferences)
@@ -156,13 +161,13 @@ class Scorer:
         """The k best unknown items of each user, a chunk of users at a time.
 
         Args:
-          params: replicated over the devices (`parallel.replicate`).
+          params: on the devices, the tables as the scorer has them.
           user_C: user numbers, in any order.
           k: length of the lists; at most I places are filled.
         """
         if len(user_C) == 0:
             return
-        parts = parallel.device_count() * parallel.workers()
+        parts = self._user_parts * parallel.workers()
         share = math.ceil(len(user_C) / parts)
         if self._max_users:
             share = min(share, math.ceil(self._max_users / parallel.workers()))
@@ -172,46 +177,48 @@ class Scorer:
             yield self._rank_chunk(params, part_C, min(k, self.known.shape[1]), blocks)
 
     def _plan(self, params, n_users: int, k: int) -> Blocks:
-        n_items, dim = self.known.shape[1], params["items"].shape[2]
+        n_items = self.known.shape[1]
+        _, n_own, dim = params["items"].shape
         slots = self._model.memory_slots if isinstance(self._model, LRML) else 1
         width = n_items if self._model.user_is_history else dim
         target_bytes = jnp.dtype(self._storage).itemsize * n_items * slots
         # Row, preferences and their relations, known items as bits, list and a block's scores.
-        lists = 4 * (n_items if _is_long(k, n_items) else k)
-        floats = width + (2 + slots) * self.max_prefs + n_items // 32 + lists + 4 * 64
+        lists = 4 * (n_own if _is_long(k, n_items) else k)
+        floats = width + (2 + slots) * self.max_prefs + n_own // 32 + lists + 4 * 64
         user_bytes = 4 * floats * parallel.workers()
         return plan_blocks(self._memory_mb, n_users, user_bytes, target_bytes)
 
     def _rank_chunk(self, params, user_C, k, blocks) -> Ranking:
-        n_devices, n_items = parallel.device_count(), self.known.shape[1]
+        n_items, n_own = self.known.shape[1], params["items"].shape[1]
         # The last chunk is filled up with its first user, so that every chunk has one shape.
-        chunk = blocks.users * n_devices * parallel.workers()
+        chunk = blocks.users * self._user_parts * parallel.workers()
         padded_C = np.concatenate([user_C, np.full(chunk - len(user_C), user_C[0])])
         prefs_CxS, mask_CxS = self.preferences(padded_C)
         context_X, place_CxS = _context(prefs_CxS, mask_CxS, n_items)
-        on_devices_X = parallel.replicate(context_X)
-        steps = _compiled(self._model, blocks, k)
+        steps = _compiled(self._model, blocks, k, n_items, self._item_parts)
+        context = steps.rows(params["items"], parallel.replicate(context_X))
 
         def begin(part):
             """What a worker's users need for all blocks, and their empty lists."""
-            rows = [x[part] for x in (padded_C.astype(np.int32), place_CxS, mask_CxS)]
-            rows.append(self._known_bits(padded_C[part], blocks.targets))
-            by_device = [x.reshape(n_devices, blocks.users, *x.shape[1:]) for x in rows]
-            return steps.begin(params, on_devices_X, *parallel.shard(by_device))
+            of_users = [x[part] for x in (padded_C.astype(np.int32), place_CxS, mask_CxS)]
+            by_device = [self._divide(x, blocks) for x in of_users]
+            by_device.append(self._known_bits(padded_C[part], n_own, blocks))
+            return steps.begin(params, context, *parallel.shard(by_device))
 
         parts = np.split(np.arange(chunk), parallel.workers())
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
             users = list(pool.map(begin, parts))
             pairs = self._room_for_pairs(len(context_X), blocks.targets)
-            for first in range(0, n_items, blocks.targets):
+            for first in range(0, n_own, blocks.targets):
                 place = parallel.replicate(np.int32(first))
-                items = steps.items(params, on_devices_X, place, pairs)
+                items = steps.items(params, context, place, pairs)
                 pairs = items["pairs_XxMxT"] if self._model.relates_items else None
                 block = itertools.repeat((params, items, place))
                 users = list(pool.map(steps.rank, users, block))
             lists = jax.device_get(list(pool.map(steps.finish, users)))
         item_CxK, score_CxK = (
-            np.concatenate([x.reshape(-1, k) for x in xs])[: len(user_C)]
+            # When users are not divided, all devices have the same lists.
+            np.concatenate([x[: self._user_parts].reshape(-1, k) for x in xs])[: len(user_C)]
             for xs in zip(*lists, strict=True)
         )
         n = len(user_C)
@@ -223,16 +230,24 @@ class Scorer:
         shape = (n_context, self._model.memory_slots, targets)
         return parallel.replicate(np.zeros(shape, jnp.dtype(self._storage)))
 
-    def _known_bits(self, user_C: np.ndarray, targets: int) -> np.ndarray:
-        """The known items of some users as bits, (C, bytes) for a whole number of blocks."""
-        n_items = self.known.shape[1]
-        width = math.ceil(n_items / targets) * targets
-        bits_CxW = np.zeros((len(user_C), width // BITS), np.uint8)
-        for start in range(0, len(user_C), 512):
-            known = self.known[user_C[start : start + 512]].toarray()
-            packed = np.packbits(known, axis=1, bitorder="little")
-            bits_CxW[start : start + 512, : packed.shape[1]] = packed
-        return bits_CxW
+    def _divide(self, of_users: np.ndarray, blocks: Blocks) -> np.ndarray:
+        """The users of each device, (devices, users, ...)."""
+        shape = (blocks.users, *of_users.shape[1:])
+        by_part = of_users.reshape(self._user_parts, *shape)
+        return np.broadcast_to(by_part, (parallel.device_count(), *shape))
+
+    def _known_bits(self, user_C: np.ndarray, n_own: int, blocks: Blocks) -> np.ndarray:
+        """What users know of each device's items, as bits for a whole number of blocks.
+
+        (devices, users, bytes).
+        """
+        n_bytes = math.ceil(n_own / blocks.targets) * blocks.targets // BITS
+        bits_PxCxW = np.zeros((self._item_parts, len(user_C), n_bytes), np.uint8)
+        known = self.known[user_C].tocoo()
+        part, own = np.divmod(known.col, n_own)
+        bit = np.left_shift(1, own % BITS).astype(np.uint8)
+        np.bitwise_or.at(bits_PxCxW, (part, known.row, own // BITS), bit)
+        return bits_PxCxW.reshape(-1, blocks.users, n_bytes)
 
     def preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Preferences as item numbers, (C, S), and their mask; a user's are always the same."""
@@ -274,28 +289,40 @@ def place_untrained_users(
 
 @dataclasses.dataclass(frozen=True)
 class _Steps:
-    """The functions behind `Scorer.rank`, for one device."""
+    """The functions behind `Scorer.rank`, for one device.
+
+    Attributes:
+      n_items: I, of all devices together.
+      item_parts: into how many parts the tables are divided.
+    """
 
     model: CML
     blocks: Blocks
     k: int
+    n_items: int
+    item_parts: int
 
-    def begin(self, params, context_X, user_C, prefs_CxS, mask_CxS, bits_CxW):
+    def rows(self, table_RxD, row_N):
+        """Some rows of a table, (N, D)."""
+        return table_RxD[row_N] if self.item_parts == 1 else parallel.gather_rows(table_RxD, row_N)
+
+    def begin(self, params, context_XxD, user_C, prefs_CxS, mask_CxS, bits_CxW):
         """What a chunk of users needs for all blocks; `best` is what it has so far."""
         bound = self._bind(params)
-        context_XxD = params["items"][context_X]
+        n = len(user_C)
+        has_rows = "users" in params and not self.model.user_is_history
+        user_CxD = self.rows(params["users"], user_C) if has_rows else jnp.zeros((n, 0))
 
         def begin(group):
-            user_G, prefs_GxS, mask_GxS, bits_GxW = group
+            user_GxD, prefs_GxS, mask_GxS, bits_GxW = group
             prefs_GxSxD = context_XxD[prefs_GxS]
             if self.model.user_is_history:
-                user_GxD = _from_bits(bits_GxW)[:, : params["items"].shape[0]].astype(float)
-            else:
-                user_GxD = user_rows(params, user_G, prefs_GxSxD, mask_GxS)
+                user_GxD = _from_bits(bits_GxW)[:, : self.n_items].astype(float)
+            elif not has_rows:
+                user_GxD = made_of_items(prefs_GxSxD, mask_GxS)
             return user_GxD, jax.vmap(bound.block_history)(user_GxD, prefs_GxSxD, mask_GxS)
 
-        n = len(user_C)
-        begun_KxG = jax.lax.map(begin, _split((user_C, prefs_CxS, mask_CxS, bits_CxW), GROUP))
+        begun_KxG = jax.lax.map(begin, _split((user_CxD, prefs_CxS, mask_CxS, bits_CxW), GROUP))
         user_CxD, history = jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), begun_KxG)
         return {
             "user_CxD": user_CxD,
@@ -303,20 +330,18 @@ class _Steps:
             "prefs_CxS": prefs_CxS,
             "mask_CxS": mask_CxS,
             "bits_CxW": bits_CxW,
-            "best": self._empty(n, len(params["items"]), BITS * bits_CxW.shape[1]),
+            "best": self._empty(n, BITS * bits_CxW.shape[1]),
         }
 
-    def _empty(self, n, n_items, width):
+    def _empty(self, n, width):
         """All scores to be, of long lists; else lists without an item."""
-        if _is_long(self.k, n_items):
+        if _is_long(self.k, self.n_items):
             return jnp.full((n, width), -jnp.inf)
         return jnp.full((n, self.k), -1), jnp.full((n, self.k), -jnp.inf)
 
-    def items(self, params, context_X, first, out_XxMxT):
+    def items(self, params, context_XxD, first, out_XxMxT):
         """What a block needs of items alone."""
-        bound = self._bind(params)
-        context_XxD, target_TxD = params["items"][context_X], self._targets(params, first)
-        return bound.block_items(context_XxD, target_TxD, out_XxMxT)
+        return self._bind(params).block_items(context_XxD, self._targets(params, first), out_XxMxT)
 
     def rank(self, users, block):
         """The users with what is best after a block."""
@@ -339,11 +364,12 @@ class _Steps:
         bits_CxW = jax.lax.dynamic_slice_in_dim(
             users["bits_CxW"], first // BITS, self.blocks.targets // BITS, axis=1
         )
-        past_T = first + jnp.arange(self.blocks.targets) >= params["items"].shape[0]
+        own_T = first + jnp.arange(self.blocks.targets)
+        past_T = (own_T >= self._n_own) | (self._number(own_T) >= self.n_items)
         score_CxT = jnp.where(_from_bits(bits_CxW) | past_T[None], -jnp.inf, score_CxT)
         best = users["best"]
         if isinstance(best, tuple):
-            best = best_items(best, score_CxT, first)
+            best = best_items(best, score_CxT, self._number(first))
         else:
             best = jax.lax.dynamic_update_slice_in_dim(best, score_CxT, first, axis=1)
         return users | {"best": best}
@@ -351,9 +377,27 @@ class _Steps:
     def finish(self, users):
         """The lists: items and scores, each (C, k)."""
         if isinstance(users["best"], tuple):
-            return users["best"]
-        score_CxK, item_CxK = jax.lax.top_k(users["best"], self.k)
+            item_CxK, score_CxK = users["best"]
+        else:
+            score_CxK, own_CxK = jax.lax.top_k(users["best"], min(self.k, self._n_own))
+            item_CxK = self._number(own_CxK)
+        if self.item_parts > 1:
+            # Parts follow each other, so that of equal scores the first item still comes first.
+            item_CxK, score_CxN = (
+                jnp.moveaxis(parallel.all_gather(x), 0, 1).reshape(len(x), -1)
+                for x in (item_CxK, score_CxK)
+            )
+            score_CxK, place_CxK = jax.lax.top_k(score_CxN, self.k)
+            item_CxK = jnp.take_along_axis(item_CxK, place_CxK, axis=1)
         return jnp.where(score_CxK > -jnp.inf, item_CxK, -1), score_CxK
+
+    @property
+    def _n_own(self):
+        return math.ceil(self.n_items / self.item_parts)
+
+    def _number(self, own):
+        """The numbers of this device's items."""
+        return own + parallel.index() * self._n_own if self.item_parts > 1 else own
 
     def _bind(self, params):
         return self.model.bind({"params": params["model"]})
@@ -384,6 +428,7 @@ def _from_bits(bits_CxW: jax.Array) -> jax.Array:
 def _compiled(*static) -> SimpleNamespace:
     steps = _Steps(*static)
     return SimpleNamespace(
+        rows=parallel.pmap(steps.rows),
         begin=parallel.pmap(steps.begin),
         items=parallel.pmap(steps.items, donate=(3,)),
         rank=_waiting(parallel.pmap(steps.rank, donate=(0,))),

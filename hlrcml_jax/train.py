@@ -87,6 +87,7 @@ class Trainer:
       batch_size: positives a step, over all devices.
       rows: "dense" updates all rows of the tables in every step, as Adam does; "lazy" those that
         the batch touches, with their moments, and leaves the others' moments as they are.
+      tables: "replicated", or "sharded" by rows over the devices, which takes lazy rows.
       block_bytes: of preferences' rows in a block of examples, on a CPU.
     """
 
@@ -95,6 +96,7 @@ class Trainer:
     optimizer: optax.GradientTransformation
     batch_size: int
     rows: str = "dense"
+    tables: str = "replicated"
     block_bytes: int = BLOCK_BYTES
 
     def train_step(
@@ -107,9 +109,26 @@ class Trainer:
         constants = constants or {}
         if self.rows == "dense":
             return self._update(state, batch, constants)
-        touched, batch = touched_rows(batch, state.params)
-        few, loss = self._update(take_rows(state, touched), batch, take_rows(constants, touched))
+        touched, batch = self._touched_rows(state.params, batch)
+        few = take_rows(state, touched).replace(params=self._take_rows(state.params, touched))
+        few, loss = self._update(few, batch, take_rows(constants, touched))
         return put_rows(state, touched, few), loss
+
+    def _touched_rows(self, params, batch):
+        """As `touched_rows`; of sharded tables the rows' places in this device's part."""
+        tables = {name: table for name, table in params.items() if name != "model"}
+        if self.tables == "replicated":
+            return touched_rows(batch, {name: len(table) for name, table in tables.items()})
+        n_devices = parallel.device_count()
+        n_rows = {name: n_devices * len(table) for name, table in tables.items()}
+        touched, batch = touched_rows(batch, n_rows)
+        own = {name: parallel.own_rows(rows, len(tables[name])) for name, rows in touched.items()}
+        return own, batch
+
+    def _take_rows(self, params, touched):
+        """Parameters with these rows of the tables, from whichever device has them."""
+        few = take_rows(params, touched)
+        return few if self.tables == "replicated" else parallel.psum_tables(few)
 
     def _update(self, state, batch, constants):
         loss, gradients = parallel.psum(self.gradients(state.params, batch, constants))
@@ -177,7 +196,11 @@ class Trainer:
         constants = constants_of(self.model, params, sampler.known)
 
         def step(carry, batch):
-            return carry, parallel.psum(self.loss(self.model, params, batch, constants))
+            some = params
+            if self.tables == "sharded":
+                touched, batch = self._touched_rows(params, batch)
+                some = self._take_rows(params, touched)
+            return carry, parallel.psum(self.loss(self.model, some, batch, constants))
 
         _, loss_T = self._scan(step, 0, sampler, positives, key)
         return jnp.sum(loss_T) / positives.user_E.shape[0]
@@ -198,8 +221,12 @@ class Trainer:
         return jax.lax.scan(draw_and_step, carry, jnp.arange(steps_per_epoch(n, self.batch_size)))
 
 
-def touched_rows(batch: Batch, tables: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], Batch]:
+def touched_rows(batch: Batch, n_rows: dict[str, int]) -> tuple[dict[str, jax.Array], Batch]:
     """What the batches of all devices touch of the tables, see `optimizer.distinct`.
+
+    Args:
+      batch: this device's.
+      n_rows: of `items`, and of `users` if there is such a table.
 
     Returns:
       (rows of `users` and `items`, this device's batch with its ids as places among them).
@@ -216,16 +243,15 @@ def touched_rows(batch: Batch, tables: dict[str, jax.Array]) -> tuple[dict[str, 
         },
     }
     touched, places = {}, {}
-    if "users" not in tables:
-        del used["users"]
-    for table, masks in used.items():
-        n_rows = len(tables[table])
+    for table, n in n_rows.items():
         # What is only there to fill a shape touches nothing: a row past the end.
-        ids = {name: jnp.where(mask, getattr(batch, name), n_rows) for name, mask in masks.items()}
+        masks = used[table].items()
+        ids = {name: jnp.where(mask, getattr(batch, name), n) for name, mask in masks}
         id_N, to_fields = jax.flatten_util.ravel_pytree(ids)
-        n, all_ids = len(id_N), parallel.all_gather(id_N).reshape(-1)
-        touched[table], place = distinct(all_ids, n_rows)
-        places |= to_fields(jax.lax.dynamic_slice_in_dim(place, parallel.index() * n, n))
+        all_ids = parallel.all_gather(id_N).reshape(-1)
+        touched[table], place = distinct(all_ids, n)
+        first = parallel.index() * len(id_N)
+        places |= to_fields(jax.lax.dynamic_slice_in_dim(place, first, len(id_N)))
     return touched, batch.replace(**places)
 
 

@@ -135,6 +135,28 @@ def test_two_runs_are_identical_and_eight_devices_nearly(cli, trained, tmp_path)
     np.testing.assert_allclose(eight, one, rtol=1e-5)
 
 
+def test_tables_may_be_divided_and_devices_change_on_the_way(cli, tmp_path):
+    flags = [*cli.small, "--config.optimizer.rows=lazy", "--config.early_stopping.metric=loss"]
+    divided = [*flags, "--config.parallel.tables=sharded", f"--workdir={tmp_path / 'divided'}"]
+    runs = [
+        ([*flags, f"--workdir={tmp_path / 'whole'}"], 1),
+        ([*divided, "--config.train.epochs=1"], 4),  # 60 users and 40 items
+        (divided, 7),
+    ]
+    for command, devices in runs:
+        status, _, err = cli.run(*command, devices=devices)
+        assert status == 0, err
+    whole, divided = log_of(tmp_path / "whole"), log_of(tmp_path / "divided")
+    for name in ("loss", "loss_valid"):
+        values = [[record[name] for record in log] for log in (divided, whole)]
+        np.testing.assert_allclose(*values, rtol=1e-5)
+    found = [
+        json.loads((tmp_path / name / "test_metrics.json").read_text())["metrics"]["recall@20"]
+        for name in ("divided", "whole")
+    ]
+    assert found[0]["mean"] == pytest.approx(found[1]["mean"], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -266,6 +288,9 @@ MISTAKES = {
                          "pretrained.users"),
     "shared copies": (["--config.negatives.shared=true", "--config.loss.copy_relation=true"],
                       "exclude each other"),
+    "divided and dense": (["--config.parallel.tables=sharded"], "optimizer.rows=lazy"),
+    "divided constants": (["--config.parallel.tables=sharded", "--config.optimizer.rows=lazy",
+                           "--config.model.name=transcf"], "it can with hlr,"),
     "unwritable": (["--workdir={data}/good.csv/run"], "cannot be written"),
     "not trained": (["--mode=recommend"], "train first"),
     "other config": (["--workdir={run}", "--config.model.dim=9"], "model.dim=8"),

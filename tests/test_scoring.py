@@ -1,11 +1,13 @@
 """Blocked scores equal direct distances, whatever the blocks; lists are masked, ordered, exact."""
 
+import forked
 import ir_measures
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from conftest import with_devices
 
 from hlrcml_jax import parallel, scoring
 from hlrcml_jax.config import default_config
@@ -41,16 +43,21 @@ def interactions(seed=0, density=0.2):
     return scipy.sparse.csr_array(dense)
 
 
-@pytest.fixture(params=SETTINGS)
-def setting(request):
-    model, known = SETTINGS[request.param], interactions()
+def make_setting(name):
+    """(model, parameters as scoring takes them, what is known)."""
+    model, known = SETTINGS[name], interactions()
     if isinstance(model, Solved):
         return model, model.fit(known, seed=0), known
     params = init_params(jax.random.key(0), model, N_USERS, N_ITEMS, DIM)
     params = jax.tree.map(lambda x: 2.0 * x, params)
-    if request.param.endswith("no user vectors"):
+    if name.endswith("no user vectors"):
         del params["users"]
     return model, widen(model, params, UserItems.of(known)), known
+
+
+@pytest.fixture(params=SETTINGS)
+def setting(request):
+    return make_setting(request.param)
 
 
 def direct_scores(model, params, ranking, known):
@@ -129,6 +136,30 @@ def test_a_list_does_not_depend_on_the_company(setting):
     np.testing.assert_array_equal(alone.prefs_CxS, whole.prefs_CxS[[7]])
     np.testing.assert_array_equal(alone.item_CxK, whole.item_CxK[[7]])
     np.testing.assert_allclose(alone.score_CxK, whole.score_CxK[[7]], rtol=1e-5, atol=1e-5)
+
+
+def rank_on_all_devices(tables):
+    """{(model, k): lists} of all users, in chunks of five; everything as arrays."""
+    found, place = {}, parallel.split_rows if tables == "sharded" else parallel.replicate
+    for name in ("hlr-r", "bpr", "cml, no user vectors"):
+        model, params, known = make_setting(name)
+        for k in (6, N_ITEMS):
+            options = {"max_users": 5, "tables": tables}
+            scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, 5, **options)
+            lists = list(scorer.rank(place(params), np.arange(N_USERS), k))
+            parts = [[getattr(x, part) for x in lists] for part in ("item_CxK", "score_CxK")]
+            found[name, k] = [np.concatenate(part) for part in parts]
+    return found
+
+
+def test_divided_tables_give_the_same_lists():
+    """37 items over 4 devices leave the last one with fewer."""
+    whole = forked.call(with_devices(1), rank_on_all_devices, "replicated")
+    divided = forked.call(with_devices(4), rank_on_all_devices, "sharded")
+    assert whole.keys() == divided.keys()
+    for case, (items, scores) in whole.items():
+        np.testing.assert_array_equal(divided[case][0], items, err_msg=str(case))
+        np.testing.assert_allclose(divided[case][1], scores, rtol=1e-5, atol=1e-5)
 
 
 def test_ties_go_by_item_number():

@@ -1,18 +1,15 @@
 """Training: what one step gives, what devices share, what a run that was stopped loses."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
-import textwrap
 
+import forked
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import scipy.sparse
+from conftest import with_devices
 
 from hlrcml_jax import parallel
 from hlrcml_jax.losses import Loss
@@ -38,8 +35,10 @@ def make_trainer(batch_size, **options):
 
 
 def run_epochs(trainer, matrix, n_epochs, user_vectors=True):
+    sharded = trainer.tables == "sharded"
     params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8, user_vectors)
-    state = parallel.replicate(jax.device_get(init_state(params, trainer.optimizer)))
+    state = jax.device_get(init_state(params, trainer.optimizer))
+    state = parallel.split_rows(state) if sharded else parallel.replicate(state)
     data = parallel.replicate((Sampler.of(matrix, 5, 3), Positives.of(matrix)))
     key_data = parallel.replicate(jax.random.key_data(jax.random.key(9)))
     epoch = parallel.pmap(
@@ -51,7 +50,9 @@ def run_epochs(trainer, matrix, n_epochs, user_vectors=True):
     for _ in range(n_epochs):
         state, loss_T = epoch(state, *data, key_data)
         losses.append(parallel.first(loss_T))
-    return parallel.first(state), np.stack(losses)
+    n_rows = dict(zip(("users", "items"), matrix.shape, strict=True))
+    state = parallel.join_rows(state, n_rows) if sharded else parallel.first(state)
+    return state, np.stack(losses)
 
 
 def test_an_epoch_is_its_steps_one_by_one():
@@ -172,38 +173,20 @@ def test_the_best_is_the_first_of_equals():
     np.testing.assert_allclose(state.best, 0.3)
 
 
-DEVICES = """
-    import json, sys
-    import jax, numpy as np
-    sys.path.insert(0, "tests")
-    from test_train import known, make_trainer, run_epochs
-    state, losses = run_epochs(make_trainer(50, rows=sys.argv[1]), known(), 3)
-    users = np.asarray(state.params["users"])
-    print(json.dumps([jax.local_device_count(), losses.tolist(), users.tolist()]))
-"""
-
-
-def run_with_devices(n, rows):
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(DEVICES), rows],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    count, losses, users = json.loads(done.stdout.splitlines()[-1])
-    assert count == n
-    return np.array(losses), np.array(users)
+def train_on_all_devices(rows, tables):
+    state, losses = run_epochs(make_trainer(50, rows=rows, tables=tables), known(), 3)
+    moment = state.opt_state[0][0].mu["items"]
+    return jax.device_count(), losses, [state.params["users"], state.params["items"], moment]
 
 
 @pytest.mark.parametrize("rows", ["dense", "lazy"])
 def test_any_number_of_devices_does_what_one_does(rows):
-    losses, users = run_with_devices(1, rows)
-    for n in (2, 8):  # 50 divides by 2, and leaves a remainder with 8
-        many_losses, many_users = run_with_devices(n, rows)
-        np.testing.assert_allclose(many_losses, losses, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(many_users, users, atol=1e-4)
+    one = forked.call(with_devices(1), train_on_all_devices, rows, "replicated")
+    ways = [(2, "replicated"), (8, "replicated")]  # 50 divides by 2, and leaves a rest with 8
+    ways += [(2, "sharded"), (8, "sharded")] if rows == "lazy" else []
+    for n, tables in ways:
+        many = forked.call(with_devices(n), train_on_all_devices, rows, tables)
+        assert many[0] == n
+        np.testing.assert_allclose(many[1], one[1], rtol=1e-5, atol=1e-5)
+        for of_many, of_one in zip(many[2], one[2], strict=True):
+            np.testing.assert_allclose(of_many, of_one, atol=1e-4)

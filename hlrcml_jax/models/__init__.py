@@ -30,6 +30,8 @@ MODELS: dict[str, Callable[..., CML]] = {
 USERS = ("vectors", "items")
 # Models whose users can be made of their items.
 OF_ITEMS = ("hlr", "hlr++", "hlr-r", "cml", "lrml", "adacml")
+# Models whose tables can be divided over devices: those that need no table as a whole.
+DIVISIBLE = (*OF_ITEMS, "bpr")
 
 
 def _memory(options) -> tuple[int, int, float, float]:
