@@ -39,7 +39,9 @@ class Checkpoints:
         self._manager.close()
 
     def save(self, epoch: int, state: Tree, value: float) -> None:
-        """Saves host arrays in the background, with the value that ranks them (higher is better).
+        """Saves arrays in the background, with the value that ranks them (higher is better).
+
+        Host arrays are the first process's; of divided ones each process saves its part.
 
         The arrays must not change afterwards.
         """
@@ -58,20 +60,30 @@ class Checkpoints:
         return self._manager.best_step()
 
     def restore(self, epoch: int, target: Tree) -> Tree:
-        """Reads a checkpoint into the structure, shapes and types of a target of host arrays.
+        """Reads a checkpoint into the structure, shapes and types of a target.
+
+        Divided tables may have been filled up to other sizes, on other devices.
+
+        Args:
+          epoch: of the checkpoint.
+          target: host arrays, and shapes of divided tables with their sharding.
 
         Raises:
           UserError: when it cannot be read, or is of another model.
         """
         try:
-            state = self._manager.restore(epoch, args=ocp.args.StandardRestore(target))
+            restore = ocp.args.StandardRestore(target, strict=False)
+            state = self._manager.restore(epoch, args=restore)
         except Exception as error:  # orbax and tensorstore raise many kinds
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{self.folder / str(epoch)}: this checkpoint cannot be read ({reason}); delete "
                 "that folder to go on from the one before, or start again in another --workdir."
             ) from None
-        return jax.tree.map(np.asarray, state)
+        # What was wanted on the host is there.
+        return jax.tree.map(
+            lambda wanted, x: np.asarray(x) if isinstance(wanted, np.ndarray) else x, target, state
+        )
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:

@@ -84,7 +84,7 @@ def fit(run: Run, checkpoints: Checkpoints) -> None:
             epoch += 1
             if epoch % config.train.validate_every == 0 or epoch == config.train.epochs:
                 value = loop.validate(record)
-                checkpoints.save(epoch, run.collect(loop.state), value)
+                checkpoints.save(epoch, run.keep(loop.state), value)
             log.write(record)
             bar.update(record)
 
@@ -171,7 +171,7 @@ class _Loop:
             )
             value = -record["loss_valid"]
         else:
-            params = run.collect(self.state.params)
+            params = run.keep(self.state.params)
             record.update(_validation(run, self._scorer, params, self._metric))
             value = record[self._metric]
         record["validation_s"] = round(watch.lap(), 3)
@@ -199,7 +199,7 @@ def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
         "metrics": found.summary(),
         "n_users": len(found.user_B),
         "epoch": best.epoch,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
+        "parameters": run.n_parameters,
         "protocol": {
             **dataclasses.asdict(found.protocol),
             "ranking": f"whole catalogue, without the items of {run.config.evaluation.known}",

@@ -1,7 +1,7 @@
 """The only place that knows about devices.
 
 Everything else is written for one device and an axis name. A replicated tree has a leading axis
-with one copy for each local device; a sharded one has a leading axis whose parts differ.
+with one copy for each device of this process; a sharded one has a leading axis whose parts differ.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
@@ -43,21 +44,53 @@ def workers() -> int:
     return (os.cpu_count() or 1) if on_one_cpu else 1
 
 
+def is_first_process() -> bool:
+    """Whether this process writes what one must write for all."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 def replicate(tree: Tree) -> Tree:
-    """A copy of every array on each device."""
-    n = device_count()
-    return shard(jax.tree.map(lambda x: np.broadcast_to(x, (n, *np.shape(x))), tree))
+    """A copy of every array on each device of this process."""
+    n = jax.local_device_count()
+    return _put(jax.tree.map(lambda x: np.broadcast_to(x, (n, *np.shape(x))), tree))
 
 
 def shard(tree: Tree) -> Tree:
-    """Places host arrays whose leading axis is the devices."""
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+    """Places host arrays whose leading axis is all devices; a process takes its own part."""
+    n = jax.local_device_count()
+    start = jax.process_index() * n
+    return _put(jax.tree.map(lambda x: x[start : start + n], tree))
+
+
+def _put(tree: Tree) -> Tree:
+    return jax.device_put(tree, _over(jax.local_devices()))
+
+
+def _over(devices: list) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
 
 def first(tree: Tree) -> Tree:
     """The first device's copy, as host arrays that nothing else refers to."""
     return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data)[0], tree)
+
+
+def all_parts(tree: Tree) -> Tree:
+    """What `shard` placed, or a mapped function made, as host arrays of all devices."""
+    tree = jax.device_get(tree)
+    several = jax.process_count() > 1
+    return multihost_utils.process_allgather(tree, tiled=True) if several else tree
+
+
+# A divided table has two forms. Mapped functions take (devices, R / devices, D), of which a process
+# has its own devices' part. As a whole, to be made and to be kept, it is one array (R, D) over the
+# devices of all processes. It is filled up with rows of zeros until it divides evenly.
 
 
 def table_name(path: tuple) -> str | None:
@@ -66,37 +99,67 @@ def table_name(path: tuple) -> str | None:
     return last if last in ("users", "items") else None
 
 
-def split_rows(tree: Tree) -> Tree:
-    """Each table's rows divided over the devices, (devices, R / devices, D); of the rest copies.
+def map_tables(of_table: Callable, of_rest: Callable, tree: Tree) -> Tree:
+    """The tree with one function applied to its tables and their moments, another to the rest."""
 
-    Tables are filled up with rows of zeros until they divide evenly.
-    """
-    n = device_count()
+    def apply(path, x):
+        return of_rest(x) if table_name(path) is None else of_table(x)
 
-    def split(path, x):
-        if table_name(path) is None:
-            return np.broadcast_to(x, (n, *np.shape(x)))
-        filled = np.pad(x, ((0, -len(x) % n), (0, 0)))
-        return filled.reshape(n, -1, x.shape[1])
-
-    return shard(jax.tree.map_with_path(split, tree))
+    return jax.tree.map_with_path(apply, tree)
 
 
-def join_rows(tree: Tree, n_rows: dict[str, int]) -> Tree:
-    """What `split_rows` divided, as host arrays.
+def fill_up(table_RxD: jax.Array) -> jax.Array:
+    """A table with as many rows of zeros as let it be divided."""
+    return jnp.pad(table_RxD, ((0, -len(table_RxD) % device_count()), (0, 0)))
 
-    Args:
-      tree: on the devices.
-      n_rows: of the tables `users` and `items`.
-    """
 
-    def join(path, x):
-        table = table_name(path)
-        if table is None:
-            return first(x)
-        return np.array(x).reshape(-1, x.shape[-1])[: n_rows[table]]
+def divided() -> NamedSharding:
+    """Of a table as a whole."""
+    return _over(jax.devices())
 
-    return jax.tree.map_with_path(join, tree)
+
+def everywhere() -> NamedSharding:
+    """Of an array that all devices have a copy of."""
+    return NamedSharding(divided().mesh, PartitionSpec())
+
+
+def of_all(table: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The shape of a table as a whole, with its sharding."""
+    return jax.ShapeDtypeStruct(table.shape, table.dtype, sharding=divided())
+
+
+def divide(tree: Tree) -> Tree:
+    """The form for mapped functions, of host arrays or of tables as a whole."""
+
+    def split(x):
+        if isinstance(x, np.ndarray):
+            n = device_count()
+            return shard(np.pad(x, ((0, -len(x) % n), (0, 0))).reshape(n, -1, x.shape[1]))
+        parts = [part.data[None] for part in x.addressable_shards]
+        shape = (len(parts), *parts[0].shape[1:])
+        over = _over(jax.local_devices())
+        return jax.make_array_from_single_device_arrays(shape, over, parts)
+
+    return map_tables(split, replicate, tree)
+
+
+def undivide(tree: Tree) -> Tree:
+    """What `divide` gave: tables as a whole, the rest as host arrays."""
+
+    def join(x):
+        parts = [part.data[0] for part in x.addressable_shards]
+        rows, width = parts[0].shape
+        shape = (rows * device_count(), width)
+        return jax.make_array_from_single_device_arrays(shape, divided(), parts)
+
+    return map_tables(join, first, tree)
+
+
+def to_host(x: jax.Array | np.ndarray) -> np.ndarray:
+    """A table as a whole, on this host."""
+    if isinstance(x, np.ndarray) or jax.process_count() == 1:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)
 
 
 def own_rows(row_N: jax.Array, n_own: int) -> jax.Array:

@@ -7,6 +7,7 @@ import polars as pl
 import rich
 
 from hlrcml_jax import config as config_lib
+from hlrcml_jax import parallel
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.run import Run, best_checkpoint, open_run
 from hlrcml_jax.train import TrainState
@@ -27,7 +28,7 @@ def begin(run: Run, state: TrainState) -> TrainState:
     for name, wanted in ids.items():
         path = run.config.pretrained[name]
         if path:
-            table = np.array(state.params[name])
+            table = np.array(parallel.to_host(state.params[name])[: len(wanted)])
             tables[name] = _place(f"pretrained.{name}={path}", _read(path, name), wanted, table)
     return state.replace(params=state.params | tables)
 
@@ -41,7 +42,7 @@ def _read(path: str, name: str) -> tuple[pl.Series | None, np.ndarray]:
         params = best_checkpoint(other).params
         if name not in params:
             raise UserError(f"pretrained.{name}={path}: this run made its {name} of their items.")
-        return ids.cast(pl.String), params[name]
+        return ids.cast(pl.String), parallel.to_host(params[name])[: len(ids)]
     try:
         found = np.load(source, allow_pickle=False)
         if isinstance(found, np.ndarray):

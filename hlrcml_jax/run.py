@@ -87,16 +87,26 @@ class Run:
         )
 
     def place(self, tree: Any, model: CML | None = None) -> Any:
-        """A host state, or parameters of a model, on the devices, as `parallel.tables` says."""
+        """A state, or parameters of a model, for mapped functions, as `parallel.tables` says."""
         sharded = self._tables(model or self.model) == "sharded"
-        return parallel.split_rows(tree) if sharded else parallel.replicate(tree)
+        return parallel.divide(tree) if sharded else parallel.replicate(tree)
+
+    def keep(self, tree: Any) -> Any:
+        """What `place` gave, to be kept: host arrays, and divided tables as a whole."""
+        sharded = self._tables(self.model) == "sharded"
+        return parallel.undivide(tree) if sharded else parallel.first(tree)
 
     def collect(self, tree: Any) -> Any:
-        """What `place` has put on the devices, as host arrays that nothing else refers to."""
-        if self._tables(self.model) == "replicated":
-            return parallel.first(tree)
-        n_rows = {"users": self.dataset.n_users, "items": self.dataset.n_items}
-        return parallel.join_rows(tree, n_rows)
+        """What `place` gave, as host arrays; divided tables may have rows of zeros at the end."""
+        return jax.tree.map(parallel.to_host, self.keep(tree))
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that the model has learnt."""
+        params = self.empty_state().params
+        rows = {"users": self.dataset.n_users, "items": self.dataset.n_items}
+        tables = sum(rows[name] * params[name].shape[1] for name in rows if name in params)
+        return tables + sum(leaf.size for leaf in jax.tree.leaves(params["model"]))
 
     def _tables(self, model: CML) -> str:
         return "replicated" if isinstance(model, Solved) else self.config.parallel.tables
@@ -134,17 +144,25 @@ class Run:
         )
 
     def initial_state(self) -> TrainState:
-        """The state before training, as host arrays; of a solved model its solution."""
+        """The state before training, to be placed; of a solved model its solution."""
         if isinstance(self.model, Solved):
             params = self.model.fit(self.dataset.train, self.config.seed)
             return jax.device_get(init_state(params, optax.identity()))
-        return jax.device_get(jax.jit(self._make_state)())
+        if self._tables(self.model) == "replicated":
+            return jax.device_get(jax.jit(self._make_state)())
+        # Each device draws its own rows, and no host has them all.
+        shardings = parallel.map_tables(
+            lambda _: parallel.divided(), lambda _: parallel.everywhere(), self.empty_state()
+        )
+        state = jax.jit(self._make_state, out_shardings=shardings)()
+        return parallel.map_tables(lambda table: table, np.asarray, state)
 
     def empty_state(self) -> TrainState:
-        """Zeros in the shapes of `initial_state`, to restore a checkpoint into."""
+        """What `initial_state` gives without its values, to restore a checkpoint into."""
         if not isinstance(self.model, Solved):
-            shapes = jax.eval_shape(self._make_state)
-            return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+            sharded = self._tables(self.model) == "sharded"
+            table = parallel.of_all if sharded else _zeros
+            return parallel.map_tables(table, _zeros, jax.eval_shape(self._make_state))
         n_rows = {"users": self.dataset.n_users, "items": self.dataset.n_items}
         widths = zip(n_rows.items(), self.model.widths(self.dataset.n_items), strict=True)
         tables = {name: np.zeros((n, width), np.float32) for (name, n), width in widths}
@@ -159,20 +177,26 @@ class Run:
             self.config.model.dim,
             self.config.model.users == "vectors",
         )
+        if self._tables(self.model) == "sharded":
+            params = parallel.map_tables(parallel.fill_up, lambda x: x, params)
         return init_state(params, self.trainer().optimizer)
 
     def params_for(
         self, params: dict[str, Any], part: str, model: CML | None = None
     ) -> dict[str, Any]:
-        """Host parameters made ready to predict a part, on all devices."""
+        """Parameters made ready to predict a part, and placed."""
         model = model or self.model
-        if "users" in params and not model.user_is_history:
+        has_users = "users" in params and not model.user_is_history
+        ready = self.place(params, model)
+        if has_users:
             known = self.dataset.known(part)
-            params = place_untrained_users(params, self.dataset.train, known)
+            ready = place_untrained_users(ready, self.dataset.train, known, self._tables(model))
         if model.adds_constants:
             trained = UserItems.of(self.dataset.train)
-            params = jax.device_get(jax.jit(lambda params: widen(model, params, trained))(params))
-        return self.place(params, model)
+            ready = parallel.first(ready)
+            ready = jax.device_get(jax.jit(lambda params: widen(model, params, trained))(ready))
+            ready = self.place(ready, model)
+        return ready
 
 
 def open_run(
@@ -237,9 +261,13 @@ def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:
             )
 
 
+def _zeros(x) -> np.ndarray:
+    return np.zeros(x.shape, x.dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The best checkpoint: its epoch, and its parameters as host arrays."""
+    """The best checkpoint: its epoch, and its parameters as `Run.place` takes them."""
 
     epoch: int
     params: dict[str, Any]

@@ -28,6 +28,7 @@ from hlrcml_jax.sampling import Sampler, evaluation_preferences
 
 STORAGE = ("float32", "bfloat16", "float16")
 GROUP = 64  # users whose relations with a block of targets are computed together
+PAIRS = 100_000  # of users that training never saw and their items, placed at a time
 LONG = 4  # lists longer than a quarter of the catalogue are sorted once, at the end
 BITS = 8  # of a byte: known items travel as bits
 
@@ -215,7 +216,7 @@ class Scorer:
                 pairs = items["pairs_XxMxT"] if self._model.relates_items else None
                 block = itertools.repeat((params, items, place))
                 users = list(pool.map(steps.rank, users, block))
-            lists = jax.device_get(list(pool.map(steps.finish, users)))
+            lists = parallel.all_parts(list(pool.map(steps.finish, users)))
         item_CxK, score_CxK = (
             # When users are not divided, all devices have the same lists.
             np.concatenate([x[: self._user_parts].reshape(-1, k) for x in xs])[: len(user_C)]
@@ -273,18 +274,47 @@ def _context(prefs_CxS, mask_CxS, n_items: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def place_untrained_users(
-    params: dict[str, Any], train: scipy.sparse.csr_array, known: scipy.sparse.csr_array
+    params: dict[str, Any],
+    train: scipy.sparse.csr_array,
+    known: scipy.sparse.csr_array,
+    tables: str = "replicated",
 ) -> dict[str, Any]:
-    """Host parameters with each user that training never saw at the mean of its known items.
+    """Parameters with each user that training never saw at the mean of its known items.
 
     Without any known item that is the origin. Users with training interactions keep their vector.
+
+    Args:
+      params: on the devices.
+      train: CSR (U, I) of training.
+      known: CSR (U, I) of what is known.
+      tables: how they are placed.
     """
-    new_N = np.flatnonzero(np.diff(train.indptr) == 0)
-    known_NxI = known[new_N].astype(np.float32)
-    count_Nx1 = np.maximum(known_NxI.sum(axis=1), 1.0)[:, None]
-    users_UxD = np.array(params["users"])
-    users_UxD[new_N] = (known_NxI @ np.asarray(params["items"])) / count_Nx1
-    return params | {"users": users_UxD}
+    new_N = np.flatnonzero(np.diff(train.indptr) == 0).astype(np.int32)
+    if not len(new_N):
+        return params
+    sharded = tables == "sharded"
+
+    def begin(users_RxD, new_N):
+        own_N = parallel.own_rows(new_N, len(users_RxD)) if sharded else new_N
+        return users_RxD.at[own_N].set(0, mode="drop")
+
+    def add(users_RxD, items_RxD, user_P, item_P, weight_P):
+        rows_PxD = parallel.gather_rows(items_RxD, item_P) if sharded else items_RxD[item_P]
+        own_P = parallel.own_rows(user_P, len(users_RxD)) if sharded else user_P
+        return users_RxD.at[own_P].add(weight_P[:, None] * rows_PxD, mode="drop")
+
+    users = parallel.pmap(begin)(params["users"], parallel.replicate(new_N))
+    items_NxI = known[new_N]
+    row_P, item_P = items_NxI.nonzero()
+    weight_P = 1 / np.diff(items_NxI.indptr)[row_P].astype(np.float32)
+    step = parallel.pmap(add, donate=(0,))
+    for start in range(0, len(row_P), PAIRS):
+        # Filled up with what adds nothing, so that all pieces have one shape.
+        pairs = [x[start : start + PAIRS] for x in (new_N[row_P], item_P, weight_P)]
+        missing = min(PAIRS, len(row_P)) - len(pairs[0])
+        pairs = parallel.replicate([np.pad(x, (0, missing)) for x in pairs])
+        users = step(users, params["items"], *pairs)
+    return params | {"users": users}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,13 +140,13 @@ def test_a_list_does_not_depend_on_the_company(setting):
 
 def rank_on_all_devices(tables):
     """{(model, k): lists} of all users, in chunks of five; everything as arrays."""
-    found, place = {}, parallel.split_rows if tables == "sharded" else parallel.replicate
+    found, place = {}, parallel.divide if tables == "sharded" else parallel.replicate
     for name in ("hlr-r", "bpr", "cml, no user vectors"):
         model, params, known = make_setting(name)
         for k in (6, N_ITEMS):
             options = {"max_users": 5, "tables": tables}
             scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, 5, **options)
-            lists = list(scorer.rank(place(params), np.arange(N_USERS), k))
+            lists = list(scorer.rank(place(jax.device_get(params)), np.arange(N_USERS), k))
             parts = [[getattr(x, part) for x in lists] for part in ("item_CxK", "score_CxK")]
             found[name, k] = [np.concatenate(part) for part in parts]
     return found
@@ -187,8 +187,10 @@ def test_users_that_training_never_saw_stand_at_the_mean_of_their_items():
     train[0, 1] = known[0, 1] = known[1, 2] = known[1, 3] = True
     params = {"users": np.ones((3, 2)), "items": np.arange(8.0).reshape(4, 2), "model": {}}
     csr = scipy.sparse.csr_array
-    users = scoring.place_untrained_users(params, csr(train), csr(known))["users"]
-    np.testing.assert_array_equal(users, [[1, 1], [5, 6], [0, 0]])
+    for tables, place in (("replicated", parallel.replicate), ("sharded", parallel.divide)):
+        found = scoring.place_untrained_users(place(params), csr(train), csr(known), tables)
+        users = parallel.first(found["users"])
+        np.testing.assert_array_equal(users, [[1, 1], [5, 6], [0, 0]])
 
 
 # Evaluation.
