@@ -20,10 +20,9 @@ from absl import flags, logging
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import report
-from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.experiment import fit
-from hlrcml_jax.run import open_run
+from hlrcml_jax.run import begin_run
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE:CHOICE that trials start from.", required=True)
 _SPACE = flags.DEFINE_string("space", None, "FILE:CHOICE of what they change.", required=True)
@@ -70,8 +69,7 @@ def train(config, workdir: pathlib.Path) -> float:
     metric = config.early_stopping.metric
     if metric == "loss":
         raise UserError("early_stopping.metric=loss cannot compare trials; take a metric@k.")
-    run = open_run(config, workdir, create=True)
-    with Checkpoints(run.workdir) as checkpoints:
+    with begin_run(config, workdir) as (run, checkpoints):
         fit(run, checkpoints)
     found = [line for line in report.read_log(workdir / "metrics.jsonl") if metric in line]
     return max((line[metric] for line in found), default=-math.inf)

@@ -1,6 +1,9 @@
 """The one exception that stands for a mistake of the user's, and how programs end on it."""
 
+import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 
 from absl import app
@@ -13,10 +16,34 @@ class UserError(Exception):
     """
 
 
+class Terminated(BaseException):
+    """The program was asked to end (SIGTERM); `run_program` exits with status 0."""
+
+
+def warn(sentence: str) -> None:
+    """Says on stderr what a user should know, and goes on."""
+    print(f"hlrcml_jax: {sentence}", file=sys.stderr)
+
+
 def run_program(main: Callable, **options) -> None:
     """`absl.app.run`, with the user's mistakes as one sentence each."""
+    signal.signal(signal.SIGTERM, _terminate)
+    threading.excepthook = _report
     try:
         app.run(main, **options)
     except UserError as error:
-        print(f"hlrcml_jax: {error}", file=sys.stderr)
+        warn(str(error))
         sys.exit(2)
+    except Terminated as notice:
+        warn(str(notice))
+
+
+def _report(found: threading.ExceptHookArgs) -> None:
+    """What failed in a thread, but for orbax's, which the next call of orbax raises again."""
+    frames = traceback.walk_tb(found.exc_traceback)
+    if not any("orbax" in frame.f_code.co_filename for frame, _ in frames):
+        threading.__excepthook__(found)
+
+
+def _terminate(*_) -> None:
+    raise Terminated("asked to end; what was finished is kept, and the same command goes on.")

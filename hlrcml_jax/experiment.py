@@ -17,15 +17,16 @@ import polars as pl
 import rich
 
 from hlrcml_jax import analyse as analysis
-from hlrcml_jax import parallel, pretrained, recommend, report
+from hlrcml_jax import files, parallel, pretrained, recommend, report
 from hlrcml_jax.checkpoints import Checkpoints
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import Terminated, UserError
 from hlrcml_jax.evaluate import Evaluation, evaluate
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Popularity, Solved
-from hlrcml_jax.run import Best, Run, best_checkpoint, open_run, write_config
+from hlrcml_jax.run import Best, Run, begin_run, best_checkpoint, write_config
 from hlrcml_jax.sampling import Positives
 from hlrcml_jax.scoring import Scorer
+from hlrcml_jax.terminations import Terminations
 from hlrcml_jax.train import TrainState, improves, steps_per_epoch
 
 
@@ -45,14 +46,13 @@ def train_and_evaluate(
       UserError: a mistake in the config, the data or the workdir.
     """
     started = time.perf_counter()
-    run = open_run(config, workdir, create=True)
-    _describe(run)
-    with Checkpoints(run.workdir) as checkpoints:
+    with begin_run(config, workdir) as (run, checkpoints):
+        _describe(run)
         fit(run, checkpoints)
     best = best_checkpoint(run)
     summary = test(run, best)
     log = report.read_log(run.workdir / "metrics.jsonl")
-    if not isinstance(run.model, Solved):
+    if not isinstance(run.model, Solved) and parallel.is_first_process():
         plot = run.workdir / "plots" / "learning_curve.png"
         report.plot_learning_curve(log, config.early_stopping.metric, best.epoch, plot)
     show_recommendations(run, best)
@@ -64,29 +64,38 @@ def train_and_evaluate(
 def fit(run: Run, checkpoints: Checkpoints) -> None:
     """Trains from the latest checkpoint until the last epoch, or until nothing improves."""
     config = run.config
-    latest = checkpoints.latest()
+    latest = checkpoints.latest(run.empty_state())
     if isinstance(run.model, Solved):
         if latest is None:
             _solve(run, checkpoints)
         return
     if latest is None:
-        state = pretrained.begin(run, run.initial_state())
+        epoch, state = 0, pretrained.begin(run, run.initial_state())
     else:
-        state = checkpoints.restore(latest, run.empty_state())
+        epoch, state = latest
         write_config(run)  # what may change may have changed
-        rich.print(f"Going on after epoch {latest}.")
-    epoch = int(state.epoch)
+        rich.print(f"Going on after epoch {epoch}.")
     log = report.MetricsLog(run.workdir / "metrics.jsonl", epoch)
-    with report.TrainingProgress(config.train.epochs, epoch, config.early_stopping.metric) as bar:
+    with (
+        report.TrainingProgress(config.train.epochs, epoch, config.early_stopping.metric) as bar,
+        Terminations() as terminations,
+    ):
         loop = _Loop(run, state)
         while not _finished(config, loop.state, epoch):
             record = loop.train_epoch(epoch)
             epoch += 1
+            asked = terminations.asked()
             if epoch % config.train.validate_every == 0 or epoch == config.train.epochs:
                 value = loop.validate(record)
                 checkpoints.save(epoch, run.keep(loop.state), value)
+            elif asked:
+                checkpoints.save(epoch, run.keep(loop.state), -math.inf)  # best of nothing
             log.write(record)
             bar.update(record)
+            if asked:
+                raise Terminated(
+                    f"asked to end, and saved after epoch {epoch}; the same command goes on."
+                )
 
 
 def _solve(run: Run, checkpoints: Checkpoints) -> None:
@@ -147,10 +156,14 @@ class _Loop:
             loss_T = parallel.first(loss_T)
         seconds = watch.lap()
         if not np.isfinite(loss_T).all():
-            step = int(np.argmin(np.isfinite(loss_T)))
+            step, size = int(np.argmin(np.isfinite(loss_T))), self._run.config.train.batch_size
+            last = min((step + 1) * size, self._n)
+            good = epoch - epoch % self._run.config.train.validate_every
+            kept = f"the checkpoint of epoch {good} is" if good else "there is no checkpoint"
             raise UserError(
-                f"the loss became {loss_T[step]} in step {step + 1} of epoch {epoch + 1}; lower "
-                "optimizer.learning_rate (the checkpoints before it are kept)."
+                f"the loss became {loss_T[step]} in step {step + 1} of epoch {epoch + 1}, examples "
+                f"{step * size + 1:,} to {last:,} of its order; {kept} before it; lower "
+                "optimizer.learning_rate, in another --workdir."
             )
         return {
             "epoch": epoch + 1,
@@ -206,9 +219,11 @@ def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
             "std": "between the means of the cohorts",
         },
     }
-    report.write_whole(run.workdir / "test_metrics.json", json.dumps(text, indent=2) + "\n")
-    by_user = pl.DataFrame({"user_id": run.dataset.user_ids.gather(found.user_B), **found.values})
-    by_user.write_parquet(run.workdir / "test_users.parquet")
+    if parallel.is_first_process():
+        files.write_text(run.workdir / "test_metrics.json", json.dumps(text, indent=2) + "\n")
+        ids = run.dataset.user_ids.gather(found.user_B)
+        by_user = pl.DataFrame({"user_id": ids, **found.values})
+        files.write(run.workdir / "test_users.parquet", by_user.write_parquet)
     if not len(found.user_B):
         rich.print("The test part is empty: nothing to evaluate.")
         return {}
@@ -257,7 +272,8 @@ def write_recommendations(run: Run, best: Best) -> pathlib.Path:
     )
     path = run.workdir / f"recommendations.{options.format}"
     table = pl.concat(list(frames))
-    recommend.write(table, path, options.format)
+    if parallel.is_first_process():
+        recommend.write(table, path, options.format)
     rich.print(f"{len(table):,} recommendations for {len(user_C):,} users in [bold]{path}[/bold].")
     return path
 
@@ -272,15 +288,16 @@ def analyse(run: Run, best: Best) -> dict[str, dict[str, float]]:
     most = run.config.analyse.interactions
     found = analysis.relations(run.model, params, scorer, run.dataset, most, seed)
     matching = analysis.matching(found, seed)
-    report.write_whole(run.workdir / "relations.json", json.dumps(matching, indent=2) + "\n")
-    np.savez(
-        run.workdir / "relations.npz",
-        user_ids=run.dataset.user_ids.cast(pl.String).to_numpy()[found.user_N].astype(str),
-        item_ids=run.dataset.item_ids.cast(pl.String).to_numpy()[found.item_N].astype(str),
-        vectors=found.vector_NxD,
-    )
     plot = run.workdir / "plots" / "relations.png"
-    report.plot_relations(*analysis.in_two_dimensions(found.vector_NxD), found.shared_N, plot)
+    if parallel.is_first_process():
+        arrays = {
+            "user_ids": run.dataset.user_ids.cast(pl.String).to_numpy()[found.user_N].astype(str),
+            "item_ids": run.dataset.item_ids.cast(pl.String).to_numpy()[found.item_N].astype(str),
+            "vectors": found.vector_NxD,
+        }
+        files.write_text(run.workdir / "relations.json", json.dumps(matching, indent=2) + "\n")
+        files.write(run.workdir / "relations.npz", lambda path: np.savez(path, **arrays))
+        report.plot_relations(*analysis.in_two_dimensions(found.vector_NxD), found.shared_N, plot)
     report.print_matching(f"Relations of {run.config.model.name}", matching)
     rich.print(f"The plot is [bold]{plot}[/bold].")
     return matching

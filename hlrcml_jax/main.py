@@ -7,11 +7,12 @@ import pathlib
 import re
 import traceback
 
+import rich
 from absl import flags, logging
 from ml_collections import config_flags
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import experiment
+from hlrcml_jax import experiment, parallel
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.run import best_checkpoint, open_run
@@ -22,6 +23,12 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; may be left out for a workdir that has its own."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config name>.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of the first process, when several work together."
+)
+_N_PROCESSES = flags.DEFINE_integer("num_processes", 1, "How many there are.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process_id", 0, "Which of them this is.", lower_bound=0)
+_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for them.", lower_bound=1)
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 
 
@@ -35,6 +42,8 @@ def main(argv: list[str]) -> None:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         workdir = pathlib.Path("runs") / pathlib.Path(path).stem
     config_lib.validate(config)
+    parallel.join(_COORDINATOR.value, _N_PROCESSES.value, _PROCESS.value, _TIMEOUT.value)
+    rich.get_console().quiet = not parallel.is_first_process()
     if _MODE.value == "prepare":
         prepare(config.data.to_dict())
     elif _MODE.value == "train":

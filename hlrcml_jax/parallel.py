@@ -6,6 +6,8 @@ with one copy for each device of this process; a sharded one has a leading axis 
 
 import os
 import pathlib
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +35,48 @@ def keep_compiled(folder: pathlib.Path) -> None:
         jax.config.update("jax_compilation_cache_max_size", 2**31)
 
 
+def join(coordinator: str, n_processes: int, process: int, timeout: int) -> None:
+    """Makes this process one of several that work together; before anything else asks of jax.
+
+    Without a coordinator that is done where a cluster says how: on TPUs, with Slurm and Open MPI.
+
+    Args:
+      coordinator: host:port where the first process listens.
+      n_processes: of all hosts.
+      process: number of this one.
+      timeout: seconds after which the program ends, with a sentence, when not all have come.
+    """
+    options = {}
+    if coordinator:
+        numbers = {"num_processes": n_processes, "process_id": process}
+        options = {"coordinator_address": coordinator} | numbers
+    elif not _in_cluster():
+        return
+
+    def give_up():
+        # jax itself ends the process with a stack trace, and cannot be stopped from that.
+        print(
+            f"hlrcml_jax: not all processes came to {coordinator or 'the coordinator'} within "
+            f"{timeout} s; start all of them, each with its own --process_id and one --coordinator "
+            "that all hosts can reach.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
+
+    timer = threading.Timer(timeout, give_up)
+    timer.daemon = True
+    timer.start()
+    jax.distributed.initialize(**options, initialization_timeout=timeout + 60)
+    timer.cancel()
+
+
+def _in_cluster() -> bool:
+    tasks = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    several = any(int(os.environ.get(name, 1)) > 1 for name in tasks)
+    return several or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
 def device_count() -> int:
     """Number of devices; the batch and the evaluated users are divided between them."""
     return jax.device_count()
@@ -53,6 +97,13 @@ def barrier(name: str) -> None:
     """Waits until all processes have come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def any_process(condition: bool) -> bool:
+    """Whether it is true in any process; all must ask."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(multihost_utils.process_allgather(np.array(condition)).any())
 
 
 def replicate(tree: Tree) -> Tree:

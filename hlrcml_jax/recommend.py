@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import polars as pl
 
+from hlrcml_jax import files
 from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models.cml import CML, user_rows
@@ -78,9 +79,7 @@ def frame(ranking: Ranking, dataset: Dataset) -> pl.DataFrame:
 
 def write(table: pl.DataFrame, path: pathlib.Path, format: str) -> None:
     """Writes a frame as "parquet", "csv" or "jsonl"; the file is whole or not there."""
-    scratch = path.with_name(path.name + ".part")
-    WRITERS[format](table, scratch)
-    scratch.replace(path)
+    files.write(path, lambda scratch: WRITERS[format](table, scratch))
 
 
 def main_reasons(

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from hlrcml_jax import files, parallel
+
 matplotlib.use("agg")
 
 
@@ -23,7 +25,7 @@ class TrainingProgress:
 
     def __init__(self, epochs: int, done: int, metric: str):
         self._metric = metric
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=not parallel.is_first_process())
         self._bar = Progress(
             TextColumn("epoch"),
             MofNCompleteColumn(),
@@ -64,12 +66,14 @@ class MetricsLog:
     def __init__(self, path: pathlib.Path, epoch: int):
         self._path = path
         kept = [record for record in read_log(path) if record["epoch"] <= epoch]
-        write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
+        if parallel.is_first_process():
+            files.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write(self, record: Mapping[str, float]) -> None:
-        """Appends a line."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Appends a line, in the first process."""
+        if parallel.is_first_process():
+            with files.writing(self._path), self._path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, float]]:
@@ -78,13 +82,6 @@ def read_log(path: pathlib.Path) -> list[dict[str, float]]:
         return []
     lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is either whole or not there."""
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_text(text)
-    scratch.replace(path)
 
 
 def print_metrics(
@@ -159,8 +156,7 @@ def plot_relations(
             axes.scatter(*point_Px2.T, s=6, alpha=0.5, color=colour, label=kind, linewidths=0)
     axes.legend(markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=120)
+    files.write(path, lambda scratch: figure.savefig(scratch, dpi=120))
 
 
 def plot_learning_curve(
@@ -181,8 +177,7 @@ def plot_learning_curve(
         right.axvline(best_epoch, color="grey", linestyle=":", label=f"best, epoch {best_epoch}")
         right.legend(loc="lower right", frameon=False)
     left.spines["top"].set_visible(False)
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=120)
+    files.write(path, lambda scratch: figure.savefig(scratch, dpi=120))
 
 
 class Stopwatch:

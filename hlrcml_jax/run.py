@@ -1,18 +1,21 @@
 """A run: its config, its data and its workdir, and what the config makes of them."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
+import filelock
 import jax
 import ml_collections
 import numpy as np
 import optax
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import parallel, report
+from hlrcml_jax import files, parallel
 from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.data.prepare import cache_folder, prepare
@@ -199,39 +202,86 @@ class Run:
         return ready
 
 
-def open_run(
-    config: ml_collections.ConfigDict, workdir: str | pathlib.Path, create: bool = False
-) -> Run:
-    """Checks the config and the workdir, prepares the data, and creates the workdir.
+def open_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Run:
+    """A run that exists, to be read: checks the config and the workdir, prepares the data.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+
+    Raises:
+      UserError: also when the workdir belongs to another config or to other data.
+    """
+    run, before = _prepare(config, workdir)
+    if before is None:
+        raise UserError(f"{run.workdir}: there is no run here yet; train first (--mode=train).")
+    return run
+
+
+@contextlib.contextmanager
+def begin_run(
+    config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> Iterator[tuple[Run, Checkpoints]]:
+    """A run that begins or goes on, and its checkpoints; no other program writes to it meanwhile.
 
     Nothing is written before the config is valid and the data is read.
 
     Args:
       config: of the run.
-      workdir: of the run.
-      create: whether the workdir may be new.
+      workdir: of the run, which may be new.
 
     Raises:
-      UserError: also when the workdir belongs to another config or to other data.
+      UserError: as `open_run`, and when another program works on the same workdir.
     """
+    run, before = _prepare(config, workdir)
+    with _locked(run.workdir):
+        if before is None:
+            if config_lib.read_workdir(run.workdir) is not None and parallel.is_first_process():
+                raise UserError(f"{run.workdir}: another run has begun here; choose another.")
+            write_config(run)
+        with Checkpoints(run.workdir, writes=True) as checkpoints:
+            yield run, checkpoints
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
+    if not parallel.is_first_process():
+        yield
+        return
+    with files.writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(workdir / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(
+            f"{workdir}: another program works on this run; wait for it, or choose another."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepare(config, workdir) -> tuple[Run, dict[str, Any] | None]:
+    """(run, what its workdir says of an earlier start)."""
     config_lib.validate(config)
     parallel.keep_compiled(cache_folder(config.data.cache_dir) / "compiled")
     workdir = pathlib.Path(workdir).absolute()
     before = config_lib.read_workdir(workdir)
-    if before is None and not create:
-        raise UserError(f"{workdir}: there is no run here yet; train first (--mode=train).")
     if before is not None:
         _check_same(workdir, before["config"], config)
-    dataset = prepare(config.data.to_dict())
+    if not parallel.is_first_process():
+        parallel.barrier("prepared")
+    dataset = prepare(config.data.to_dict())  # of which the others find the result
+    if parallel.is_first_process():
+        parallel.barrier("prepared")
     if before is not None and before["data"] != dataset.fingerprint():
         raise UserError(
             f"{workdir}: this workdir was made with other data than what the config gives now; "
             "choose another --workdir, or restore the data."
         )
-    run = Run(config, dataset, workdir)
-    if before is None:
-        write_config(run)
-    return run
+    return Run(config, dataset, workdir), before
 
 
 def write_config(run: Run) -> None:
@@ -242,13 +292,8 @@ def write_config(run: Run) -> None:
         "data": run.dataset.fingerprint(),
         "versions": {name: importlib.metadata.version(name) for name in names},
     }
-    try:
-        run.workdir.mkdir(parents=True, exist_ok=True)
-        report.write_whole(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"--workdir={run.workdir} cannot be written ({error.strerror}); choose another."
-        ) from None
+    if parallel.is_first_process():
+        files.write_text(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
 
 
 def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:
@@ -280,7 +325,8 @@ def best_checkpoint(run: Run) -> Best:
       UserError: when there is none yet.
     """
     with Checkpoints(run.workdir) as checkpoints:
-        best = checkpoints.best()
-        if best is None:
-            raise UserError(f"{run.workdir}: there is no checkpoint yet; train first.")
-        return Best(best, checkpoints.restore(best, run.empty_state()).params)
+        best = checkpoints.best(run.empty_state())
+    if best is None:
+        raise UserError(f"{run.workdir}: there is no checkpoint yet; train first.")
+    epoch, state = best
+    return Best(epoch, state.params)

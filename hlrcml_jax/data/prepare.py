@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from hlrcml_jax import files
 from hlrcml_jax.data import catalog, preprocess, readers, splits
 from hlrcml_jax.data.interactions import PARTS, Dataset, to_csr
 from hlrcml_jax.data.tables import ROLES, Layout
@@ -198,15 +199,11 @@ def _check(dataset: Dataset) -> None:
 
 def _store(dataset: Dataset, folder: pathlib.Path) -> None:
     """Writes the cache entry beside its place and moves it there, so that it is whole or absent."""
-    try:
+    with files.writing(f"data.cache_dir={str(folder.parents[1])!r}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))
-    except OSError as error:
-        raise UserError(
-            f"data.cache_dir={str(folder.parents[1])!r} cannot be written ({error.strerror})."
-        ) from None
-    try:
-        dataset.save(scratch)
-        catalog.move_whole(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            dataset.save(scratch)
+            catalog.move_whole(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
