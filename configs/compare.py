@@ -22,7 +22,7 @@ TEMPERATURE = {
     "ml-latest-small": {
         "cml": 1.0, "lrml": 1.0, "adacml": 1.0, "hlr": 0.7, "hlr++": 0.7, "hlr-r": 1.0,
     },
-    "lastfm-2k": {"cml": 0.7, "lrml": 1.0, "adacml": 0.7, "hlr-r": 1.0},
+    "lastfm-2k": {"cml": 0.7, "lrml": 1.0, "adacml": 1.0, "hlr-r": 1.0},
     "steam-200k": {"cml": 0.3, "lrml": 0.45, "adacml": 0.45, "hlr": 0.3, "hlr-r": 0.45},
 }  # fmt: skip
 # Preferences of models that attend to them; on sparse data more than 20 give nothing.

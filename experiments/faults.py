@@ -156,7 +156,7 @@ def damage(command, folder: pathlib.Path, whole: pathlib.Path, n: int, rng: rand
 
 
 def fill(command, folder: pathlib.Path, whole: pathlib.Path, limits: list[int]) -> dict:
-    """Forbids larger files; the sentence is clear, and with room again the run ends as it should."""
+    """Forbids larger files; one clear sentence, and with room again the run ends as it should."""
     sentences = {}
     for limit in limits:
         workdir = folder / f"full-{limit}"
