@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     """Does what `--mode` says with the config and the workdir of the flags."""
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; flags look like --workdir=DIR.")
-    logging.set_verbosity(logging.WARNING)  # orbax and jax say a lot
+    logging.set_verbosity(logging.FATAL)  # orbax and jax say a lot; what matters is raised
     config, workdir = _CONFIG.value, _WORKDIR.value
     if workdir is None:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
