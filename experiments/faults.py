@@ -46,7 +46,7 @@ runpy.run_module("hlrcml_jax.main", run_name="__main__", alter_sys=True)
 """
 
 
-def make_command(folder: pathlib.Path, epochs: int = EPOCHS) -> list[str]:
+def make_command(folder: pathlib.Path) -> list[str]:
     """The program on a small file of interactions, but for its workdir."""
     data = folder / "interactions.csv"
     if not data.exists():
@@ -59,9 +59,9 @@ def make_command(folder: pathlib.Path, epochs: int = EPOCHS) -> list[str]:
         "model.memory_slots": 4,
         "model.max_prefs": 5,
         "train.batch_size": 100,
-        "train.epochs": epochs,
+        "train.epochs": EPOCHS,
         "train.validate_every": 2,
-        "early_stopping.patience": epochs,
+        "early_stopping.patience": EPOCHS,
     }
     command = [sys.executable, "-m", "hlrcml_jax.main"]
     command.append(f"--config={ROOT / 'configs' / 'default.py'}")
@@ -70,7 +70,6 @@ def make_command(folder: pathlib.Path, epochs: int = EPOCHS) -> list[str]:
 
 def start(command: list[str], workdir: pathlib.Path, limit: int | None = None) -> subprocess.Popen:
     """Starts the program, with no file larger than a limit."""
-
     command = [*command, f"--workdir={workdir}"]
     if limit is not None:
         command[1:3] = ["-c", LIMITED, str(limit)]  # instead of -m hlrcml_jax.main
