@@ -11,7 +11,7 @@ Another model may be given as the argument; experiments/README.md says what each
 from hlrcml_jax.config import default_config
 from hlrcml_jax.models import OF_ITEMS
 
-# Each candidate costs them a pass over the preferences, and the first two the dearest.
+# Each candidate costs them a pass over the preferences.
 ATTENTIVE = ("hlr", "hlr++", "hlr-r", "adacml")
 
 
@@ -19,7 +19,7 @@ def get_config(model: str = "hlr-r"):
     config = default_config()
     config.model.name = model
     config.model.users = "items" if model in OF_ITEMS else "vectors"
-    config.model.max_prefs = 20 if model in ATTENTIVE[:2] else 50
+    config.model.max_prefs = 50
     config.model.sharpness = 4.0
     config.model.memory_radius = 0.3
     config.model.key_scale = 30.0

@@ -20,13 +20,15 @@ LOSSES = ("best", "hinge", "softmax", "paper")
 # What was chosen on validation; of other data sets and models the defaults hold.
 TEMPERATURE = {
     "ml-latest-small": {
-        "cml": 1.0, "lrml": 1.0, "adacml": 1.0, "hlr": 0.7, "hlr++": 0.7, "hlr-r": 1.0,
+        "cml": 1.0, "lrml": 1.0, "adacml": 1.3, "hlr": 1.3, "hlr++": 1.3, "hlr-r": 1.0,
     },
-    "lastfm-2k": {"cml": 0.7, "lrml": 1.0, "adacml": 1.0, "hlr-r": 1.0},
+    "lastfm-2k": {
+        "cml": 0.7, "lrml": 1.0, "adacml": 1.0, "hlr": 1.0, "hlr++": 1.0, "hlr-r": 1.0,
+    },
     "steam-200k": {"cml": 0.3, "lrml": 0.45, "adacml": 0.45, "hlr": 0.3, "hlr-r": 0.45},
 }  # fmt: skip
-# Preferences of models that attend to them; on sparse data more than 20 give nothing.
-MAX_PREFS = {"steam-200k": 20}
+# Of the paper's loss.
+LEARNING_RATE = {"ml-latest-small": 3e-3, "lastfm-2k": 3e-3}
 NEIGHBOURS = {"ml-latest-small": 1000, "lastfm-2k": 1000}
 EASE_L2 = {"ml-100k": 500.0, "ml-latest-small": 500.0, "lastfm-2k": 100.0, "steam-200k": 50.0}
 # Learning rate and weight decay of vectors.
@@ -44,8 +46,10 @@ def get_config(choice: str = "ml-100k,hinge,hlr"):
     if loss == "best":
         chosen = TEMPERATURE.get(data, {})
         config.loss.temperature = chosen.get(model, config.loss.temperature)
-        if model in ("hlr", "hlr++", "hlr-r", "adacml"):
-            config.model.max_prefs = MAX_PREFS.get(data, config.model.max_prefs)
+        if data == "steam-200k" and model not in ("cml", "lrml"):
+            config.model.max_prefs = 20  # more gave nothing
+    if loss == "paper" and data in LEARNING_RATE:
+        config.optimizer.learning_rate = LEARNING_RATE[data]
     if model == "bpr":
         config.optimizer.learning_rate, config.model.bpr.l2_vector = BPR.get(data, (5e-3, 0.0025))
     config.model.als.regularization = 10.0

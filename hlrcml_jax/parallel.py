@@ -4,6 +4,7 @@ Everything else is written for one device and an axis name. A replicated tree ha
 with one copy for each device of this process; a sharded one has a leading axis whose parts differ.
 """
 
+import functools
 import os
 import pathlib
 import sys
@@ -84,8 +85,12 @@ def device_count() -> int:
 
 def workers() -> int:
     """Threads that keep the device busy: a CPU runs the loops of one program on one core."""
-    on_one_cpu = jax.default_backend() == "cpu" and device_count() == 1
-    return (os.cpu_count() or 1) if on_one_cpu else 1
+    return (os.cpu_count() or 1) if on_cpu() and device_count() == 1 else 1
+
+
+def on_cpu() -> bool:
+    """Whether loops over what stays in a core's cache are best; other devices want all at once."""
+    return jax.default_backend() == "cpu"
 
 
 def is_first_process() -> bool:
@@ -129,7 +134,7 @@ def _over(devices: list) -> NamedSharding:
 
 def first(tree: Tree) -> Tree:
     """The first device's copy, as host arrays that nothing else refers to."""
-    return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data)[0], tree)
+    return jax.tree.map(lambda x: np.array(jax.device_get(x.addressable_shards[0].data))[0], tree)
 
 
 def all_parts(tree: Tree) -> Tree:
@@ -238,8 +243,17 @@ def gather_rows(part_RxD: jax.Array, row_N: jax.Array) -> jax.Array:
 
 
 def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
-    """Runs a function on all devices, over the leading axis of every argument."""
-    return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
+    """Runs a function on all devices, over the leading axis of every argument.
+
+    Products are exact to float32 also where the device would round their factors.
+    """
+
+    @functools.wraps(function)
+    def exact(*args):
+        with jax.default_matmul_precision("float32"):
+            return function(*args)
+
+    return jax.pmap(exact, axis_name=AXIS, donate_argnums=donate)
 
 
 def psum(tree: Tree) -> Tree:

@@ -27,7 +27,6 @@ from hlrcml_jax.models.relation import PIECE
 from hlrcml_jax.sampling import Sampler, evaluation_preferences
 
 STORAGE = ("float32", "bfloat16", "float16")
-GROUP = 64  # users whose relations with a block of targets are computed together
 PAIRS = 100_000  # of users that training never saw and their items, placed at a time
 LONG = 4  # lists longer than a quarter of the catalogue are sorted once, at the end
 BITS = 8  # of a byte: known items travel as bits
@@ -38,12 +37,14 @@ class Blocks:
     """Sizes that keep scoring within a budget.
 
     Attributes:
-      users: users in a chunk, for each device and worker; groups of 64, or fewer than that.
-      rows: users of the chunk whose preferences are mixed at a time.
+      users: users in a chunk, for each device and worker; whole groups.
+      group: users whose relations with a block of targets are computed together.
+      rows: users of the group whose preferences are mixed at a time.
       targets: items in a block, a multiple of 8.
     """
 
     users: int
+    group: int
     rows: int
     targets: int
 
@@ -58,15 +59,15 @@ def plan_blocks(memory_mb: int, n_users: int, user_bytes: int, target_bytes: int
       target_bytes: what a target needs for all users together.
     """
     budget = memory_mb * 2**20
-    on_cpu = jax.default_backend() == "cpu"
     # A CPU keeps one user's part of a block in its cache; other devices want much at a time.
-    targets = _clamp(budget // 2 // target_bytes, 8, 64 if on_cpu else 1024) // 8 * 8
+    group, most_targets = (64, 64) if parallel.on_cpu() else (2048, 128)
+    targets = _clamp(budget // 2 // target_bytes, 8, most_targets) // 8 * 8
     most = max(budget // 2 // user_bytes, 1)
     # Chunks of one size, in whole groups.
     users = math.ceil(n_users / math.ceil(n_users / most))
-    if users > GROUP:
-        users = math.ceil(users / GROUP) * GROUP
-    return Blocks(users, 1 if on_cpu else min(users, GROUP), targets)
+    group = min(users, group)
+    users = math.ceil(users / group) * group
+    return Blocks(users, group, 1 if parallel.on_cpu() else group, targets)
 
 
 def _is_long(k: int, n_items: int) -> bool:
@@ -352,7 +353,7 @@ class _Steps:
                 user_GxD = made_of_items(prefs_GxSxD, mask_GxS)
             return user_GxD, jax.vmap(bound.block_history)(user_GxD, prefs_GxSxD, mask_GxS)
 
-        begun_KxG = jax.lax.map(begin, _split((user_CxD, prefs_CxS, mask_CxS, bits_CxW), GROUP))
+        begun_KxG = jax.lax.map(begin, self._groups((user_CxD, prefs_CxS, mask_CxS, bits_CxW)))
         user_CxD, history = jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), begun_KxG)
         return {
             "user_CxD": user_CxD,
@@ -389,7 +390,7 @@ class _Steps:
 
         n = len(users["user_CxD"])
         names = ("user_CxD", "history", "prefs_CxS", "mask_CxS")
-        groups = _split({name: users[name] for name in names}, GROUP)
+        groups = self._groups({name: users[name] for name in names})
         score_CxT = jax.lax.map(score_group, groups).reshape(n, -1)
         bits_CxW = jax.lax.dynamic_slice_in_dim(
             users["bits_CxW"], first // BITS, self.blocks.targets // BITS, axis=1
@@ -421,6 +422,11 @@ class _Steps:
             item_CxK = jnp.take_along_axis(item_CxK, place_CxK, axis=1)
         return jnp.where(score_CxK > -jnp.inf, item_CxK, -1), score_CxK
 
+    def _groups(self, tree):
+        """Arrays (C, ...) as (groups, users of a group, ...)."""
+        group = self.blocks.group
+        return jax.tree.map(lambda x: x.reshape(len(x) // group, group, *x.shape[1:]), tree)
+
     @property
     def _n_own(self):
         return math.ceil(self.n_items / self.item_parts)
@@ -436,16 +442,6 @@ class _Steps:
         items_IxD = params["items"]
         place_T = jnp.minimum(first + jnp.arange(self.blocks.targets), len(items_IxD) - 1)
         return items_IxD[place_T]
-
-
-def _split(tree, size: int):
-    """Arrays (N, ...) as (N / size, size, ...), or as one part where they are shorter."""
-
-    def split(x):
-        rows = min(len(x), size)
-        return x.reshape(len(x) // rows, rows, *x.shape[1:])
-
-    return jax.tree.map(split, tree)
 
 
 def _from_bits(bits_CxW: jax.Array) -> jax.Array:

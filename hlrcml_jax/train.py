@@ -167,7 +167,7 @@ class Trainer:
 
     def _n_blocks(self, batch, params) -> int:
         in_one = batch.is_shared or batch.prefs_BxS.shape[1] == 0
-        if in_one or jax.default_backend() != "cpu":
+        if in_one or not parallel.on_cpu():
             return 1
         floats = batch.prefs_BxS.size * params["items"].shape[1]
         return max(1, round(4 * floats / self.block_bytes))

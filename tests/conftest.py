@@ -24,6 +24,7 @@ from hlrcml_jax import config as config_lib
 from hlrcml_jax.data import synthetic
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "float32")  # as in mapped functions, on a GPU too
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from hlrcml_jax import parallel
 from hlrcml_jax.config import default_config
 from hlrcml_jax.losses import KINDS, Batch, Loss
 from hlrcml_jax.models import OF_ITEMS, make_model
@@ -158,6 +159,7 @@ def test_uniform_is_the_mean_of_single_negatives(copy_relation):
     np.testing.assert_allclose(loss(model, params, many), np.mean(singles), rtol=1e-5)
 
 
+BETA_AND_LOOPS = [(0.6, True), (0.6, False), (1.0, False)]
 NAMES = ["cml", "hlr", "hlr++", "hlr-r", "lrml", "transcf", "adacml", "bpr"]
 
 
@@ -187,13 +189,16 @@ def test_gradients_agree_with_finite_differences(name, users):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("name", "beta"), [(name, 1.0) for name in NAMES] + [("hlr", 0.6), ("hlr++", 0.6)]
+    ("name", "beta", "loops"),
+    [(name, 1.0, True) for name in NAMES]
+    + [(name, beta, loops) for name in ("hlr", "hlr++") for beta, loops in BETA_AND_LOOPS],
 )
-def test_shared_candidates_are_candidates(name, beta, kind):
+def test_shared_candidates_are_candidates(name, beta, loops, kind, monkeypatch):
     """One list for the batch gives what the same list gives to each example, also its gradient.
 
     Preferences are masked, one example has none, and one may not use some of the candidates.
     """
+    monkeypatch.setattr(parallel, "on_cpu", lambda: loops)
     with jax.enable_x64(True):
         (model, params, constants), many = setting_of(name, beta), hlr_setting(7)[2]
         many = many.replace(

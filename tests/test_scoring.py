@@ -100,7 +100,10 @@ def test_lists_are_the_best_unknown_items(setting):
         )
 
 
-@pytest.mark.parametrize("blocks", [(1, 1, 8), (2, 1, 16), (5, 3, 24), (13, 13, 40), (4, 2, 64)])
+BLOCKS = [(1, 1, 1, 8), (2, 2, 1, 16), (6, 3, 2, 24), (13, 13, 13, 40), (4, 2, 2, 64)]
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
 def test_blocks_do_not_change_the_scores(setting, blocks, monkeypatch):
     model, params, known = setting
     (whole,) = rank(model, params, known, np.arange(N_USERS), 8)
@@ -110,6 +113,16 @@ def test_blocks_do_not_change_the_scores(setting, blocks, monkeypatch):
     assert len(parts) == -(-N_USERS // chunk)
     joined = np.concatenate([part.score_CxK for part in parts])
     np.testing.assert_allclose(joined, whole.score_CxK, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hlr", "hlr++", "hlr-r", "adacml"])
+def test_without_loops_the_scores_are_the_same(name, monkeypatch):
+    """As on devices that have no cache to keep a slot in."""
+    model, params, known = make_setting(name)
+    (loops,) = rank(model, params, known, np.arange(N_USERS), N_ITEMS)
+    monkeypatch.setattr(parallel, "on_cpu", lambda: False)
+    (at_once,) = rank(model, params, known, np.arange(N_USERS), N_ITEMS)
+    np.testing.assert_allclose(at_once.score_CxK, loops.score_CxK, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("storage", "tolerance"), [("float16", 1e-3), ("bfloat16", 1e-2)])
@@ -178,7 +191,8 @@ def test_blocks_fit_the_budget(memory_mb, user_bytes, target_bytes):
     assert blocks.targets % 8 == 0
     # However small the budget, a block has eight items and a chunk one user.
     assert blocks.targets == 8 or blocks.targets * target_bytes <= memory_mb * 2**19
-    rounded = blocks.users - scoring.GROUP if blocks.users > scoring.GROUP else blocks.users
+    assert blocks.users % blocks.group == 0
+    rounded = max(blocks.users - blocks.group, min(blocks.users, blocks.group))
     assert blocks.users == 1 or rounded * user_bytes <= memory_mb * 2**19
 
 

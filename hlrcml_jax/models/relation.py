@@ -18,6 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hlrcml_jax import parallel
+
 # Rows whose relations with a block of targets are computed at a time: they stay in cache.
 PIECE = 256
 
@@ -130,7 +132,6 @@ def normalize(logits_SxB: jax.Array, mask_SxB: jax.Array, beta: float = 1.0) -> 
     return mass_SxB * jnp.exp((1.0 - beta) * peak_1xB) / total_1xB**beta
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def attend_shared(
     pairs_XxMxN: jax.Array,
     place_BxS: jax.Array,
@@ -141,9 +142,6 @@ def attend_shared(
 ) -> jax.Array:
     """`attend` of B examples over relations of N targets that they share, (B, M, N).
 
-    Neither this nor its derivative ever gathers the relations of an example's slots: they are
-    taken from the pairs, and their gradients added to the pairs' own, one slot in cache at a time.
-
     Args:
       pairs_XxMxN: relations of every item with every target.
       place_BxS: the items among them that an example attends to.
@@ -152,19 +150,37 @@ def attend_shared(
       mask_BxS1: True for real slots, slot 0 before the others.
       beta: as in `attend`.
     """
-    return _attend_shared(pairs_XxMxN, place_BxS, slot_0_BxMxN, query_BxM, mask_BxS1, beta)[0]
-
-
-def _attend_shared(pairs_XxMxN, place_BxS, slot_0_BxMxN, query_BxM, mask_BxS1, beta):
-    def attend_one(example):
-        place_S, slot_0_MxN, query_M, mask_S1 = example
-        logits_SxN = pair_logits(pairs_XxMxN, place_S, query_M)
-        logits_S1xN = jnp.concatenate([(query_M @ slot_0_MxN)[None], logits_SxN])
-        weights_S1xN = normalize(logits_S1xN, mask_S1[:, None], beta)
-        mix_MxN = mix_pairs(pairs_XxMxN, place_S, weights_S1xN[1:])
-        return slot_0_MxN * weights_S1xN[:1] + mix_MxN, weights_S1xN
-
     examples = (place_BxS, slot_0_BxMxN, query_BxM, mask_BxS1)
+    if parallel.on_cpu():
+        return _attend_shared(pairs_XxMxN, *examples, beta)
+    attend_one = functools.partial(_attend_one, pairs_XxMxN, beta)
+    return jax.vmap(lambda *example: attend_one(example)[0])(*examples)
+
+
+def _attend_one(pairs_XxMxN, beta, example):
+    """(mixture weights (M, N), weights of the slots (S + 1, N)) of one example."""
+    place_S, slot_0_MxN, query_M, mask_S1 = example
+    logits_SxN = pair_logits(pairs_XxMxN, place_S, query_M)
+    logits_S1xN = jnp.concatenate([(query_M @ slot_0_MxN)[None], logits_SxN])
+    weights_S1xN = normalize(logits_S1xN, mask_S1[:, None], beta)
+    mix_MxN = mix_pairs(pairs_XxMxN, place_S, weights_S1xN[1:])
+    return slot_0_MxN * weights_S1xN[:1] + mix_MxN, weights_S1xN
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend_shared(pairs_XxMxN, place_BxS, slot_0_BxMxN, query_BxM, mask_BxS1, beta):
+    """Neither this nor its derivative ever gathers the relations of an example's slots.
+
+    They are taken from the pairs, and their gradients added to the pairs' own, one slot in cache at
+    a time.
+    """
+    examples = (place_BxS, slot_0_BxMxN, query_BxM, mask_BxS1)
+    return _attend_shared_forward(pairs_XxMxN, *examples, beta)[0]
+
+
+def _attend_shared_forward(pairs_XxMxN, place_BxS, slot_0_BxMxN, query_BxM, mask_BxS1, beta):
+    examples = (place_BxS, slot_0_BxMxN, query_BxM, mask_BxS1)
+    attend_one = functools.partial(_attend_one, pairs_XxMxN, beta)
     mix_BxMxN, weights_BxS1xN = jax.lax.map(attend_one, examples)
     saved = (pairs_XxMxN, place_BxS, slot_0_BxMxN, query_BxM, weights_BxS1xN, mix_BxMxN)
     return mix_BxMxN, saved
@@ -202,7 +218,7 @@ def _attend_shared_back(beta, saved, back_BxMxN):
     return pairs_back_XxMxN, None, slot_0_back_BxMxN, query_back_BxM, None
 
 
-attend_shared.defvjp(_attend_shared, _attend_shared_back)
+_attend_shared.defvjp(_attend_shared_forward, _attend_shared_back)
 
 
 def pair_logits(pairs_XxMxT: jax.Array, place_S: jax.Array, query_M: jax.Array) -> jax.Array:
@@ -211,7 +227,9 @@ def pair_logits(pairs_XxMxT: jax.Array, place_S: jax.Array, query_M: jax.Array) 
 
 
 def pair_products(pairs_XxMxT: jax.Array, place_S: jax.Array, with_MxT: jax.Array) -> jax.Array:
-    """Their products (S, T) with a mixture (M, T) or (M, 1); one slot in cache at a time."""
+    """Their products (S, T) with a mixture (M, T) or (M, 1); a CPU keeps one slot in cache."""
+    if not parallel.on_cpu():
+        return jnp.sum(pairs_XxMxT[place_S].astype(float) * with_MxT[None], axis=1)
     return jax.lax.map(
         lambda place: jnp.sum(pairs_XxMxT[place].astype(float) * with_MxT, axis=0), place_S
     )
@@ -219,6 +237,8 @@ def pair_products(pairs_XxMxT: jax.Array, place_S: jax.Array, with_MxT: jax.Arra
 
 def mix_pairs(pairs_XxMxT: jax.Array, place_S: jax.Array, weights_SxT: jax.Array) -> jax.Array:
     """Mixture weights (M, T) of the weighted sum of those relations."""
+    if not parallel.on_cpu():
+        return jnp.sum(pairs_XxMxT[place_S].astype(float) * weights_SxT[:, None], axis=0)
 
     def add(sum_MxT, slot):
         place, weights_T = slot
