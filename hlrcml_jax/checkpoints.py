@@ -78,6 +78,8 @@ class Checkpoints:
             raise self._not_written(error) from None
 
     def _not_written(self, error: Exception) -> UserError:
+        if parallel.lost_another(error):
+            raise error
         kept = [step for step in self._manager.all_steps() if (self.folder / str(step)).is_dir()]
         last = f"that of epoch {max(kept)} is whole" if kept else "there is none before it"
         return UserError(
@@ -124,12 +126,13 @@ class Checkpoints:
         return None
 
     def _set_aside(self, epoch: int) -> None:
-        if parallel.is_first_process():
+        def move():
             aside = self.folder.with_name("damaged")
             aside.mkdir(exist_ok=True)
             n = len(list(aside.iterdir()))
             (self.folder / str(epoch)).replace(aside / f"{epoch}-{n}")
-        parallel.barrier(f"set aside {epoch}")
+
+        parallel.in_first_process(move)
         self._manager.reload()
 
     def restore(self, epoch: int, target: Tree) -> Tree:

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -52,9 +53,9 @@ def train_and_evaluate(
     best = best_checkpoint(run)
     summary = test(run, best)
     log = report.read_log(run.workdir / "metrics.jsonl")
-    if not isinstance(run.model, Solved) and parallel.is_first_process():
-        plot = run.workdir / "plots" / "learning_curve.png"
-        report.plot_learning_curve(log, config.early_stopping.metric, best.epoch, plot)
+    if not isinstance(run.model, Solved):
+        metric, plot = config.early_stopping.metric, run.workdir / "plots" / "learning_curve.png"
+        parallel.in_first_process(lambda: report.plot_learning_curve(log, metric, best.epoch, plot))
     show_recommendations(run, best)
     seconds = time.perf_counter() - started
     rich.print(f"Done in {seconds:.0f} s; everything is in [bold]{run.workdir}[/bold].")
@@ -73,7 +74,8 @@ def fit(run: Run, checkpoints: Checkpoints) -> None:
         epoch, state = 0, pretrained.begin(run, run.initial_state())
     else:
         epoch, state = latest
-        write_config(run)  # what may change may have changed
+        # What may change may have changed.
+        parallel.in_first_process(lambda: write_config(run))
         rich.print(f"Going on after epoch {epoch}.")
     log = report.MetricsLog(run.workdir / "metrics.jsonl", epoch)
     with (
@@ -135,16 +137,15 @@ class _Loop:
         train_key, loss_key = jax.random.split(jax.random.fold_in(self._key, 1))
         self.state = run.place(state)
         sampler, positives = parallel.replicate((run.sampler(), Positives.of(run.dataset.train)))
-        train_key = _replicate_key(train_key)
-        arguments = (self.state, sampler, positives, train_key)
-        self._epoch = parallel.pmap(trainer.train_epoch, donate=(0,)).lower(*arguments).compile()
-        self._data = (sampler, positives, train_key)
+        self._data = (sampler, positives, _replicate_key(train_key))
+        epoch = _with_key_data(trainer.train_epoch)
+        self._epoch = parallel.compiled(epoch, (self.state, *self._data), donate=(0,))
         self._steps = steps_per_epoch(self._n, trainer.batch_size)
         self._metric = run.config.early_stopping.metric
         if self._metric == "loss":
             valid = parallel.replicate(Positives.of(run.dataset.valid))
             self._loss_data = (sampler, valid, _replicate_key(loss_key))
-            self._mean_loss = parallel.pmap(trainer.mean_loss)
+            self._mean_loss = parallel.pmap(_with_key_data(trainer.mean_loss))
         else:
             self._scorer = run.scorer("valid")
 
@@ -193,7 +194,18 @@ class _Loop:
 
 
 def _replicate_key(key: jax.Array) -> jax.Array:
-    return jax.random.wrap_key_data(parallel.replicate(jax.random.key_data(key)))
+    return parallel.replicate(jax.random.key_data(key))
+
+
+def _with_key_data(function):
+    """The function of a key as one of its data, which several processes can be given."""
+
+    @functools.wraps(function)
+    def wrapped(*args):
+        *rest, key_data = args
+        return function(*rest, jax.random.wrap_key_data(key_data))
+
+    return wrapped
 
 
 def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
@@ -219,11 +231,14 @@ def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
             "std": "between the means of the cohorts",
         },
     }
-    if parallel.is_first_process():
+    ids = run.dataset.user_ids.gather(found.user_B)
+    by_user = pl.DataFrame({"user_id": ids, **found.values})
+
+    def write():
         files.write_text(run.workdir / "test_metrics.json", json.dumps(text, indent=2) + "\n")
-        ids = run.dataset.user_ids.gather(found.user_B)
-        by_user = pl.DataFrame({"user_id": ids, **found.values})
         files.write(run.workdir / "test_users.parquet", by_user.write_parquet)
+
+    parallel.in_first_process(write)
     if not len(found.user_B):
         rich.print("The test part is empty: nothing to evaluate.")
         return {}
@@ -272,8 +287,7 @@ def write_recommendations(run: Run, best: Best) -> pathlib.Path:
     )
     path = run.workdir / f"recommendations.{options.format}"
     table = pl.concat(list(frames))
-    if parallel.is_first_process():
-        recommend.write(table, path, options.format)
+    parallel.in_first_process(lambda: recommend.write(table, path, options.format))
     rich.print(f"{len(table):,} recommendations for {len(user_C):,} users in [bold]{path}[/bold].")
     return path
 
@@ -289,15 +303,18 @@ def analyse(run: Run, best: Best) -> dict[str, dict[str, float]]:
     found = analysis.relations(run.model, params, scorer, run.dataset, most, seed)
     matching = analysis.matching(found, seed)
     plot = run.workdir / "plots" / "relations.png"
-    if parallel.is_first_process():
-        arrays = {
-            "user_ids": run.dataset.user_ids.cast(pl.String).to_numpy()[found.user_N].astype(str),
-            "item_ids": run.dataset.item_ids.cast(pl.String).to_numpy()[found.item_N].astype(str),
-            "vectors": found.vector_NxD,
-        }
+    arrays = {
+        "user_ids": run.dataset.user_ids.cast(pl.String).to_numpy()[found.user_N].astype(str),
+        "item_ids": run.dataset.item_ids.cast(pl.String).to_numpy()[found.item_N].astype(str),
+        "vectors": found.vector_NxD,
+    }
+
+    def write():
         files.write_text(run.workdir / "relations.json", json.dumps(matching, indent=2) + "\n")
         files.write(run.workdir / "relations.npz", lambda path: np.savez(path, **arrays))
         report.plot_relations(*analysis.in_two_dimensions(found.vector_NxD), found.shared_N, plot)
+
+    parallel.in_first_process(write)
     report.print_matching(f"Relations of {run.config.model.name}", matching)
     rich.print(f"The plot is [bold]{plot}[/bold].")
     return matching

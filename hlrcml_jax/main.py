@@ -44,19 +44,20 @@ def main(argv: list[str]) -> None:
     config_lib.validate(config)
     parallel.join(_COORDINATOR.value, _N_PROCESSES.value, _PROCESS.value, _TIMEOUT.value)
     rich.get_console().quiet = not parallel.is_first_process()
-    if _MODE.value == "prepare":
-        prepare(config.data.to_dict())
-    elif _MODE.value == "train":
-        experiment.train_and_evaluate(config, workdir)
-    else:
-        run = open_run(config, workdir)
-        best = best_checkpoint(run)
-        finish = {
-            "evaluate": experiment.test,
-            "recommend": experiment.write_recommendations,
-            "analyse": experiment.analyse,
-        }
-        finish[_MODE.value](run, best)
+    with parallel.together():
+        if _MODE.value == "prepare":
+            parallel.in_first_process(lambda: prepare(config.data.to_dict()))
+        elif _MODE.value == "train":
+            experiment.train_and_evaluate(config, workdir)
+        else:
+            run = open_run(config, workdir)
+            best = best_checkpoint(run)
+            finish = {
+                "evaluate": experiment.test,
+                "recommend": experiment.write_recommendations,
+                "analyse": experiment.analyse,
+            }
+            finish[_MODE.value](run, best)
 
 
 def run() -> None:

@@ -4,12 +4,14 @@ Everything else is written for one device and an axis name. A replicated tree ha
 with one copy for each device of this process; a sharded one has a leading axis whose parts differ.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
+import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,8 +20,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from hlrcml_jax.errors import UserError, warn
+
 AXIS = "devices"
 TABLES = ("replicated", "sharded")
+LOST = "Gloo|UNAVAILABLE|DEADLINE_EXCEEDED"
+SENTENCE = 2000  # bytes of what processes tell each other
+SHUTDOWN = 20  # seconds that a process which ends waits for the others
 
 Tree = Any
 
@@ -65,10 +72,14 @@ def join(coordinator: str, n_processes: int, process: int, timeout: int) -> None
         )
         os._exit(2)
 
+    # On CPUs, what two programs say to other processes at one time would be mixed up.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     timer = threading.Timer(timeout, give_up)
     timer.daemon = True
     timer.start()
-    jax.distributed.initialize(**options, initialization_timeout=timeout + 60)
+    jax.distributed.initialize(
+        **options, initialization_timeout=timeout + 60, shutdown_timeout_seconds=SHUTDOWN
+    )
     timer.cancel()
 
 
@@ -76,6 +87,26 @@ def _in_cluster() -> bool:
     tasks = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     several = any(int(os.environ.get(name, 1)) > 1 for name in tasks)
     return several or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Ends this process, with a sentence, when another one has been lost."""
+    try:
+        yield
+    except Exception as error:
+        if not lost_another(error):
+            raise
+        warn(
+            f"another process was lost ({' '.join(str(error).split())[:200]}); give the same "
+            "commands again: what was saved is kept."
+        )
+        os._exit(1)  # jax would wait for it first
+
+
+def lost_another(error: Exception) -> bool:
+    """Whether an error means that another process was lost, which jax says in many ways."""
+    return jax.process_count() > 1 and re.search(LOST, str(error)) is not None
 
 
 def device_count() -> int:
@@ -98,10 +129,24 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def barrier(name: str) -> None:
-    """Waits until all processes have come here."""
+def in_first_process(function: Callable[[], Tree]) -> Tree | None:
+    """What a function gives in the first process, for which the others wait; None in those.
+
+    Raises:
+      UserError: in all processes, when the function did in the first.
+    """
+    found, sentence = None, b""
+    if is_first_process():
+        try:
+            found = function()
+        except UserError as error:
+            sentence = str(error).encode()
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        text_N = np.frombuffer(sentence.ljust(SENTENCE)[:SENTENCE], np.uint8)
+        sentence = multihost_utils.broadcast_one_to_all(text_N).tobytes().rstrip()
+    if sentence:
+        raise UserError(sentence.decode(errors="replace"))
+    return found
 
 
 def any_process(condition: bool) -> bool:
@@ -254,6 +299,13 @@ def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
             return function(*args)
 
     return jax.pmap(exact, axis_name=AXIS, donate_argnums=donate)
+
+
+def compiled(function: Callable, arguments: tuple, donate: tuple[int, ...] = ()) -> Callable:
+    """As `pmap`, ready to be called with arguments like these."""
+    mapped = pmap(function, donate)
+    # Of several processes, jax compiles for the arguments of all and then refuses those of one.
+    return mapped if jax.process_count() > 1 else mapped.lower(*arguments).compile()
 
 
 def psum(tree: Tree) -> Tree:

@@ -66,14 +66,17 @@ class MetricsLog:
     def __init__(self, path: pathlib.Path, epoch: int):
         self._path = path
         kept = [record for record in read_log(path) if record["epoch"] <= epoch]
-        if parallel.is_first_process():
-            files.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        parallel.in_first_process(lambda: files.write_text(path, text))
 
     def write(self, record: Mapping[str, float]) -> None:
         """Appends a line, in the first process."""
-        if parallel.is_first_process():
+
+        def append():
             with files.writing(self._path), self._path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+
+        parallel.in_first_process(append)
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, float]]:

@@ -234,31 +234,27 @@ def begin_run(
       UserError: as `open_run`, and when another program works on the same workdir.
     """
     run, before = _prepare(config, workdir)
-    with _locked(run.workdir):
+    lock = filelock.FileLock(run.workdir / ".lock", blocking=False)
+
+    def begin():
+        with files.writing(run.workdir):
+            run.workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise UserError(
+                f"{run.workdir}: another program works on this run; wait for it, or choose another."
+            ) from None
         if before is None:
-            if config_lib.read_workdir(run.workdir) is not None and parallel.is_first_process():
+            if config_lib.read_workdir(run.workdir) is not None:
                 raise UserError(f"{run.workdir}: another run has begun here; choose another.")
             write_config(run)
-        with Checkpoints(run.workdir, writes=True) as checkpoints:
+
+    try:
+        parallel.in_first_process(begin)
+        # Without another process, checkpoints would wait to be closed.
+        with Checkpoints(run.workdir, writes=True) as checkpoints, parallel.together():
             yield run, checkpoints
-
-
-@contextlib.contextmanager
-def _locked(workdir: pathlib.Path) -> Iterator[None]:
-    if not parallel.is_first_process():
-        yield
-        return
-    with files.writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(workdir / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise UserError(
-            f"{workdir}: another program works on this run; wait for it, or choose another."
-        ) from None
-    try:
-        yield
     finally:
         lock.release()
 
@@ -271,11 +267,8 @@ def _prepare(config, workdir) -> tuple[Run, dict[str, Any] | None]:
     before = config_lib.read_workdir(workdir)
     if before is not None:
         _check_same(workdir, before["config"], config)
-    if not parallel.is_first_process():
-        parallel.barrier("prepared")
-    dataset = prepare(config.data.to_dict())  # of which the others find the result
-    if parallel.is_first_process():
-        parallel.barrier("prepared")
+    data = config.data.to_dict()
+    dataset = parallel.in_first_process(lambda: prepare(data)) or prepare(data)
     if before is not None and before["data"] != dataset.fingerprint():
         raise UserError(
             f"{workdir}: this workdir was made with other data than what the config gives now; "
@@ -292,8 +285,7 @@ def write_config(run: Run) -> None:
         "data": run.dataset.fingerprint(),
         "versions": {name: importlib.metadata.version(name) for name in names},
     }
-    if parallel.is_first_process():
-        files.write_text(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
+    files.write_text(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
 
 
 def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:

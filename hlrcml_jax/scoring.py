@@ -213,7 +213,7 @@ class Scorer:
             pairs = self._room_for_pairs(len(context_X), blocks.targets)
             for first in range(0, n_own, blocks.targets):
                 place = parallel.replicate(np.int32(first))
-                items = steps.items(params, context, place, pairs)
+                items, place = steps.items(params, context, place, pairs)
                 pairs = items["pairs_XxMxT"] if self._model.relates_items else None
                 block = itertools.repeat((params, items, place))
                 users = list(pool.map(steps.rank, users, block))
@@ -371,8 +371,10 @@ class _Steps:
         return jnp.full((n, self.k), -1), jnp.full((n, self.k), -jnp.inf)
 
     def items(self, params, context_XxD, first, out_XxMxT):
-        """What a block needs of items alone."""
-        return self._bind(params).block_items(context_XxD, self._targets(params, first), out_XxMxT)
+        """What a block needs of items alone, and its first one."""
+        # Of several processes, jax takes no mapped function without any result.
+        target_TxD = self._targets(params, first)
+        return self._bind(params).block_items(context_XxD, target_TxD, out_XxMxT), first
 
     def rank(self, users, block):
         """The users with what is best after a block."""
