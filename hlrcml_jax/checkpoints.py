@@ -1,5 +1,7 @@
 """Checkpoints of a workdir, kept by orbax: the best, and the latest two."""
 
+import functools
+import json
 import math
 import os
 import pathlib
@@ -46,9 +48,24 @@ class Checkpoints:
             create=writes,
         )
         try:
+            parallel.in_first_process(self._check_ranks)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise UserError(f"{self.folder} cannot be used ({error}).") from None
+
+    def _check_ranks(self) -> None:
+        """Orbax reads what ranks them at once, and fails on any that it cannot read."""
+        for path in self.folder.glob("[0-9]*/metrics/metrics"):
+            if not path.parents[1].name.isdigit():
+                continue
+            try:
+                _rank(json.loads(path.read_bytes()))
+            except (ValueError, TypeError, KeyError):
+                said = f"{path.parents[1]}: what ranks this checkpoint cannot be read"
+                if not self._writes:
+                    raise UserError(f"{said}; --mode=train sets it aside.") from None
+                warn(f"{said}; it is set aside.")
+                self._set_aside(int(path.parents[1].name))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -116,7 +133,8 @@ class Checkpoints:
             for other, error in damaged.items():
                 warn(f"{error} That of epoch {epoch} is used in its place.")
                 if self._writes:
-                    self._set_aside(other)
+                    parallel.in_first_process(functools.partial(self._set_aside, other))
+                    self._manager.reload()
             return epoch, state
         if damaged:
             raise UserError(
@@ -126,14 +144,10 @@ class Checkpoints:
         return None
 
     def _set_aside(self, epoch: int) -> None:
-        def move():
-            aside = self.folder.with_name("damaged")
-            aside.mkdir(exist_ok=True)
-            n = len(list(aside.iterdir()))
-            (self.folder / str(epoch)).replace(aside / f"{epoch}-{n}")
-
-        parallel.in_first_process(move)
-        self._manager.reload()
+        aside = self.folder.with_name("damaged")
+        aside.mkdir(exist_ok=True)
+        n = len(list(aside.iterdir()))
+        (self.folder / str(epoch)).replace(aside / f"{epoch}-{n}")
 
     def restore(self, epoch: int, target: Tree) -> Tree:
         """Reads a checkpoint into the structure, shapes and types of a target.

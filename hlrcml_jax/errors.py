@@ -15,6 +15,9 @@ class UserError(Exception):
     `run_program` prints it on stderr and exits with status 2; anything else is a defect of ours.
     """
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # what it quotes may have lines
+
 
 class Terminated(BaseException):
     """The program was asked to end (SIGTERM); `run_program` exits with status 0."""

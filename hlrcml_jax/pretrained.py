@@ -29,12 +29,14 @@ def begin(run: Run, state: TrainState) -> TrainState:
         path = run.config.pretrained[name]
         if path:
             table = np.array(parallel.to_host(state.params[name])[: len(wanted)])
-            tables[name] = _place(f"pretrained.{name}={path}", _read(path, name), wanted, table)
+            tables[name] = place(
+                f"pretrained.{name}={path}", read_vectors(path, name), wanted, table
+            )
     return state.replace(params=state.params | tables)
 
 
-def _read(path: str, name: str) -> tuple[pl.Series | None, np.ndarray]:
-    """(ids as text or None, vectors) of a source."""
+def read_vectors(path: str, name: str) -> tuple[pl.Series | None, np.ndarray]:
+    """(ids as text or None, vectors) of a source; `name` is its key."""
     source = pathlib.Path(path).expanduser()
     if source.is_dir():
         other = open_run(config_lib.get_config(path), source)
@@ -44,16 +46,16 @@ def _read(path: str, name: str) -> tuple[pl.Series | None, np.ndarray]:
             raise UserError(f"pretrained.{name}={path}: this run made its {name} of their items.")
         return ids.cast(pl.String), parallel.to_host(params[name])[: len(ids)]
     try:
-        found = np.load(source, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return None, found
-        with found:
+        with source.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return None, found
             return pl.Series(found["ids"]).cast(pl.String), found["vectors"]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # numpy raises many kinds
         raise UserError(f"pretrained.{name}={path}: cannot be read ({error}).") from None
 
 
-def _place(key: str, source, wanted: pl.Series, table: np.ndarray) -> np.ndarray:
+def place(key: str, source, wanted: pl.Series, table: np.ndarray) -> np.ndarray:
     ids, vectors = source
     if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
         raise UserError(

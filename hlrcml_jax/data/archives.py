@@ -4,14 +4,16 @@ import contextlib
 import gzip
 import lzma
 import pathlib
-import shutil
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from hlrcml_jax.errors import UserError
 
+# Tables grow ten times; files that are made to fill a disk, a thousand times and more.
+RATIO, ROOM = 200, 1 << 28
 BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
 
 
@@ -32,10 +34,20 @@ def unpacked(path: pathlib.Path) -> Iterator[pathlib.Path]:
         plain = pathlib.Path(folder) / path.with_suffix("").name
         try:
             with openers[path.suffix](path) as source, plain.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+                _copy(source, target, max(ROOM, RATIO * path.stat().st_size), path)
         except BROKEN as error:
             raise UserError(f"{path}: cannot be unpacked ({error}).") from None
         yield plain
+
+
+def _copy(source: BinaryIO, target: BinaryIO, most: int, path: pathlib.Path) -> None:
+    while part := source.read(1 << 20):
+        if target.tell() + len(part) > most:
+            raise UserError(
+                f"{path}: more than {most:,} bytes come out of it, which is no table; unpack it "
+                "yourself if it is."
+            )
+        target.write(part)
 
 
 @contextlib.contextmanager

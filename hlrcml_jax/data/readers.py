@@ -113,7 +113,10 @@ def read_items(file: ItemFile) -> pl.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
     # The reader knows one encoding; files of items are small enough to be written anew.
-    content = path if file.encoding == "utf8" else path.read_bytes().decode(file.encoding).encode()
+    try:
+        content = path if file.encoding == "utf8" else path.read_text(file.encoding).encode()
+    except UnicodeError as error:
+        raise UserError(f"{path}: the text is not {file.encoding} ({error}).") from None
     source = TextTable(path, "delimited", file.layout, _scan_delimited(content, file.layout, path))
     columns = {"id": source.column("item", "titles"), "title": source.column("value", "titles")}
     if file.categories:
@@ -261,6 +264,7 @@ def _read_npz(path: pathlib.Path) -> pl.DataFrame:
 def load_matrix(path: pathlib.Path) -> scipy.sparse.sparray:
     """A matrix that `scipy.sparse.save_npz` wrote; nothing is unpickled."""
     try:
-        return scipy.sparse.csr_array(scipy.sparse.load_npz(path))
-    except (ValueError, OSError, KeyError) as error:
+        with path.open("rb") as file:
+            return scipy.sparse.csr_array(scipy.sparse.load_npz(file))
+    except Exception as error:  # numpy and scipy raise many kinds
         raise UserError(f"{path}: not a scipy sparse matrix ({error}).") from None

@@ -1,0 +1,76 @@
+"""Several processes on one machine do what the devices of one do, and end together."""
+
+import json
+import socket
+
+import pytest
+
+SHARDED = ["--config.optimizer.rows=lazy", "--config.parallel.tables=sharded"]
+
+
+@pytest.fixture(scope="module")
+def small(cli):
+    """Flags of a run that is long enough to be killed."""
+    longer = {"train.epochs": 12, "early_stopping.patience": 12, "train.validate_every": 2}
+    return [*cli.small, *(f"--config.{name}={value}" for name, value in longer.items())]
+
+
+def start(cli, n, flags, started=None):
+    """The n processes of a run, or those of them that are to be started."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
+    joined = [*flags, coordinator, f"--num_processes={n}"]
+    return [
+        cli.start(*joined, f"--process_id={i}") for i in range(n if started is None else started)
+    ]
+
+
+def finish(processes):
+    """(exit status, stderr) of each."""
+    said = [process.communicate()[1] for process in processes]
+    return [(process.returncode, err) for process, err in zip(processes, said, strict=True)]
+
+
+def left(workdir):
+    """What a run has left, but for the time that it took."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    timed = ("examples_per_s", "train_s", "validation_s")
+    log = [{name: line[name] for name in line if name not in timed} for line in lines]
+    return log, json.loads((workdir / "test_metrics.json").read_text())
+
+
+@pytest.mark.parametrize("tables", ["replicated", "sharded"])
+def test_two_processes_are_two_devices_also_after_one_was_killed(cli, small, tables, tmp_path):
+    flags = [*small, *(SHARDED if tables == "sharded" else [])]
+    status, _, err = cli.run(*flags, f"--workdir={tmp_path / 'one'}", devices=2)
+    assert status == 0, err
+    workdir = tmp_path / "two"
+    flags = [*flags, f"--workdir={workdir}"]
+    first, second = start(cli, 2, flags)
+    while not (workdir / "checkpoints" / "4").exists():
+        assert first.poll() is second.poll() is None, finish([first, second])
+    second.kill()
+    (status, err), _ = finish([first, second])
+    assert status != 0
+    assert not (workdir / "test_metrics.json").exists()
+    for status, err in finish(start(cli, 2, flags)):
+        assert status == 0, err
+    assert left(workdir) == left(tmp_path / "one")
+
+
+def test_a_process_that_never_comes(cli, small, tmp_path):
+    flags = [*small, f"--workdir={tmp_path / 'run'}", "--join_timeout=3"]
+    ((status, err),) = finish(start(cli, 2, flags, started=1))
+    assert status == 2
+    assert "not all processes came to localhost" in err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_is_one_of_all(cli, small, tmp_path):
+    """Also where only the first process finds it."""
+    (tmp_path / "file").write_text("")
+    flags = [*small, f"--workdir={tmp_path / 'file' / 'run'}"]
+    for status, err in finish(start(cli, 2, flags)):
+        assert status == 2, err
+        assert "cannot be written" in err
