@@ -6,7 +6,12 @@ import json
 import pathlib
 from collections.abc import Iterator
 
+import polars as pl
+
 from hlrcml_jax.errors import UserError
+
+# What polars raises: the last of a file that is packed, whatever its name.
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
 def records(path: pathlib.Path, layout) -> Iterator[tuple[int, list[str]]]:

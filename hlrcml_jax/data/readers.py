@@ -145,7 +145,7 @@ def _open(path: pathlib.Path, format: str, layout: Layout) -> TextTable:
         plain = {
             name: dtype for name, dtype in table.collect_schema().items() if not dtype.is_nested()
         }
-    except pl.exceptions.PolarsError as error:
+    except mistakes.UNREADABLE as error:
         raise mistakes.why_unreadable(path, kind, layout, error) from None
     lines = table.select(pl.col(name).cast(pl.String) for name in plain)
     return TextTable(path, kind, layout, lines)
@@ -172,7 +172,7 @@ def _scan_delimited(source, layout: Layout, path: pathlib.Path | None = None) ->
         names = lines.collect_schema().names()
     except pl.exceptions.NoDataError:
         raise UserError(f"{path}: the file is empty.") from None
-    except pl.exceptions.PolarsError as error:
+    except mistakes.UNREADABLE as error:
         raise mistakes.why_unreadable(path, "delimited", layout, error) from None
     if not single:
         return _split_long(path, lines, layout)
@@ -197,7 +197,7 @@ def _split_long(path: pathlib.Path, lines: pl.LazyFrame, layout: Layout) -> pl.L
         width = len(first)
         ragged = lines.with_row_index("row").filter(fields.list.len() != width).head(1)
         wrong = ragged.select("row", fields.list.len()).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
+    except mistakes.UNREADABLE as error:
         raise mistakes.why_unreadable(path, "delimited", layout, error) from None
     if not wrong.is_empty():
         row, found = wrong.row(0)

@@ -67,7 +67,7 @@ class TextTable:
             yield
         except pl.exceptions.NoDataError:
             raise UserError(f"{self.path}: the file is empty.") from None
-        except pl.exceptions.PolarsError as error:
+        except mistakes.UNREADABLE as error:
             raise mistakes.why_unreadable(self.path, self.format, self.layout, error) from None
 
     def names(self) -> list[str]:
