@@ -2,8 +2,10 @@
 
 import itertools
 import pathlib
+import re
 
 import pytest
+from conftest import ROOT
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.errors import UserError
@@ -189,3 +191,13 @@ def test_every_value_of_the_space_is_valid(choice):
         for value in options:
             changed = config_lib.from_flat(config_lib.flatten(config) | {name: value})
             assert config_lib.flatten(changed)[name] == value
+
+
+def test_every_promise_has_its_test():
+    promises = (ROOT / "README.md").read_text().partition("## What it promises")[2]
+    names = re.findall(r"`(test_\w+\.py)?::(test_\w+)`", promises.partition("\n## ")[0])
+    assert len(names) > 15
+    path = None
+    for file, name in names:
+        path = ROOT / "tests" / file if file else path
+        assert f"def {name}(" in path.read_text()

@@ -30,7 +30,7 @@ def faults(load_program, tmp_path_factory):
 
 def test_what_is_killed_goes_on(faults):
     program, *run = faults
-    assert program.kill(*run, 2, random.Random(0))["kills"] == 2
+    assert program.kill(*run, 4, random.Random(0))["kills"] == 4
 
 
 def test_damaged_checkpoints_are_not_used(faults):

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import signal
-import time
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -87,39 +85,6 @@ def test_the_same_command_goes_on_and_the_result_is_that_of_one_run(cli, trained
     assert json.loads((tmp_path / "test_metrics.json").read_text()) == json.loads(
         (workdir / "test_metrics.json").read_text()
     )
-
-
-def test_killed_five_times_nothing_is_lost(cli, tmp_path):
-    flags = [*cli.small, "--config.train.epochs=40", "--config.early_stopping.patience=40"]
-    status, _, err = cli.run(*flags, f"--workdir={tmp_path / 'whole'}")
-    assert status == 0, err
-    killed = tmp_path / "killed"
-    kills = 0
-    while kills < 5:
-        process = cli.start(*flags, f"--workdir={killed}")
-        before = len(log_of(killed)) if (killed / "metrics.jsonl").exists() else 0
-        while process.poll() is None:
-            lines = len(log_of_unfinished(killed))
-            if before + 3 <= lines < 38:
-                time.sleep(0.007 * kills)  # another moment of the epoch each time
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.002)
-        process.communicate()
-        assert process.returncode in (-signal.SIGKILL, 0)
-        if process.returncode == 0:
-            break
-    assert kills == 5
-    status, _, err = cli.run(*flags, f"--workdir={killed}")
-    assert status == 0, err
-    assert_identical(killed, tmp_path / "whole")
-    assert [record["epoch"] for record in log_of(killed)] == list(range(1, 41))
-
-
-def log_of_unfinished(workdir):
-    path = workdir / "metrics.jsonl"
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def test_two_runs_are_identical_and_eight_devices_nearly(cli, trained, tmp_path):

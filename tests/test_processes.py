@@ -11,7 +11,7 @@ SHARDED = ["--config.optimizer.rows=lazy", "--config.parallel.tables=sharded"]
 @pytest.fixture(scope="module")
 def small(cli):
     """Flags of a run that is long enough to be killed."""
-    longer = {"train.epochs": 12, "early_stopping.patience": 12, "train.validate_every": 2}
+    longer = {"train.epochs": 10, "early_stopping.patience": 10, "train.validate_every": 2}
     return [*cli.small, *(f"--config.{name}={value}" for name, value in longer.items())]
 
 
@@ -48,7 +48,7 @@ def test_two_processes_are_two_devices_also_after_one_was_killed(cli, small, tab
     workdir = tmp_path / "two"
     flags = [*flags, f"--workdir={workdir}"]
     first, second = start(cli, 2, flags)
-    while not (workdir / "checkpoints" / "4").exists():
+    while not (workdir / "checkpoints" / "2").exists():
         assert first.poll() is second.poll() is None, finish([first, second])
     second.kill()
     (status, err), _ = finish([first, second])
