@@ -28,7 +28,7 @@ TEMPERATURE = {
     "steam-200k": {"cml": 0.3, "lrml": 0.45, "adacml": 0.45, "hlr": 0.3, "hlr-r": 0.45},
 }  # fmt: skip
 # Of the paper's loss.
-LEARNING_RATE = {"ml-latest-small": 3e-3, "lastfm-2k": 3e-3}
+LEARNING_RATE = {"ml-latest-small": 3e-3, "lastfm-2k": 3e-3, "steam-200k": 3e-3}
 NEIGHBOURS = {"ml-latest-small": 1000, "lastfm-2k": 1000}
 EASE_L2 = {"ml-100k": 500.0, "ml-latest-small": 500.0, "lastfm-2k": 100.0, "steam-200k": 50.0}
 # Learning rate and weight decay of vectors.

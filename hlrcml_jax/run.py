@@ -27,7 +27,7 @@ from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Solved
 from hlrcml_jax.optimizer import learning_rate, make_optimizer, row_radii
 from hlrcml_jax.sampling import Sampler, UserItems
-from hlrcml_jax.scoring import Scorer, place_untrained_users
+from hlrcml_jax.scoring import Scorer
 from hlrcml_jax.train import (
     Trainer,
     TrainState,
@@ -36,6 +36,7 @@ from hlrcml_jax.train import (
     steps_per_epoch,
     widen,
 )
+from hlrcml_jax.untrained import place_untrained_users
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +92,12 @@ class Run:
 
     def place(self, tree: Any, model: CML | None = None) -> Any:
         """A state, or parameters of a model, for mapped functions, as `parallel.tables` says."""
-        sharded = self._tables(model or self.model) == "sharded"
+        sharded = self._is_sharded(model or self.model)
         return parallel.divide(tree) if sharded else parallel.replicate(tree)
 
     def keep(self, tree: Any) -> Any:
         """What `place` gave, to be kept: host arrays, and divided tables as a whole."""
-        sharded = self._tables(self.model) == "sharded"
+        sharded = self._is_sharded(self.model)
         return parallel.undivide(tree) if sharded else parallel.first(tree)
 
     def collect(self, tree: Any) -> Any:
@@ -111,8 +112,8 @@ class Run:
         tables = sum(rows[name] * params[name].shape[1] for name in rows if name in params)
         return tables + sum(leaf.size for leaf in jax.tree.leaves(params["model"]))
 
-    def _tables(self, model: CML) -> str:
-        return "replicated" if isinstance(model, Solved) else self.config.parallel.tables
+    def _is_sharded(self, model: CML) -> bool:
+        return self.config.parallel.tables == "sharded" and not isinstance(model, Solved)
 
     def _max_prefs(self, model: CML) -> int:
         made_of_items = self.config.model.users == "items" and not isinstance(model, Solved)
@@ -143,7 +144,7 @@ class Run:
             self.config.seed,
             self.config.scoring.batch_size,
             self.config.scoring.storage,
-            self._tables(model),
+            self._is_sharded(model),
         )
 
     def initial_state(self) -> TrainState:
@@ -151,7 +152,7 @@ class Run:
         if isinstance(self.model, Solved):
             params = self.model.fit(self.dataset.train, self.config.seed)
             return jax.device_get(init_state(params, optax.identity()))
-        if self._tables(self.model) == "replicated":
+        if not self._is_sharded(self.model):
             return jax.device_get(jax.jit(self._make_state)())
         # Each device draws its own rows, and no host has them all.
         shardings = parallel.map_tables(
@@ -163,8 +164,7 @@ class Run:
     def empty_state(self) -> TrainState:
         """What `initial_state` gives without its values, to restore a checkpoint into."""
         if not isinstance(self.model, Solved):
-            sharded = self._tables(self.model) == "sharded"
-            table = parallel.of_all if sharded else _zeros
+            table = parallel.of_all if self._is_sharded(self.model) else _zeros
             return parallel.map_tables(table, _zeros, jax.eval_shape(self._make_state))
         n_rows = {"users": self.dataset.n_users, "items": self.dataset.n_items}
         widths = zip(n_rows.items(), self.model.widths(self.dataset.n_items), strict=True)
@@ -180,7 +180,7 @@ class Run:
             self.config.model.dim,
             self.config.model.users == "vectors",
         )
-        if self._tables(self.model) == "sharded":
+        if self._is_sharded(self.model):
             params = parallel.map_tables(parallel.fill_up, lambda x: x, params)
         return init_state(params, self.trainer().optimizer)
 
@@ -193,7 +193,8 @@ class Run:
         ready = self.place(params, model)
         if has_users:
             known = self.dataset.known(part)
-            ready = place_untrained_users(ready, self.dataset.train, known, self._tables(model))
+            sharded = self._is_sharded(model)
+            ready = place_untrained_users(ready, self.dataset.train, known, sharded)
         if model.adds_constants:
             trained = UserItems.of(self.dataset.train)
             ready = parallel.first(ready)

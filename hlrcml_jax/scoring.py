@@ -27,7 +27,6 @@ from hlrcml_jax.models.relation import PIECE
 from hlrcml_jax.sampling import Sampler, evaluation_preferences
 
 STORAGE = ("float32", "bfloat16", "float16")
-PAIRS = 100_000  # of users that training never saw and their items, placed at a time
 LONG = 4  # lists longer than a quarter of the catalogue are sorted once, at the end
 BITS = 8  # of a byte: known items travel as bits
 
@@ -131,8 +130,8 @@ class Scorer:
       seed: of the draw of preferences.
       max_users: most users in a chunk, for each device; 0 leaves it to the memory.
       storage: type in which relations of item pairs wait to be mixed.
-      tables: "replicated", and users are divided between the devices; or "sharded" by rows, and
-        each device ranks its own items for all users.
+      sharded: whether tables are divided by rows, and each device ranks its own items for all
+        users; else users are divided between the devices.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class Scorer:
         seed: int,
         max_users: int = 0,
         storage: str = "float32",
-        tables: str = "replicated",
+        sharded: bool = False,
     ):
         self.known = known
         self.max_prefs = max_prefs
@@ -154,7 +153,7 @@ class Scorer:
         self._max_users = max_users
         self._storage = storage
         n = parallel.device_count()
-        self._user_parts, self._item_parts = (1, n) if tables == "sharded" else (n, 1)
+        self._user_parts, self._item_parts = (1, n) if sharded else (n, 1)
         self._key = jax.random.key(seed)
         self._sampler = jax.device_put(Sampler.of(known, self.max_prefs, weights=weights))
         self._draw = jax.jit(evaluation_preferences)
@@ -272,50 +271,6 @@ def _context(prefs_CxS, mask_CxS, n_items: int) -> tuple[np.ndarray, np.ndarray]
     context_X[: len(distinct)] = distinct
     places = np.searchsorted(distinct, np.where(mask_CxS, prefs_CxS, context_X[0]))
     return context_X, places.astype(np.int32)
-
-
-def place_untrained_users(
-    params: dict[str, Any],
-    train: scipy.sparse.csr_array,
-    known: scipy.sparse.csr_array,
-    tables: str = "replicated",
-) -> dict[str, Any]:
-    """Parameters with each user that training never saw at the mean of its known items.
-
-    Without any known item that is the origin. Users with training interactions keep their vector.
-
-    Args:
-      params: on the devices.
-      train: CSR (U, I) of training.
-      known: CSR (U, I) of what is known.
-      tables: how they are placed.
-    """
-    new_N = np.flatnonzero(np.diff(train.indptr) == 0).astype(np.int32)
-    if not len(new_N):
-        return params
-    sharded = tables == "sharded"
-
-    def begin(users_RxD, new_N):
-        own_N = parallel.own_rows(new_N, len(users_RxD)) if sharded else new_N
-        return users_RxD.at[own_N].set(0, mode="drop")
-
-    def add(users_RxD, items_RxD, user_P, item_P, weight_P):
-        rows_PxD = parallel.gather_rows(items_RxD, item_P) if sharded else items_RxD[item_P]
-        own_P = parallel.own_rows(user_P, len(users_RxD)) if sharded else user_P
-        return users_RxD.at[own_P].add(weight_P[:, None] * rows_PxD, mode="drop")
-
-    users = parallel.pmap(begin)(params["users"], parallel.replicate(new_N))
-    items_NxI = known[new_N]
-    row_P, item_P = items_NxI.nonzero()
-    weight_P = 1 / np.diff(items_NxI.indptr)[row_P].astype(np.float32)
-    step = parallel.pmap(add, donate=(0,))
-    for start in range(0, len(row_P), PAIRS):
-        # Filled up with what adds nothing, so that all pieces have one shape.
-        pairs = [x[start : start + PAIRS] for x in (new_N[row_P], item_P, weight_P)]
-        missing = min(PAIRS, len(row_P)) - len(pairs[0])
-        pairs = parallel.replicate([np.pad(x, (0, missing)) for x in pairs])
-        users = step(users, params["items"], *pairs)
-    return params | {"users": users}
 
 
 @dataclasses.dataclass(frozen=True)

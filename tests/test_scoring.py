@@ -18,6 +18,7 @@ from hlrcml_jax.models.cml import user_rows
 from hlrcml_jax.models.solved import Popularity, Solved
 from hlrcml_jax.sampling import UserItems
 from hlrcml_jax.train import init_params, widen
+from hlrcml_jax.untrained import place_untrained_users
 
 N_USERS, N_ITEMS, DIM, SLOTS, PREFS = 13, 37, 6, 4, 5
 
@@ -151,13 +152,13 @@ def test_a_list_does_not_depend_on_the_company(setting):
     np.testing.assert_allclose(alone.score_CxK, whole.score_CxK[[7]], rtol=1e-5, atol=1e-5)
 
 
-def rank_on_all_devices(tables):
+def rank_on_all_devices(sharded):
     """{(model, k): lists} of all users, in chunks of five; everything as arrays."""
-    found, place = {}, parallel.divide if tables == "sharded" else parallel.replicate
+    found, place = {}, parallel.divide if sharded else parallel.replicate
     for name in ("hlr-r", "bpr", "cml, no user vectors"):
         model, params, known = make_setting(name)
         for k in (6, N_ITEMS):
-            options = {"max_users": 5, "tables": tables}
+            options = {"max_users": 5, "sharded": sharded}
             scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, 5, **options)
             lists = list(scorer.rank(place(jax.device_get(params)), np.arange(N_USERS), k))
             parts = [[getattr(x, part) for x in lists] for part in ("item_CxK", "score_CxK")]
@@ -167,8 +168,8 @@ def rank_on_all_devices(tables):
 
 def test_divided_tables_give_the_same_lists():
     """37 items over 4 devices leave the last one with fewer."""
-    whole = forked.call(with_devices(1), rank_on_all_devices, "replicated")
-    divided = forked.call(with_devices(4), rank_on_all_devices, "sharded")
+    whole = forked.call(with_devices(1), rank_on_all_devices, False)
+    divided = forked.call(with_devices(4), rank_on_all_devices, True)
     assert whole.keys() == divided.keys()
     for case, (items, scores) in whole.items():
         np.testing.assert_array_equal(divided[case][0], items, err_msg=str(case))
@@ -201,8 +202,8 @@ def test_users_that_training_never_saw_stand_at_the_mean_of_their_items():
     train[0, 1] = known[0, 1] = known[1, 2] = known[1, 3] = True
     params = {"users": np.ones((3, 2)), "items": np.arange(8.0).reshape(4, 2), "model": {}}
     csr = scipy.sparse.csr_array
-    for tables, place in (("replicated", parallel.replicate), ("sharded", parallel.divide)):
-        found = scoring.place_untrained_users(place(params), csr(train), csr(known), tables)
+    for sharded, place in ((False, parallel.replicate), (True, parallel.divide)):
+        found = place_untrained_users(place(params), csr(train), csr(known), sharded)
         users = parallel.first(found["users"])
         np.testing.assert_array_equal(users, [[1, 1], [5, 6], [0, 0]])
 
