@@ -149,7 +149,8 @@ def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
     positives = Positives.of(setting.train)
     n = _STEPS.value * _BATCH.value
     chosen = np.random.default_rng(0).integers(0, setting.train.nnz, n)
-    positives = Positives(positives.user_E[chosen], positives.item_E[chosen])
+    users, items = positives.user_E[chosen], positives.item_E[chosen]
+    positives = positives.replace(user_E=users, item_E=items, count=np.int32(n), total=n)
     sampler = Sampler.of(
         setting.train,
         _PREFS.value if model.uses_preferences else 0,

@@ -40,17 +40,19 @@ def bytes_of_device(users, items, interactions, dim, prefs, batch, parts) -> dic
     step = 4 * 4 * dim * rows + 4 * 4 * named
     return {
         "tables": 3 * 4 * dim * (users + items) / parts,
-        "interactions": 4 * (2 + 1) * interactions + 4 * users,
+        "interactions": (4 * (2 + 1) * interactions + 4 * users) / parts,
         # The order is drawn by sorting, before the first step.
         "work": max(5 * order, order + step),
     }
 
 
 def bytes_of_collectives(users, items, dim, slots, prefs, batch, sharded) -> float:
-    """What all devices give each other in a step: ids, gradients and, of divided tables, rows."""
+    """What all devices give each other in a step; see scaling.md."""
     named, rows = touched(users, items, prefs, batch)
-    gradients = 4 * (dim * rows + 2 * dim * slots + 1)
-    return 4 * named + gradients + (4 * dim * rows if sharded else 0)
+    # Ids, and gradients of rows, keys, values and loss.
+    everywhere = 4 * named + 4 * (dim * rows + 2 * dim * slots + 1)
+    # Of divided tables, their rows; of divided interactions, the examples that were drawn.
+    return everywhere + (4 * dim * rows + 4 * batch * (5 + 2 * prefs) if sharded else 0)
 
 
 def of_compiler(compiled) -> tuple[int, int]:
@@ -82,7 +84,6 @@ def main(_) -> None:
     from hlrcml_jax.config import from_flat
     from hlrcml_jax.data.interactions import Dataset, to_csr
     from hlrcml_jax.run import Run
-    from hlrcml_jax.sampling import Positives
 
     config = from_flat(
         {
@@ -102,7 +103,7 @@ def main(_) -> None:
     names = [pl.int_range(n, eager=True) for n in shape]
     run = Run(config, Dataset(train, nothing, nothing, nothing, *names), pathlib.Path("unused"))
     state = run.place(run.initial_state())
-    data = parallel.replicate((run.sampler(), Positives.of(train)))
+    data = (run.sampler(), run.positives("train"))
     key_data = parallel.replicate(jax.random.key_data(jax.random.key(1)))
     trainer = run.trainer()
 

@@ -25,7 +25,6 @@ from hlrcml_jax.evaluate import Evaluation, evaluate
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Popularity, Solved
 from hlrcml_jax.run import Best, Run, begin_run, best_checkpoint, write_config
-from hlrcml_jax.sampling import Positives
 from hlrcml_jax.scoring import Scorer
 from hlrcml_jax.terminations import Terminations
 from hlrcml_jax.train import TrainState, improves, steps_per_epoch
@@ -136,15 +135,14 @@ class _Loop:
         self._key = jax.random.key(run.config.seed)
         train_key, loss_key = jax.random.split(jax.random.fold_in(self._key, 1))
         self.state = run.place(state)
-        sampler, positives = parallel.replicate((run.sampler(), Positives.of(run.dataset.train)))
-        self._data = (sampler, positives, _replicate_key(train_key))
+        sampler = run.sampler()
+        self._data = (sampler, run.positives("train"), _replicate_key(train_key))
         epoch = _with_key_data(trainer.train_epoch)
         self._epoch = parallel.compiled(epoch, (self.state, *self._data), donate=(0,))
         self._steps = steps_per_epoch(self._n, trainer.batch_size)
         self._metric = run.config.early_stopping.metric
         if self._metric == "loss":
-            valid = parallel.replicate(Positives.of(run.dataset.valid))
-            self._loss_data = (sampler, valid, _replicate_key(loss_key))
+            self._loss_data = (sampler, run.positives("valid"), _replicate_key(loss_key))
             self._mean_loss = parallel.pmap(_with_key_data(trainer.mean_loss))
         else:
             self._scorer = run.scorer("valid")

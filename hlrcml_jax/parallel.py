@@ -159,17 +159,23 @@ def any_process(condition: bool) -> bool:
 def replicate(tree: Tree) -> Tree:
     """A copy of every array on each device of this process."""
     n = jax.local_device_count()
-    return _put(jax.tree.map(lambda x: np.broadcast_to(x, (n, *np.shape(x))), tree))
+    return put(jax.tree.map(lambda x: np.broadcast_to(x, (n, *np.shape(x))), tree))
 
 
 def shard(tree: Tree) -> Tree:
     """Places host arrays whose leading axis is all devices; a process takes its own part."""
+    own = own_devices()
+    return put(jax.tree.map(lambda x: x[own.start : own.stop], tree))
+
+
+def own_devices() -> range:
+    """The numbers of this process's devices."""
     n = jax.local_device_count()
-    start = jax.process_index() * n
-    return _put(jax.tree.map(lambda x: x[start : start + n], tree))
+    return range(jax.process_index() * n, (jax.process_index() + 1) * n)
 
 
-def _put(tree: Tree) -> Tree:
+def put(tree: Tree) -> Tree:
+    """Places host arrays whose leading axis is this process's devices."""
     return jax.device_put(tree, _over(jax.local_devices()))
 
 

@@ -26,7 +26,7 @@ from hlrcml_jax.models import make_model
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Solved
 from hlrcml_jax.optimizer import learning_rate, make_optimizer, row_radii
-from hlrcml_jax.sampling import Sampler, UserItems
+from hlrcml_jax.sampling import Positives, Sampler, UserItems
 from hlrcml_jax.scoring import Scorer
 from hlrcml_jax.train import (
     Trainer,
@@ -120,10 +120,10 @@ class Run:
         return self.config.model.max_prefs if model.uses_preferences or made_of_items else 0
 
     def sampler(self) -> Sampler:
-        """Draws the examples of training, as the config says."""
-        options = self.config.model
-        return Sampler.of(
-            self.dataset.train,
+        """Draws the examples of training, as the config says; placed, and divided as tables are."""
+        options, train = self.config.model, self.dataset.train
+        sampler = Sampler.of(
+            train,
             self._max_prefs(self.model),
             self.config.negatives.candidates,
             options.prefs_sampling,
@@ -131,6 +131,19 @@ class Run:
             self.config.negatives.shared,
             self.config.negatives.correction,
         )
+        if not self._is_sharded(self.model):
+            return parallel.replicate(sampler)
+        known = UserItems.parts(train, parallel.device_count(), parallel.own_devices())
+        placed = parallel.replicate(sampler.log_weight_I), parallel.put(known)
+        return sampler.replace(log_weight_I=placed[0], known=placed[1])
+
+    def positives(self, part: str) -> Positives:
+        """The interactions of a part, placed likewise."""
+        matrix = getattr(self.dataset, part)
+        if not self._is_sharded(self.model):
+            return parallel.replicate(Positives.of(matrix))
+        n, own = parallel.device_count(), parallel.own_devices()
+        return parallel.put(Positives.parts(matrix, n, own))
 
     def scorer(self, part: str, model: CML | None = None) -> Scorer:
         """Ranks with what may be known when a part is predicted."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
+from hlrcml_jax import parallel
 from hlrcml_jax.losses import Batch
 
 PREFERENCE_WEIGHTS = ("uniform", "unpop")
@@ -21,33 +22,67 @@ CANDIDATE_WEIGHTS = ("uniform", "popularity")
 
 
 class UserItems(flax.struct.PyTreeNode):
-    """The items of each user, as CSR on the device.
+    """The items of each user, as CSR on the device, or of the users that a device has.
 
     Attributes:
       start_U1: where the items of each user begin, (U + 1,).
       item_E: item numbers, ascending for each user.
+      first_user: number of the first user here.
+      first: number of its first item among those of all users.
       n_items: I.
       longest: the most items of a user.
+      total: E, of all devices together.
+      divided: whether each device has its own part.
     """
 
     start_U1: jax.Array
     item_E: jax.Array
+    first_user: jax.Array
+    first: jax.Array
     n_items: int = flax.struct.field(pytree_node=False)
     longest: int = flax.struct.field(pytree_node=False)
+    total: int = flax.struct.field(pytree_node=False)
+    divided: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod
     def of(cls, matrix: scipy.sparse.csr_array) -> "UserItems":
         """From CSR of users x items with sorted indices; the arrays stay on the host."""
+        whole = cls.parts(matrix, 1, range(1))
+        return jax.tree.map(lambda x: x[0], whole).replace(divided=False)
+
+    @classmethod
+    def parts(cls, matrix: scipy.sparse.csr_array, n: int, own: range) -> "UserItems":
+        """Some of n parts with equally many users, on a leading axis; nothing else is read."""
+        rows = [_part(matrix, n, part) for part in range(n)]
         # One entry where there is none, so that every gather has something to clamp to.
-        items_E = matrix.indices if matrix.nnz else np.zeros(1)
+        width = max(1, *(int(last - first) for _, first, last in map(_ends, rows)))
+        starts, items, firsts = [], [], []
+        for part in own:
+            start_U1, first, last = _ends(rows[part])
+            starts.append(np.pad(start_U1, (0, len(rows[0]) - len(start_U1)), mode="edge") - first)
+            items.append(np.pad(matrix.indices[first:last], (0, width - (last - first))))
+            firsts.append((part * (len(rows[0]) - 1), first))
+        first_users, first_items = zip(*firsts, strict=True)
+        arrays = (starts, items, first_users, first_items)
         longest = int(np.diff(matrix.indptr).max(initial=1))
-        return cls(
-            matrix.indptr.astype(np.int32), items_E.astype(np.int32), matrix.shape[1], longest
-        )
+        sizes = (matrix.shape[1], longest, max(1, matrix.nnz))
+        return cls(*(np.array(x, np.int32) for x in arrays), *sizes, divided=True)
+
+    def start(self, user: jax.Array) -> jax.Array:
+        """Where the items of a user begin."""
+        return self.start_U1[user - self.first_user]
 
     def count(self, user: jax.Array) -> jax.Array:
         """How many items a user has."""
-        return self.start_U1[user + 1] - self.start_U1[user]
+        return self.start(user + 1) - self.start(user)
+
+    def at(self, number: jax.Array) -> jax.Array:
+        """The items with some numbers among those of all users, wherever they are."""
+        if not self.divided:
+            return self.item_E[number]
+        place = number - self.first
+        is_here = (place >= 0) & (place < self.start_U1[-1])
+        return parallel.psum(jnp.where(is_here, self.item_E[place], 0))
 
     def users(self) -> jax.Array:
         """The user of each item in `item_E`, (E,)."""
@@ -61,7 +96,7 @@ class UserItems(flax.struct.PyTreeNode):
 
         The predicate must be True up to some place and False from there on.
         """
-        start = self.start_U1[user]
+        start = self.start(user)
 
         def halve(_, bounds):
             low, high = bounds
@@ -75,21 +110,48 @@ class UserItems(flax.struct.PyTreeNode):
     def find(self, user: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(place of an item among a user's, whether it is there)."""
         place = self.search(user, lambda other, _: other < item)
-        found = (place < self.count(user)) & (self.item_E[self.start_U1[user] + place] == item)
+        found = (place < self.count(user)) & (self.item_E[self.start(user) + place] == item)
         return place, found
 
 
 class Positives(flax.struct.PyTreeNode):
-    """The E (user, item) pairs that examples are drawn from."""
+    """The E (user, item) pairs that examples are drawn from, or those that a device has.
+
+    Attributes:
+      user_E: user numbers.
+      item_E: item numbers.
+      first: number of the first pair here.
+      count: of pairs here.
+      total: E, of all devices together.
+    """
 
     user_E: jax.Array
     item_E: jax.Array
+    first: jax.Array
+    count: jax.Array
+    total: int = flax.struct.field(pytree_node=False)
 
     @classmethod
     def of(cls, matrix: scipy.sparse.csr_array) -> "Positives":
         """The cells of a CSR matrix; the arrays stay on the host."""
-        user_E = np.repeat(np.arange(matrix.shape[0], dtype=np.int32), np.diff(matrix.indptr))
-        return cls(user_E, matrix.indices.astype(np.int32))
+        return jax.tree.map(lambda x: x[0], cls.parts(matrix, 1, range(1)))
+
+    @classmethod
+    def parts(cls, matrix: scipy.sparse.csr_array, n: int, own: range) -> "Positives":
+        """As `UserItems.parts`."""
+        cells = UserItems.parts(matrix, n, own)
+        users = []
+        for start_U1, first_user in zip(cells.start_U1, cells.first_user, strict=True):
+            user_N = first_user + np.repeat(np.arange(len(start_U1) - 1), np.diff(start_U1))
+            users.append(np.pad(user_N, (0, cells.item_E.shape[1] - len(user_N))))
+        count = cells.start_U1[:, -1]
+        return cls(np.array(users, np.int32), cells.item_E, cells.first, count, matrix.nnz)
+
+    def at(self, pair: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(user, item, whether they are here) of the pair with a number."""
+        place = pair - self.first
+        is_here = (place >= 0) & (place < self.count)
+        return self.user_E[place], self.item_E[place], is_here
 
 
 class Sampler(flax.struct.PyTreeNode):
@@ -154,8 +216,7 @@ class Sampler(flax.struct.PyTreeNode):
         if self.candidate_weights == "uniform":
             return jax.random.randint(key, (self.candidates,), 0, self.known.n_items)
         # An item of a random interaction: as often as it is popular.
-        item_E = self.known.item_E
-        return item_E[jax.random.randint(key, (self.candidates,), 0, len(item_E))]
+        return self.known.at(jax.random.randint(key, (self.candidates,), 0, self.known.total))
 
     def log_weights(self, user: jax.Array, item_N: jax.Array) -> jax.Array:
         """Log weights (N,) of a user's candidates in a softmax; -inf for items of the user.
@@ -167,7 +228,7 @@ class Sampler(flax.struct.PyTreeNode):
         log_weight_N = jnp.zeros(item_N.shape)
         if self.correction:
             if self.candidate_weights == "popularity":
-                log_q_N = -self.log_weight_I[item_N] - math.log(len(self.known.item_E))
+                log_q_N = -self.log_weight_I[item_N] - math.log(self.known.total)
             else:
                 n_drawn_from = self.known.n_items - (0 if every else self.known.count(user))
                 log_q_N = -jnp.log(jnp.maximum(n_drawn_from, 1.0))
@@ -199,19 +260,31 @@ class Sampler(flax.struct.PyTreeNode):
         else:
             place_S, mask_S = self._weighted_subset(key, user, left_out, is_left_out)
         place_S = place_S + (is_left_out & (place_S >= left_out))
-        return self.known.item_E[self.known.start_U1[user] + place_S], mask_S
+        return self.known.item_E[self.known.start(user) + place_S], mask_S
 
     def _weighted_subset(self, key, user, left_out, is_left_out):
         """Successive sampling by weight: the largest of log weight + Gumbel noise."""
         place_L = jnp.arange(self.known.longest)
         n = self.known.count(user) - is_left_out
         shifted_L = place_L + (is_left_out & (place_L >= left_out))
-        item_L = self.known.item_E[self.known.start_U1[user] + shifted_L]
+        item_L = self.known.item_E[self.known.start(user) + shifted_L]
         noisy_L = self.log_weight_I[item_L] + jax.random.gumbel(key, place_L.shape)
         size = min(self.max_prefs, self.known.longest)
         noisy_S, place_S = jax.lax.top_k(jnp.where(place_L < n, noisy_L, -jnp.inf), size)
         pad = (0, self.max_prefs - size)
         return jnp.pad(place_S, pad), jnp.pad(noisy_S > -jnp.inf, pad)
+
+
+def _part(matrix: scipy.sparse.csr_array, n: int, part: int) -> np.ndarray:
+    """Where the items of each user of a part begin, and the last one's end."""
+    share = math.ceil(matrix.shape[0] / n)
+    first = min(part * share, matrix.shape[0])
+    return matrix.indptr[first : first + share + 1]
+
+
+def _ends(start_U1: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """(the same, its first and its last number)."""
+    return start_U1, start_U1[0], start_U1[-1]
 
 
 def uniform_subset(key: jax.Array, n: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
@@ -244,6 +317,8 @@ def draw_batch(
 ) -> Batch:
     """The examples at some places of an epoch.
 
+    Divided interactions give their examples to all devices, which must ask for the same places.
+
     Args:
       sampler: what to draw, and from what.
       positives: the pairs.
@@ -260,16 +335,21 @@ def draw_batch(
 
     def draw(place):
         pair = order_E[jnp.minimum(place, n - 1)]
-        user, item = positives.user_E[pair], positives.item_E[pair]
+        user, item, is_here = positives.at(pair)
         negative_key, preference_key = jax.random.split(jax.random.fold_in(epoch_key, place))
         negative_N = shared_N if sampler.shared else sampler.negatives(negative_key, user)
         log_weight_N = sampler.log_weights(user, negative_N)
         prefs_S, mask_S = sampler.preferences(preference_key, user, *sampler.known.find(user, item))
         real = (place < n) & (sampler.known.count(user) < sampler.known.n_items)
         weight = real.astype(jnp.float32)
-        return Batch(user, item, negative_N, log_weight_N, prefs_S, mask_S, weight)
+        batch = Batch(user, item, negative_N, log_weight_N, prefs_S, mask_S, weight)
+        if not sampler.known.divided:
+            return batch
+        batch = jax.tree.map(lambda x: jnp.where(is_here, x, jnp.zeros_like(x)), batch)
+        return parallel.psum(batch.replace(mask_BxS=batch.mask_BxS.astype(jnp.int32)))
 
     batch = jax.vmap(draw)(place_B)
+    batch = batch.replace(mask_BxS=batch.mask_BxS.astype(bool))
     return batch.replace(negative_BxN=shared_N) if sampler.shared else batch
 
 

@@ -203,12 +203,16 @@ class Trainer:
             return carry, parallel.psum(self.loss(self.model, some, batch, constants))
 
         _, loss_T = self._scan(step, 0, sampler, positives, key)
-        return jnp.sum(loss_T) / positives.user_E.shape[0]
+        return jnp.sum(loss_T) / positives.total
 
     def _scan(self, step, carry, sampler, positives, epoch_key):
-        n = positives.user_E.shape[0]
+        n = positives.total
         share = math.ceil(self.batch_size / parallel.device_count())
-        place_B = parallel.index() * share + jnp.arange(share)
+        first = parallel.index() * share
+        divided = sampler.known.divided
+        place_B = (
+            jnp.arange(share * parallel.device_count()) if divided else first + jnp.arange(share)
+        )
         order_key, draw_key = jax.random.split(epoch_key)
         order_E = jax.random.permutation(order_key, n)
 
@@ -216,7 +220,7 @@ class Trainer:
             # A batch that does not divide evenly leaves the last device with empty places.
             place_b = jnp.where(place_B < self.batch_size, number * self.batch_size + place_B, n)
             batch = draw_batch(sampler, positives, draw_key, order_E, place_b, number)
-            return step(carry, batch)
+            return step(carry, part_of_batch(batch, first, share) if divided else batch)
 
         return jax.lax.scan(draw_and_step, carry, jnp.arange(steps_per_epoch(n, self.batch_size)))
 
@@ -253,6 +257,12 @@ def touched_rows(batch: Batch, n_rows: dict[str, int]) -> tuple[dict[str, jax.Ar
         first = parallel.index() * len(id_N)
         places |= to_fields(jax.lax.dynamic_slice_in_dim(place, first, len(id_N)))
     return touched, batch.replace(**places)
+
+
+def part_of_batch(batch: Batch, first: jax.Array, size: int) -> Batch:
+    """Some of the examples of a batch; candidates that all share stay."""
+    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), batch)
+    return part.replace(negative_BxN=batch.negative_BxN) if batch.is_shared else part
 
 
 def split_batch(batch: Batch, n: int) -> Batch:

@@ -15,7 +15,7 @@ from hlrcml_jax import parallel
 from hlrcml_jax.losses import Loss
 from hlrcml_jax.models.hlr import HLR
 from hlrcml_jax.optimizer import keep_rows_in_balls, make_optimizer, row_radii
-from hlrcml_jax.sampling import Positives, Sampler, draw_batch
+from hlrcml_jax.sampling import Positives, Sampler, UserItems, draw_batch
 from hlrcml_jax.train import Trainer, improves, init_params, init_state
 
 
@@ -34,12 +34,17 @@ def make_trainer(batch_size, **options):
     )
 
 
-def run_epochs(trainer, matrix, n_epochs, user_vectors=True):
+def run_epochs(trainer, matrix, n_epochs, user_vectors=True, weights="uniform"):
     sharded = trainer.tables == "sharded"
     params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8, user_vectors)
     state = jax.device_get(init_state(params, trainer.optimizer))
     state = parallel.divide(state) if sharded else parallel.replicate(state)
-    data = parallel.replicate((Sampler.of(matrix, 5, 3), Positives.of(matrix)))
+    sampler = Sampler.of(matrix, 5, 3, candidate_weights=weights)
+    data = parallel.replicate((sampler, Positives.of(matrix)))
+    if sharded:
+        parts = (matrix, parallel.device_count(), parallel.own_devices())
+        known, positives = parallel.put((UserItems.parts(*parts), Positives.parts(*parts)))
+        data = (data[0].replace(known=known), positives)
     key_data = parallel.replicate(jax.random.key_data(jax.random.key(9)))
     epoch = parallel.pmap(
         lambda state, sampler, positives, key: trainer.train_epoch(
@@ -174,7 +179,9 @@ def test_the_best_is_the_first_of_equals():
 
 
 def train_on_all_devices(rows, tables):
-    state, losses = run_epochs(make_trainer(50, rows=rows, tables=tables), known(), 3)
+    state, losses = run_epochs(
+        make_trainer(50, rows=rows, tables=tables), known(), 3, weights="popularity"
+    )
     tables = [state.params["users"], state.params["items"], state.opt_state[0][0].mu["items"]]
     # Divided ones are filled up.
     return jax.device_count(), losses, [tables[0][:30], *[table[:50] for table in tables[1:]]]
