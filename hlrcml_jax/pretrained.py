@@ -56,6 +56,7 @@ def read_vectors(path: str, name: str) -> tuple[pl.Series | None, np.ndarray]:
 
 
 def place(key: str, source, wanted: pl.Series, table: np.ndarray) -> np.ndarray:
+    """The table with a source's vectors in the rows of their ids; `key` names what is at fault."""
     ids, vectors = source
     if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
         raise UserError(
