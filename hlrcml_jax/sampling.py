@@ -53,20 +53,20 @@ class UserItems(flax.struct.PyTreeNode):
     @classmethod
     def parts(cls, matrix: scipy.sparse.csr_array, n: int, own: range) -> "UserItems":
         """Some of n parts with equally many users, on a leading axis; nothing else is read."""
-        rows = [_part(matrix, n, part) for part in range(n)]
+        n_users, n_items = matrix.shape
+        share = math.ceil(n_users / n)
+        user_P = share * np.array(own)
+        bound_P1 = matrix.indptr[np.minimum(share * np.arange(n + 1), n_users)]
+        first_P, last_P = bound_P1[own], bound_P1[own.start + 1 : own.stop + 1]
+        start_PxU1 = matrix.indptr[np.minimum(user_P[:, None] + np.arange(share + 1), n_users)]
         # One entry where there is none, so that every gather has something to clamp to.
-        width = max(1, *(int(last - first) for _, first, last in map(_ends, rows)))
-        starts, items, firsts = [], [], []
-        for part in own:
-            start_U1, first, last = _ends(rows[part])
-            starts.append(np.pad(start_U1, (0, len(rows[0]) - len(start_U1)), mode="edge") - first)
-            items.append(np.pad(matrix.indices[first:last], (0, width - (last - first))))
-            firsts.append((part * (len(rows[0]) - 1), first))
-        first_users, first_items = zip(*firsts, strict=True)
-        arrays = (starts, items, first_users, first_items)
+        item_PxE = np.zeros((len(own), max(1, np.diff(bound_P1).max())), np.int32)
+        for item_E, first, last in zip(item_PxE, first_P, last_P, strict=True):
+            item_E[: last - first] = matrix.indices[first:last]
+        arrays = start_PxU1 - first_P[:, None], item_PxE, user_P, first_P
         longest = int(np.diff(matrix.indptr).max(initial=1))
-        sizes = (matrix.shape[1], longest, max(1, matrix.nnz))
-        return cls(*(np.array(x, np.int32) for x in arrays), *sizes, divided=True)
+        sizes = n_items, longest, max(1, matrix.nnz)
+        return cls(*(x.astype(np.int32) for x in arrays), *sizes, divided=True)
 
     def start(self, user: jax.Array) -> jax.Array:
         """Where the items of a user begin."""
@@ -273,18 +273,6 @@ class Sampler(flax.struct.PyTreeNode):
         noisy_S, place_S = jax.lax.top_k(jnp.where(place_L < n, noisy_L, -jnp.inf), size)
         pad = (0, self.max_prefs - size)
         return jnp.pad(place_S, pad), jnp.pad(noisy_S > -jnp.inf, pad)
-
-
-def _part(matrix: scipy.sparse.csr_array, n: int, part: int) -> np.ndarray:
-    """Where the items of each user of a part begin, and the last one's end."""
-    share = math.ceil(matrix.shape[0] / n)
-    first = min(part * share, matrix.shape[0])
-    return matrix.indptr[first : first + share + 1]
-
-
-def _ends(start_U1: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """(the same, its first and its last number)."""
-    return start_U1, start_U1[0], start_U1[-1]
 
 
 def uniform_subset(key: jax.Array, n: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
