@@ -170,7 +170,7 @@ def get_config():
     # bound of the global norm of a batch's gradient; None: free
     config.optimizer.clip_gradient = None
 
-    # on every device, or by rows over all of them: replicated, sharded
+    # tables and interactions: on every device, or divided between all: replicated, sharded
     config.parallel.tables = "replicated"
 
     # most epochs; at least 1

@@ -200,7 +200,10 @@ SCHEMA: dict[str, Any] = {
     },
     "parallel": {
         "tables": _choice(
-            "replicated", "on every device, or by rows over all of them", TABLES, may_change=True
+            "replicated",
+            "tables and interactions: on every device, or divided between all",
+            TABLES,
+            may_change=True,
         ),
     },
     "train": {
