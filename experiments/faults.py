@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -166,8 +167,8 @@ def fill(command, folder: pathlib.Path, whole: pathlib.Path, limits: list[int]) 
         process = start(command, workdir, limit)
         _, said = process.communicate()
         assert process.returncode == 2, (limit, process.returncode, said)
-        # Libraries may say more, of files of theirs and of what they had in hand.
-        (sentences[limit],) = (s for s in said.splitlines() if s.startswith("hlrcml_jax: "))
+        # Libraries may say more, of files of theirs and of what they had in hand, at the same time.
+        (sentences[limit],) = re.findall("hlrcml_jax: .*", said)
         finish(command, workdir)
         check_same(workdir, whole)
     return {"limits": sentences}

@@ -25,7 +25,8 @@ class Terminated(BaseException):
 
 def warn(sentence: str) -> None:
     """Says on stderr what a user should know, and goes on."""
-    print(f"hlrcml_jax: {sentence}", file=sys.stderr)
+    sys.stderr.write(f"hlrcml_jax: {sentence}\n")  # at once: threads of libraries may write too
+    sys.stderr.flush()
 
 
 def run_program(main: Callable, **options) -> None:
