@@ -159,14 +159,14 @@ def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
     )
     state = parallel.replicate(jax.device_get(init_state(params, optimizer)))
     data = parallel.replicate((sampler, positives))
-    key = jax.random.wrap_key_data(parallel.replicate(jax.random.key_data(jax.random.key(1))))
+    arguments = (*data, parallel.replicate(jax.random.key_data(jax.random.key(1))))
     started = time.perf_counter()
-    epoch = parallel.pmap(trainer.train_epoch, donate=(0,)).lower(state, *data, key).compile()
+    epoch = parallel.compiled(trainer.train_epoch, (state, *arguments), donate=(0,))
     compile_s = time.perf_counter() - started
 
     def run():
         nonlocal state
-        state, loss_T = epoch(state, *data, key)
+        state, loss_T = epoch(state, *arguments)
         parallel.first(loss_T)
 
     found = timed(run, _REPEATS.value, f"train:{name}")

@@ -25,9 +25,10 @@ import numpy as np
 from absl import flags
 
 from hlrcml_jax import config as config_lib
+from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import run_program
-from hlrcml_jax.run import best_checkpoint, open_run
+from hlrcml_jax.run import open_run
 
 _FOLDER = flags.DEFINE_string("folder", None, "Where the runs go.", required=True)
 _KILLS = flags.DEFINE_integer("kills", 100, "How often it is killed.")
@@ -87,16 +88,17 @@ def finish(command: list[str], workdir: pathlib.Path) -> str:
 
 
 def check_same(workdir: pathlib.Path, whole: pathlib.Path) -> None:
-    """The best parameters and the log's losses are those of the run without faults."""
+    """The newest state, the best one and the log's losses are those of the run without faults."""
     found = []
     for path in (workdir, whole):
         run = open_run(config_lib.get_config(str(path)), path)
         log = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        found.append((best_checkpoint(run), [(line["epoch"], line["loss"]) for line in log]))
-    (best, log), (best_of_whole, log_of_whole) = found
+        with Checkpoints(path) as checkpoints:
+            states = [take(run.empty_state()) for take in (checkpoints.latest, checkpoints.best)]
+        found.append(([(line["epoch"], line["loss"]) for line in log], states))
+    (log, states), (log_of_whole, states_of_whole) = found
     assert log == log_of_whole, (log, log_of_whole)
-    assert best.epoch == best_of_whole.epoch
-    jax.tree.map(np.testing.assert_array_equal, best.params, best_of_whole.params)
+    jax.tree.map(np.testing.assert_array_equal, states, states_of_whole)
 
 
 def saved_epochs(workdir: pathlib.Path) -> list[int]:

@@ -105,12 +105,7 @@ def main(_) -> None:
     state = run.place(run.initial_state())
     data = (run.sampler(), run.positives("train"))
     key_data = parallel.replicate(jax.random.key_data(jax.random.key(1)))
-    trainer = run.trainer()
-
-    def epoch(state, sampler, positives, key_data):
-        return trainer.train_epoch(state, sampler, positives, jax.random.wrap_key_data(key_data))
-
-    compiled = parallel.compiled(epoch, (state, *data, key_data), donate=(0,))
+    compiled = parallel.compiled(run.trainer().train_epoch, (state, *data, key_data), donate=(0,))
     started = time.perf_counter()
     state, loss_T = compiled(state, *data, key_data)
     loss = float(parallel.first(loss_T).sum()) / train.nnz

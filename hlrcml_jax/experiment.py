@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import functools
 import json
 import math
 import pathlib
@@ -137,13 +136,13 @@ class _Loop:
         self.state = run.place(state)
         sampler = run.sampler()
         self._data = (sampler, run.positives("train"), _replicate_key(train_key))
-        epoch = _with_key_data(trainer.train_epoch)
-        self._epoch = parallel.compiled(epoch, (self.state, *self._data), donate=(0,))
+        arguments = (self.state, *self._data)
+        self._epoch = parallel.compiled(trainer.train_epoch, arguments, donate=(0,))
         self._steps = steps_per_epoch(self._n, trainer.batch_size)
         self._metric = run.config.early_stopping.metric
         if self._metric == "loss":
             self._loss_data = (sampler, run.positives("valid"), _replicate_key(loss_key))
-            self._mean_loss = parallel.pmap(_with_key_data(trainer.mean_loss))
+            self._mean_loss = parallel.pmap(trainer.mean_loss)
         else:
             self._scorer = run.scorer("valid")
 
@@ -193,17 +192,6 @@ class _Loop:
 
 def _replicate_key(key: jax.Array) -> jax.Array:
     return parallel.replicate(jax.random.key_data(key))
-
-
-def _with_key_data(function):
-    """The function of a key as one of its data, which several processes can be given."""
-
-    @functools.wraps(function)
-    def wrapped(*args):
-        *rest, key_data = args
-        return function(*rest, jax.random.wrap_key_data(key_data))
-
-    return wrapped
 
 
 def test(run: Run, best: Best) -> dict[str, dict[str, float]]:

@@ -121,29 +121,29 @@ class Run:
 
     def sampler(self) -> Sampler:
         """Draws the examples of training, as the config says; placed, and divided as tables are."""
-        options, train = self.config.model, self.dataset.train
-        sampler = Sampler.of(
-            train,
+        options = self.config.model
+        return Sampler.of(
+            self.dataset.train,
             self._max_prefs(self.model),
             self.config.negatives.candidates,
             options.prefs_sampling,
             self.config.negatives.weights,
             self.config.negatives.shared,
             self.config.negatives.correction,
-        )
-        if not self._is_sharded(self.model):
-            return parallel.replicate(sampler)
-        known = UserItems.parts(train, parallel.device_count(), parallel.own_devices())
-        placed = parallel.replicate(sampler.log_weight_I), parallel.put(known)
-        return sampler.replace(log_weight_I=placed[0], known=placed[1])
+            self._parts(),
+        ).place()
 
     def positives(self, part: str) -> Positives:
         """The interactions of a part, placed likewise."""
-        matrix = getattr(self.dataset, part)
-        if not self._is_sharded(self.model):
+        matrix, parts = getattr(self.dataset, part), self._parts()
+        if parts is None:
             return parallel.replicate(Positives.of(matrix))
-        n, own = parallel.device_count(), parallel.own_devices()
-        return parallel.put(Positives.parts(matrix, n, own))
+        return parallel.put(Positives.parts(matrix, *parts))
+
+    def _parts(self) -> tuple[int, range] | None:
+        """Into how many parts interactions are divided, and which are this process's, if any."""
+        divided = self._is_sharded(self.model)
+        return (parallel.device_count(), parallel.own_devices()) if divided else None
 
     def scorer(self, part: str, model: CML | None = None) -> Scorer:
         """Ranks with what may be known when a part is predicted."""

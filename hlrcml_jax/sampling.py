@@ -187,12 +187,23 @@ class Sampler(flax.struct.PyTreeNode):
         candidate_weights: str = "uniform",
         shared: bool = False,
         correction: bool = False,
+        parts: tuple[int, range] | None = None,
     ) -> "Sampler":
-        """From the known interactions; the arrays stay on the host."""
+        """From the known interactions; the arrays stay on the host.
+
+        With `parts`, see `UserItems.parts`, what users know is divided.
+        """
         count_I = np.bincount(known.indices, minlength=known.shape[1])
         log_weight_I = -np.log(np.maximum(count_I, 1)).astype(np.float32)
         drawn = (max_prefs, candidates, weights, candidate_weights, shared, correction)
-        return cls(UserItems.of(known), log_weight_I, *drawn)
+        items = UserItems.parts(known, *parts) if parts else UserItems.of(known)
+        return cls(items, log_weight_I, *drawn)
+
+    def place(self) -> "Sampler":
+        """On the devices, for mapped functions."""
+        put = parallel.put if self.known.divided else parallel.replicate
+        placed = parallel.replicate(self.log_weight_I)
+        return self.replace(known=put(self.known), log_weight_I=placed)
 
     def negatives(self, key: jax.Array, user: jax.Array) -> jax.Array:
         """N candidates for a user, with replacement, (N,).

@@ -177,10 +177,13 @@ class Trainer:
         return self.loss.of_rows(self.model, model_params, rows, batch)
 
     def train_epoch(
-        self, state: TrainState, sampler: Sampler, positives: Positives, key: jax.Array
+        self, state: TrainState, sampler: Sampler, positives: Positives, key_data: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        """One pass over all positives in a new order; (new state, loss of each step)."""
-        epoch_key = jax.random.fold_in(key, state.epoch)
+        """One pass over all positives in a new order; (new state, loss of each step).
+
+        The key comes as its data: several processes cannot be given an array of keys.
+        """
+        epoch_key = jax.random.fold_in(jax.random.wrap_key_data(key_data), state.epoch)
         constants = constants_of(self.model, state.params, sampler.known)
 
         def step(state, batch):
@@ -190,9 +193,10 @@ class Trainer:
         return state.replace(epoch=state.epoch + 1), loss_T
 
     def mean_loss(
-        self, params: dict[str, Any], sampler: Sampler, positives: Positives, key: jax.Array
+        self, params: dict[str, Any], sampler: Sampler, positives: Positives, key_data: jax.Array
     ) -> jax.Array:
         """Mean loss of an example over all positives, without any update."""
+        key = jax.random.wrap_key_data(key_data)
         constants = constants_of(self.model, params, sampler.known)
 
         def step(carry, batch):

@@ -1,4 +1,5 @@
 import atexit
+import json
 import os
 import pathlib
 import shutil
@@ -32,6 +33,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 def with_devices(n: int) -> dict[str, str]:
     """The environment that simulates n devices."""
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
+
+
+def left(workdir: pathlib.Path) -> tuple[list[dict], dict]:
+    """(log, test metrics) of a run, but for the time that it took."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    timed = ("examples_per_s", "train_s", "validation_s")
+    log = [{name: line[name] for name in line if name not in timed} for line in lines]
+    return log, json.loads((workdir / "test_metrics.json").read_text())
 
 
 class CommandLine:

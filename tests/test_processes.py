@@ -1,9 +1,9 @@
 """Several processes on one machine do what the devices of one do, and end together."""
 
-import json
 import socket
 
 import pytest
+from conftest import left
 
 SHARDED = ["--config.optimizer.rows=lazy", "--config.parallel.tables=sharded"]
 
@@ -30,14 +30,6 @@ def finish(processes):
     """(exit status, stderr) of each."""
     said = [process.communicate()[1] for process in processes]
     return [(process.returncode, err) for process, err in zip(processes, said, strict=True)]
-
-
-def left(workdir):
-    """What a run has left, but for the time that it took."""
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    timed = ("examples_per_s", "train_s", "validation_s")
-    log = [{name: line[name] for name in line if name not in timed} for line in lines]
-    return log, json.loads((workdir / "test_metrics.json").read_text())
 
 
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])

@@ -15,7 +15,7 @@ from hlrcml_jax import parallel
 from hlrcml_jax.losses import Loss
 from hlrcml_jax.models.hlr import HLR
 from hlrcml_jax.optimizer import keep_rows_in_balls, make_optimizer, row_radii
-from hlrcml_jax.sampling import Positives, Sampler, UserItems, draw_batch
+from hlrcml_jax.sampling import Positives, Sampler, draw_batch
 from hlrcml_jax.train import Trainer, improves, init_params, init_state
 
 
@@ -39,21 +39,16 @@ def run_epochs(trainer, matrix, n_epochs, user_vectors=True, weights="uniform"):
     params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8, user_vectors)
     state = jax.device_get(init_state(params, trainer.optimizer))
     state = parallel.divide(state) if sharded else parallel.replicate(state)
-    sampler = Sampler.of(matrix, 5, 3, candidate_weights=weights)
-    data = parallel.replicate((sampler, Positives.of(matrix)))
+    parts = (parallel.device_count(), parallel.own_devices()) if sharded else None
+    sampler = Sampler.of(matrix, 5, 3, candidate_weights=weights, parts=parts).place()
+    positives = parallel.replicate(Positives.of(matrix))
     if sharded:
-        parts = (matrix, parallel.device_count(), parallel.own_devices())
-        known, positives = parallel.put((UserItems.parts(*parts), Positives.parts(*parts)))
-        data = (data[0].replace(known=known), positives)
+        positives = parallel.put(Positives.parts(matrix, *parts))
     key_data = parallel.replicate(jax.random.key_data(jax.random.key(9)))
-    epoch = parallel.pmap(
-        lambda state, sampler, positives, key: trainer.train_epoch(
-            state, sampler, positives, jax.random.wrap_key_data(key)
-        )
-    )
+    epoch = parallel.pmap(trainer.train_epoch)
     losses = []
     for _ in range(n_epochs):
-        state, loss_T = epoch(state, *data, key_data)
+        state, loss_T = epoch(state, sampler, positives, key_data)
         losses.append(parallel.first(loss_T))
     if not sharded:
         return parallel.first(state), np.stack(losses)
