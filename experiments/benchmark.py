@@ -154,7 +154,7 @@ def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
     sampler = Sampler.of(
         setting.train,
         _PREFS.value if model.uses_preferences else 0,
-        _NEGATIVES.value,
+        candidates=_NEGATIVES.value,
         shared=_SHARED.value,
     )
     state = parallel.replicate(jax.device_get(init_state(params, optimizer)))

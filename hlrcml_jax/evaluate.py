@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 
 from hlrcml_jax import metrics, sampling
-from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.data.interactions import Dataset, count_items
 from hlrcml_jax.scoring import Scorer
 
 
@@ -111,12 +111,13 @@ def evaluate(
     user_B = choose_users(relevant, protocol, cutoffs)
     longest = dataset.n_items if 0 in cutoffs else max(cutoffs)
     by_k = protocol.min_test_items == 0
-    items_on_device = jax.device_put(sampling.UserItems.of(relevant))
+    longest_row = int(np.diff(relevant.indptr).max(initial=1))
     values: list[dict[str, np.ndarray]] = []
     lists = [np.empty((0, max(cutoffs)), np.int32)]
     for ranking in scorer.rank(params, user_B, longest):
-        users, items = jax.device_put((ranking.user_C.astype(np.int32), ranking.item_CxK))
-        measured = _measure(items_on_device, users, items, cutoffs, protocol.definitions, by_k)
+        rows = sampling.UserItems.rows(relevant[ranking.user_C], longest_row)
+        rows, items = jax.device_put((rows, ranking.item_CxK))
+        measured = _measure(rows, items, cutoffs, protocol.definitions, by_k)
         values.append(jax.device_get(measured))
         # Of whole rankings only the beginning is kept, so that memory does not grow with them.
         item_CxK = ranking.item_CxK[:, : max(cutoffs)]
@@ -129,12 +130,13 @@ def evaluate(
     return Evaluation(user_B, joined, overall, protocol)
 
 
-def _measure_lists(relevant, user_B, item_BxK, cutoffs, definitions, by_k):
-    def is_hit(user, item):
-        return relevant.find(user, item)[1]
+def _measure_lists(relevant, item_BxK, cutoffs, definitions, by_k):
+    def is_hit(row, item):
+        return relevant.find(row, item)[1]
 
-    hits_BxK = jax.vmap(jax.vmap(is_hit, in_axes=(None, 0)))(user_B, item_BxK)
-    relevant_B = jax.vmap(relevant.count)(user_B)
+    row_B = jnp.arange(len(item_BxK))
+    hits_BxK = jax.vmap(jax.vmap(is_hit, in_axes=(None, 0)))(row_B, item_BxK)
+    relevant_B = jax.vmap(relevant.count)(row_B)
     values = {}
     for k in cutoffs:
         enough_B = relevant_B >= (k or smallest(cutoffs))
@@ -144,11 +146,11 @@ def _measure_lists(relevant, user_B, item_BxK, cutoffs, definitions, by_k):
     return values
 
 
-_measure = jax.jit(_measure_lists, static_argnums=(3, 4, 5))
+_measure = jax.jit(_measure_lists, static_argnums=(2, 3, 4))
 
 
 def _overall(item_BxK: np.ndarray, dataset: Dataset, cutoffs) -> dict[str, float]:
-    count_I = np.bincount(dataset.train.indices, minlength=dataset.n_items)
+    count_I = count_items(dataset.train)
     rank_I = np.empty(dataset.n_items, np.int64)
     rank_I[np.argsort(-count_I, kind="stable")] = 1 + np.arange(dataset.n_items)
     overall = {}

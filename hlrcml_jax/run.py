@@ -121,16 +121,16 @@ class Run:
 
     def sampler(self) -> Sampler:
         """Draws the examples of training, as the config says; placed, and divided as tables are."""
-        options = self.config.model
+        negatives = self.config.negatives
         return Sampler.of(
             self.dataset.train,
             self._max_prefs(self.model),
-            self.config.negatives.candidates,
-            options.prefs_sampling,
-            self.config.negatives.weights,
-            self.config.negatives.shared,
-            self.config.negatives.correction,
             self._parts(),
+            candidates=negatives.candidates,
+            weights=self.config.model.prefs_sampling,
+            candidate_weights=negatives.weights,
+            shared=negatives.shared,
+            correction=negatives.correction,
         ).place()
 
     def positives(self, part: str) -> Positives:
@@ -283,11 +283,15 @@ def _prepare(config, workdir) -> tuple[Run, dict[str, Any] | None]:
         _check_same(workdir, before["config"], config)
     data = config.data.to_dict()
     dataset = parallel.in_first_process(lambda: prepare(data)) or prepare(data)
-    if before is not None and before["data"] != dataset.fingerprint():
-        raise UserError(
-            f"{workdir}: this workdir was made with other data than what the config gives now; "
-            "choose another --workdir, or restore the data."
-        )
+
+    def check():
+        if before is not None and before["data"] != dataset.fingerprint():
+            raise UserError(
+                f"{workdir}: this workdir was made with other data than what the config gives now; "
+                "choose another --workdir, or restore the data."
+            )
+
+    parallel.in_first_process(check)  # others need not read all of it
     return Run(config, dataset, workdir), before
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse
 
 from hlrcml_jax import parallel
+from hlrcml_jax.data.interactions import Known, count_items
 from hlrcml_jax.losses import Batch
 
 PREFERENCE_WEIGHTS = ("uniform", "unpop")
@@ -67,6 +68,19 @@ class UserItems(flax.struct.PyTreeNode):
         longest = int(np.diff(matrix.indptr).max(initial=1))
         sizes = n_items, longest, max(1, matrix.nnz)
         return cls(*(x.astype(np.int32) for x in arrays), *sizes, divided=True)
+
+    @classmethod
+    def rows(cls, matrix: scipy.sparse.csr_array, longest: int) -> "UserItems":
+        """Of a few users, numbered from 0; padded, so that few shapes are compiled.
+
+        Args:
+          matrix: CSR of these users.
+          longest: the most items of any user.
+        """
+        item_E = np.zeros(1 << max(matrix.nnz - 1, 0).bit_length(), np.int32)
+        item_E[: matrix.nnz] = matrix.indices
+        start_U1, zero = matrix.indptr.astype(np.int32), np.zeros((), np.int32)
+        return cls(start_U1, item_E, zero, zero, matrix.shape[1], longest, 0)
 
     def start(self, user: jax.Array) -> jax.Array:
         """Where the items of a user begin."""
@@ -171,33 +185,26 @@ class Sampler(flax.struct.PyTreeNode):
     known: UserItems
     log_weight_I: jax.Array
     max_prefs: int = flax.struct.field(pytree_node=False)
-    candidates: int = flax.struct.field(pytree_node=False)
-    weights: str = flax.struct.field(pytree_node=False)
-    candidate_weights: str = flax.struct.field(pytree_node=False)
-    shared: bool = flax.struct.field(pytree_node=False)
-    correction: bool = flax.struct.field(pytree_node=False)
+    candidates: int = flax.struct.field(pytree_node=False, default=1)
+    weights: str = flax.struct.field(pytree_node=False, default="uniform")
+    candidate_weights: str = flax.struct.field(pytree_node=False, default="uniform")
+    shared: bool = flax.struct.field(pytree_node=False, default=False)
+    correction: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod
     def of(
         cls,
         known: scipy.sparse.csr_array,
         max_prefs: int,
-        candidates: int = 1,
-        weights: str = "uniform",
-        candidate_weights: str = "uniform",
-        shared: bool = False,
-        correction: bool = False,
         parts: tuple[int, range] | None = None,
+        **how,
     ) -> "Sampler":
         """From the known interactions; the arrays stay on the host.
 
-        With `parts`, see `UserItems.parts`, what users know is divided.
+        With `parts`, see `UserItems.parts`, what users know is divided; `how` are the attributes.
         """
-        count_I = np.bincount(known.indices, minlength=known.shape[1])
-        log_weight_I = -np.log(np.maximum(count_I, 1)).astype(np.float32)
-        drawn = (max_prefs, candidates, weights, candidate_weights, shared, correction)
         items = UserItems.parts(known, *parts) if parts else UserItems.of(known)
-        return cls(items, log_weight_I, *drawn)
+        return cls(items, rarity(known), max_prefs, **how)
 
     def place(self) -> "Sampler":
         """On the devices, for mapped functions."""
@@ -352,13 +359,24 @@ def draw_batch(
     return batch.replace(negative_BxN=shared_N) if sampler.shared else batch
 
 
+def rarity(known: Known | scipy.sparse.csr_array) -> np.ndarray:
+    """Log weights of items of which one is drawn the rarer the more users have it, (I,)."""
+    return -np.log(np.maximum(count_items(known), 1)).astype(np.float32)
+
+
 def evaluation_preferences(
     sampler: Sampler, key: jax.Array, user_B: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Preferences (B, S) and mask (B, S), drawn for each user from the seed alone."""
+    """Preferences (B, S) and mask (B, S), drawn for each user from the seed alone.
 
-    def draw(user):
+    Args:
+      sampler: knows the items of just these users, in this order.
+      key: of all draws.
+      user_B: user numbers.
+    """
+
+    def draw(row, user):
         nothing = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        return sampler.preferences(jax.random.fold_in(key, user), user, *nothing)
+        return sampler.preferences(jax.random.fold_in(key, user), row, *nothing)
 
-    return jax.vmap(draw)(user_B)
+    return jax.vmap(draw)(jnp.arange(len(user_B)), user_B)

@@ -21,10 +21,11 @@ import numpy as np
 import scipy.sparse
 
 from hlrcml_jax import parallel
+from hlrcml_jax.data.interactions import Known
 from hlrcml_jax.models.cml import CML, made_of_items
 from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.models.relation import PIECE
-from hlrcml_jax.sampling import Sampler, evaluation_preferences
+from hlrcml_jax.sampling import Sampler, UserItems, evaluation_preferences, rarity
 
 STORAGE = ("float32", "bfloat16", "float16")
 LONG = 4  # lists longer than a quarter of the catalogue are sorted once, at the end
@@ -123,7 +124,8 @@ class Scorer:
 
     Args:
       model: the model.
-      known: CSR (U, I) of what may be known: source of preferences, and never recommended.
+      known: what may be known, (U, I), asked for some users at a time: the source of preferences,
+        and never recommended.
       max_prefs: S; 0 for a model that uses none.
       weights: how preferences are drawn ("uniform" or "unpop").
       memory_mb: working memory on each device, MiB.
@@ -137,7 +139,7 @@ class Scorer:
     def __init__(
         self,
         model: CML,
-        known: scipy.sparse.csr_array,
+        known: Known | scipy.sparse.csr_array,
         max_prefs: int,
         weights: str,
         memory_mb: int,
@@ -155,7 +157,9 @@ class Scorer:
         n = parallel.device_count()
         self._user_parts, self._item_parts = (1, n) if sharded else (n, 1)
         self._key = jax.random.key(seed)
-        self._sampler = jax.device_put(Sampler.of(known, self.max_prefs, weights=weights))
+        self._weights = weights
+        self._rarity_I = rarity(known) if weights == "unpop" else np.zeros(0, np.float32)
+        self._longest = int(np.diff(known.indptr).max(initial=1))
         self._draw = jax.jit(evaluation_preferences)
 
     def rank(self, params: dict[str, Any], user_C: np.ndarray, k: int) -> Iterator[Ranking]:
@@ -252,8 +256,10 @@ class Scorer:
 
     def preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Preferences as item numbers, (C, S), and their mask; a user's are always the same."""
-        users = jax.device_put(user_C.astype(np.int32))
-        return jax.device_get(self._draw(self._sampler, self._key, users))
+        rows = UserItems.rows(self.known[user_C], self._longest)
+        sampler = Sampler(rows, self._rarity_I, self.max_prefs, weights=self._weights)
+        sampler, users = jax.device_put((sampler, user_C.astype(np.int32)))
+        return jax.device_get(self._draw(sampler, self._key, users))
 
 
 def _context(prefs_CxS, mask_CxS, n_items: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse
 
 from hlrcml_jax import parallel
+from hlrcml_jax.data.interactions import Known
 
 PAIRS = 100_000  # of such users and their items, placed at a time
 
@@ -13,7 +14,7 @@ PAIRS = 100_000  # of such users and their items, placed at a time
 def place_untrained_users(
     params: dict[str, Any],
     train: scipy.sparse.csr_array,
-    known: scipy.sparse.csr_array,
+    known: Known | scipy.sparse.csr_array,
     sharded: bool = False,
 ) -> dict[str, Any]:
     """Parameters with each user that training never saw at the mean of its known items.
@@ -23,7 +24,7 @@ def place_untrained_users(
     Args:
       params: on the devices.
       train: CSR (U, I) of training.
-      known: CSR (U, I) of what is known.
+      known: what is known, (U, I).
       sharded: whether tables are divided by rows.
     """
     new_N = np.flatnonzero(np.diff(train.indptr) == 0).astype(np.int32)

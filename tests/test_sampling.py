@@ -8,6 +8,7 @@ import scipy.sparse
 import scipy.stats
 
 from hlrcml_jax import sampling
+from hlrcml_jax.data.interactions import Known
 
 N_DRAWS = 100_000
 ITEMS = np.array([1, 2, 5, 6, 9, 11])
@@ -173,12 +174,23 @@ def test_find_knows_every_cell():
     np.testing.assert_array_equal(np.asarray(found).reshape(known.shape), known.toarray())
 
 
-def test_evaluation_preferences_depend_on_the_user_alone():
-    sampler = make(random_known(), max_prefs=4)
-    key = jax.random.key(0)
-    both, _ = sampling.evaluation_preferences(sampler, key, jnp.array([3, 8]))
-    one, _ = sampling.evaluation_preferences(sampler, key, jnp.array([8]))
-    np.testing.assert_array_equal(both[1], one[0])
+@pytest.mark.parametrize("weights", sampling.PREFERENCE_WEIGHTS)
+def test_evaluation_preferences_depend_on_the_user_alone(weights):
+    known = random_known()
+    longest = int(np.diff(known.indptr).max())
+
+    def draw(users, known, longest=longest):
+        rows = sampling.UserItems.rows(known[users], longest)
+        sampler = sampling.Sampler(rows, sampling.rarity(known), 4, weights=weights)
+        numbers = jnp.array(users)
+        found = sampling.evaluation_preferences(jax.device_put(sampler), jax.random.key(0), numbers)
+        return np.where(found[1], found[0], -1)
+
+    both = draw([3, 8], known)
+    assert set(both[1]) - {-1} <= set(known[[8]].indices)
+    np.testing.assert_array_equal(both[1:], draw([8], known))
+    parts = [known.multiply(np.arange(90) % 2 == k).tocsr() for k in (0, 1)]
+    np.testing.assert_array_equal(both, draw([3, 8], Known(tuple(parts))))
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -40,7 +40,7 @@ def run_epochs(trainer, matrix, n_epochs, user_vectors=True, weights="uniform"):
     state = jax.device_get(init_state(params, trainer.optimizer))
     state = parallel.divide(state) if sharded else parallel.replicate(state)
     parts = (parallel.device_count(), parallel.own_devices()) if sharded else None
-    sampler = Sampler.of(matrix, 5, 3, candidate_weights=weights, parts=parts).place()
+    sampler = Sampler.of(matrix, 5, parts, candidates=3, candidate_weights=weights).place()
     positives = parallel.replicate(Positives.of(matrix))
     if sharded:
         positives = parallel.put(Positives.parts(matrix, *parts))
@@ -63,7 +63,7 @@ def test_an_epoch_is_its_steps_one_by_one():
 
     params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8)
     opt_state = trainer.optimizer.init(params)
-    sampler, positives = jax.device_put((Sampler.of(matrix, 5, 3), Positives.of(matrix)))
+    sampler, positives = jax.device_put((Sampler.of(matrix, 5, candidates=3), Positives.of(matrix)))
     order_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(9), 0))
     order = jax.random.permutation(order_key, matrix.nnz)
     gradient = jax.jit(
@@ -88,7 +88,7 @@ def test_blocks_of_a_batch_add_up_to_it(user_vectors):
     trainer = make_trainer(64)
     matrix = known()
     params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8, user_vectors)
-    sampler, positives = jax.device_put((Sampler.of(matrix, 5, 3), Positives.of(matrix)))
+    sampler, positives = jax.device_put((Sampler.of(matrix, 5, candidates=3), Positives.of(matrix)))
     batch = draw_batch(
         sampler, positives, jax.random.key(1), jnp.arange(matrix.nnz), jnp.arange(64)
     )
@@ -128,7 +128,7 @@ def test_lazy_rows_leave_the_others_and_their_moments(n_users):
     params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8)
     state = init_state(params, trainer.optimizer)
     state = state.replace(opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
-    sampler, positives = jax.device_put((Sampler.of(matrix, 5, 3), Positives.of(matrix)))
+    sampler, positives = jax.device_put((Sampler.of(matrix, 5, candidates=3), Positives.of(matrix)))
     batch = draw_batch(
         sampler, positives, jax.random.key(1), jnp.arange(matrix.nnz), jnp.arange(16)
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import pathlib
 
 import numpy as np
@@ -9,6 +10,8 @@ import polars as pl
 import scipy.sparse
 
 PARTS = ("train", "valid", "test", "history")
+ARRAYS = ("data", "indices", "indptr")  # of a CSR matrix
+USERS = 2**16  # whose items are counted at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +46,10 @@ class Dataset:
     def n_items(self) -> int:
         return self.train.shape[1]
 
-    def known(self, part: str) -> scipy.sparse.csr_array:
+    def known(self, part: str) -> "Known":
         """What may be known when `part` is predicted: for test all but test itself."""
-        known = self.train + self.history
-        return known if part == "valid" else known + self.valid
+        known = self.train, self.history
+        return Known(known if part == "valid" else (*known, self.valid))
 
     def fingerprint(self) -> str:
         """Hash of all interactions, to tell whether a run goes on with the data it began with."""
@@ -58,8 +61,8 @@ class Dataset:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes the data set into an existing folder; nothing is pickled."""
-        for part in PARTS:
-            scipy.sparse.save_npz(folder / f"{part}.npz", getattr(self, part))
+        for part, name in itertools.product(PARTS, ARRAYS):
+            np.save(folder / f"{part}.{name}.npy", getattr(getattr(self, part), name))
         self.user_ids.alias("id").to_frame().write_parquet(folder / "users.parquet")
         items = self.item_ids.alias("id").to_frame()
         for name in ("titles", "categories"):
@@ -69,12 +72,50 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "Dataset":
-        """Reads what `save` wrote."""
-        parts = {part: scipy.sparse.load_npz(folder / f"{part}.npz") for part in PARTS}
+        """What `save` wrote; interactions stay in their files until they are looked at."""
         items = pl.read_parquet(folder / "items.parquet")
         named = {name: items[name] for name in ("titles", "categories") if name in items.columns}
         users = pl.read_parquet(folder / "users.parquet")
+        parts, shape = {}, (len(users), len(items))
+        for part in PARTS:
+            paths = [folder / f"{part}.{name}.npy" for name in ARRAYS]
+            # Libraries want to be allowed to write; what they wrote would stay in memory.
+            arrays = tuple(np.load(path, mmap_mode="c") for path in paths)
+            parts[part] = scipy.sparse.csr_array(arrays, shape=shape)
         return cls(**parts, user_ids=users["id"], item_ids=items["id"], **named)
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """The union of matrices that share no cell, made for the users that are asked for.
+
+    Attributes:
+      parts: CSR (U, I) each.
+    """
+
+    parts: tuple[scipy.sparse.csr_array, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.parts[0].shape
+
+    @property
+    def indptr(self) -> np.ndarray:
+        """Where the items of each user would begin, (U + 1,)."""
+        return sum(part.indptr for part in self.parts)
+
+    def __getitem__(self, users) -> scipy.sparse.csr_array:
+        """CSR of some users, by their numbers or a slice."""
+        return sum((part[users] for part in self.parts[1:]), start=self.parts[0][users])
+
+
+def count_items(known: Known | scipy.sparse.csr_array) -> np.ndarray:
+    """How many users have each item, (I,)."""
+    n_users, n_items = known.shape
+    count_I = np.zeros(n_items, np.int64)
+    for start in range(0, n_users, USERS):
+        count_I += np.bincount(known[start : start + USERS].indices, minlength=n_items)
+    return count_I
 
 
 def to_csr(user_E: np.ndarray, item_E: np.ndarray, shape: tuple[int, int]):

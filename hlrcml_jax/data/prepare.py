@@ -21,7 +21,7 @@ from hlrcml_jax.data.tables import ROLES, Layout
 from hlrcml_jax.errors import UserError
 
 # Part of every cache key: raise it when the same inputs would give another data set.
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 
 
 def prepare(data: Mapping[str, Any]) -> Dataset:
@@ -41,15 +41,14 @@ def prepare(data: Mapping[str, Any]) -> Dataset:
         )
     key = _key(data, files, items)
     folder = cache_dir / "datasets" / key
-    if folder.is_dir():
-        return Dataset.load(folder)
-    dataset = _read(data, files, items)
-    if data["split"]["keep"] < 1:
-        train = splits.thin(dataset.train, data["split"]["keep"], data["split"]["seed"])
-        dataset = dataclasses.replace(dataset, train=train)
-    _check(dataset)
-    _store(dataset, folder)
-    return dataset
+    if not folder.is_dir():
+        dataset = _read(data, files, items)
+        if data["split"]["keep"] < 1:
+            train = splits.thin(dataset.train, data["split"]["keep"], data["split"]["seed"])
+            dataset = dataclasses.replace(dataset, train=train)
+        _check(dataset)
+        _store(dataset, folder)
+    return Dataset.load(folder)
 
 
 def cache_folder(configured: str) -> pathlib.Path:
