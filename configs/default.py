@@ -212,6 +212,10 @@ def get_config():
     config.recommend.k = 10
     # comma-separated user ids, '' for all
     config.recommend.users = ""
+    # comma-separated ids to choose from, '' for all
+    config.recommend.only_items = ""
+    # of each item (--mode=explain); 0: all
+    config.recommend.reasons = 3
     # format of the file: parquet, csv, jsonl
     config.recommend.format = "parquet"
     return config

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hlrcml_jax import explain
 from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models.cml import CML, user_rows
+from hlrcml_jax.models.cml import CML
 from hlrcml_jax.scoring import Scorer
 
 TOP_CATEGORIES = 3
@@ -89,27 +90,15 @@ def relation_vectors(
     model: CML, params: dict[str, Any], scorer: Scorer, user_N: np.ndarray, item_N: np.ndarray
 ) -> np.ndarray:
     """The vectors (N, D) that move users towards items."""
-    params = jax.device_put(params)
+    return explain.of_pairs(_vectors, model, params, scorer, user_N, item_N)[0]
 
-    @jax.jit
-    def vectors(user_B, item_B, prefs_BxS, mask_BxS):
-        bound = model.bind({"params": params["model"]})
-        items_IxD = params["items"]
-        prefs_BxSxD = items_IxD[prefs_BxS]
-        user_BxD = user_rows(params, user_B, prefs_BxSxD, mask_BxS)
-        history = bound.history(user_BxD, prefs_BxSxD, mask_BxS)
-        relation = bound.relation(user_BxD, items_IxD[item_B], history)
-        if relation is None:
-            raise UserError(f"{type(model).__name__} has no relations to analyse.")
-        return bound.translate(jnp.zeros_like(user_BxD), relation)
 
-    parts = []
-    for start in range(0, len(user_N), BATCH):
-        # Filled up, so that all batches have one shape.
-        place_B = np.minimum(np.arange(start, start + BATCH), len(user_N) - 1)
-        prefs_BxS, mask_BxS = scorer.preferences(user_N[place_B])
-        parts.append(vectors(user_N[place_B], item_N[place_B], prefs_BxS, mask_BxS))
-    return np.concatenate(parts)[: len(user_N)]
+def _vectors(bound: CML, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
+    history = bound.history(user_BxD, prefs_BxSxD, mask_BxS)
+    relation = bound.relation(user_BxD, target_BxD, history)
+    if relation is None:
+        raise UserError(f"{type(bound).__name__} has no relations to analyse.")
+    return bound.translate(jnp.zeros_like(user_BxD), relation)
 
 
 def nearest(vector_NxD: np.ndarray) -> np.ndarray:

@@ -265,6 +265,8 @@ SCHEMA: dict[str, Any] = {
     "recommend": {
         "k": Key(10, "items for each user; at least 1", _at_least(1), may_change=True),
         "users": Key("", "comma-separated user ids, '' for all", may_change=True),
+        "only_items": Key("", "comma-separated ids to choose from, '' for all", may_change=True),
+        "reasons": Key(3, "of each item (--mode=explain); 0: all", _at_least(0), may_change=True),
         "format": _choice(
             "parquet", "format of the file", ("parquet", "csv", "jsonl"), may_change=True
         ),

@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import polars as pl
 import rich
 
 from hlrcml_jax import analyse as analysis
-from hlrcml_jax import files, parallel, pretrained, recommend, report
+from hlrcml_jax import explain, files, parallel, pretrained, recommend, report
 from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.errors import Terminated, UserError
 from hlrcml_jax.evaluate import Evaluation, evaluate
@@ -245,37 +246,85 @@ def _evaluate_params(run: Run, model: CML, params: dict[str, Any]) -> Evaluation
 
 def show_recommendations(run: Run, best: Best) -> None:
     """Prints ten recommendations for one user, each with the past item that speaks for it."""
-    scorer = run.scorer("test")
     user_C = np.array([int(np.argmax(np.diff(run.dataset.train.indptr) >= 10))])
-    ready = run.params_for(best.params, "test")
-    ranking = next(scorer.rank(ready, user_C, 10))
-    table = recommend.frame(ranking, run.dataset)
-    reasons = recommend.main_reasons(run.model, run.collect(ready), ranking)
-    names = ["rank", "item", "score"] + (["because of"] if reasons else [])
-    label = run.dataset.titles if run.dataset.titles is not None else run.dataset.item_ids
-    rows = []
-    for place, row in enumerate(table.iter_rows(named=True)):
-        cells = [str(row["rank"]), str(row.get("title", row["item_id"])), f"{row['score']:.3f}"]
-        if reasons:
-            item, share = reasons[place]
-            cells.append(f"{label[item]} ({100 * share:.0f} %)")
-        rows.append(cells)
+    make = _explained if run.model.uses_preferences else _recommended
+    table = make(run, best, 10, 1)(user_C)
     user = run.dataset.user_ids[int(user_C[0])]
-    report.print_recommendations(f"Recommendations for user {user}", rows, names)
+    report.print_recommendations(f"Recommendations for user {user}", table)
 
 
 def write_recommendations(run: Run, best: Best) -> pathlib.Path:
     """Writes the top K of the chosen users to `recommendations.*` in the workdir."""
-    options = run.config.recommend
-    user_C = recommend.user_numbers(run.dataset, options.users)
-    frames = recommend.frames(
-        run.scorer("test"), run.params_for(best.params, "test"), run.dataset, user_C, options.k
-    )
-    path = run.workdir / f"recommendations.{options.format}"
-    table = pl.concat(list(frames))
-    parallel.in_first_process(lambda: recommend.write(table, path, options.format))
-    rich.print(f"{len(table):,} recommendations for {len(user_C):,} users in [bold]{path}[/bold].")
+    return _write(run, best, "recommendations", _recommended)
+
+
+def write_reasons(run: Run, best: Best) -> pathlib.Path:
+    """Writes the top K of the chosen users with their reasons to `reasons.*` in the workdir."""
+    path = _write(run, best, "reasons", _explained)
+    user_C = _chosen_users(run)[:1]
+    table = _explained(run, best, run.config.recommend.k, 1)(user_C)
+    user = run.dataset.user_ids[int(user_C[0])]
+    report.print_recommendations(f"Recommendations for user {user}", table)
     return path
+
+
+def _chosen_users(run: Run) -> np.ndarray:
+    names = run.config.recommend.users
+    ids = run.dataset.user_ids
+    return recommend.numbers(ids, names.split(","), "user") if names else np.arange(len(ids))
+
+
+def _write(run: Run, best: Best, name: str, make) -> pathlib.Path:
+    options, user_C = run.config.recommend, _chosen_users(run)
+    path = run.workdir / f"{name}.{options.format}"
+    of = [
+        name,
+        best.epoch,
+        options.k,
+        options.reasons,
+        options.only_items,
+        run.config.scoring.storage,
+    ]
+    table = make(run, best, options.k, options.reasons)
+    n_rows = recommend.write_in_parts(path, options.format, user_C, table, of)
+    rich.print(f"{n_rows:,} rows for {len(user_C):,} users in [bold]{path}[/bold].")
+    return path
+
+
+def _recommended(run: Run, best: Best, k: int, _: int) -> Callable[[np.ndarray], pl.DataFrame]:
+    """What gives the k best items of users."""
+    scorer, ready = run.scorer("test"), run.params_for(best.params, "test")
+    only_I = None
+    if run.config.recommend.only_items:
+        only_I = np.zeros(run.dataset.n_items, bool)
+        names = run.config.recommend.only_items.split(",")
+        only_I[recommend.numbers(run.dataset.item_ids, names, "item")] = True
+
+    def table(user_C):
+        rankings = scorer.rank(ready, user_C, k, only_I=only_I)
+        ids, dataset = run.dataset.user_ids, run.dataset
+        return pl.concat([recommend.frame(ranking, ids, dataset) for ranking in rankings])
+
+    return table
+
+
+def _explained(run: Run, best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataFrame]:
+    """What gives the k best items of users, each with its reasons."""
+    recommended = _recommended(run, best, k, most)
+    scorer, params = run.scorer("test"), run.collect(run.params_for(best.params, "test"))
+
+    def table(user_C):
+        best_R = recommended(user_C)
+        user_R = recommend.numbers(run.dataset.user_ids, best_R["user_id"], "user")
+        item_R = recommend.numbers(run.dataset.item_ids, best_R["item_id"], "item")
+        pairs = (user_R, item_R, run.dataset.user_ids, run.dataset)
+        why = explain.reasons(run.model, params, scorer, *pairs, most)
+        keys = ["user_id", "item_id"]
+        if "title" in why.columns:
+            why = why.drop("title")
+        return best_R.join(why, keys, "left", maintain_order="left_right")
+
+    return table
 
 
 def analyse(run: Run, best: Best) -> dict[str, dict[str, float]]:

@@ -1,116 +1,116 @@
-"""Recommendations of a trained model, with the users' own ids, titles and reasons."""
+"""Recommendations as frames and files, with the users' own ids and the items' titles."""
 
-import functools
+import hashlib
+import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import files
+from hlrcml_jax import files, parallel
 from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models.cml import CML, user_rows
-from hlrcml_jax.scoring import Ranking, Scorer
+from hlrcml_jax.scoring import Ranking
+
+USERS = 20_000  # of a part of a file
 
 WRITERS = {
-    "parquet": pl.DataFrame.write_parquet,
-    "csv": pl.DataFrame.write_csv,
-    "jsonl": pl.DataFrame.write_ndjson,
+    "parquet": pl.LazyFrame.sink_parquet,
+    "csv": pl.LazyFrame.sink_csv,
+    "jsonl": pl.LazyFrame.sink_ndjson,
 }
 
 
-def user_numbers(dataset: Dataset, users: str) -> np.ndarray:
-    """The rows of comma-separated user ids; of all users for "".
-
-    Raises:
-      UserError: an id that the data does not have.
-    """
-    if not users:
-        return np.arange(dataset.n_users)
-    rows = {str(id): row for row, id in enumerate(dataset.user_ids)}
-    wanted = [id.strip() for id in users.split(",")]
-    for id in wanted:
-        if id not in rows:
-            raise UserError(f"recommend.users: there is no user {id!r} in the data.")
-    return np.array([rows[id] for id in wanted])
-
-
-def frames(
-    scorer: Scorer, params: dict[str, Any], dataset: Dataset, user_C: np.ndarray, k: int
-) -> Iterator[pl.DataFrame]:
-    """The k best new items of each user, a chunk of users at a time.
+def numbers(ids: pl.Series, wanted: Iterable[Any], what: str) -> np.ndarray:
+    """The numbers of some ids, in their order; 196 and "196" are the same id.
 
     Args:
-      scorer: knows what is not new.
-      params: replicated over the devices.
-      dataset: for ids and titles.
-      user_C: user numbers.
-      k: length of the lists.
+      ids: all of them, by number.
+      wanted: those to find.
+      what: they are called in a sentence about one that does not exist.
 
-    Yields:
-      Frames of `user_id`, `item_id`, `title` (where the data has titles), `score` and `rank`
-      (from 1), in order of user and rank.
+    Raises:
+      UserError: naming the first id that the data does not have.
     """
-    for ranking in scorer.rank(params, user_C, k):
-        yield frame(ranking, dataset)
+    wanted = [str(id).strip() for id in wanted]
+    table = pl.DataFrame({"id": ids}).with_row_index("number")
+    asked = pl.DataFrame({"id": pl.Series(wanted, dtype=pl.String).cast(ids.dtype, strict=False)})
+    found = asked.join(table, on="id", how="left", maintain_order="left")["number"]
+    if found.null_count():
+        unknown = wanted[int(found.is_null().arg_max())]
+        raise UserError(f"there is no {what} {unknown!r} in the data.")
+    return found.to_numpy().astype(np.int64)
 
 
-def frame(ranking: Ranking, dataset: Dataset) -> pl.DataFrame:
-    """A ranking as a frame; places without an item are left out."""
+def frame(ranking: Ranking, user_ids: pl.Series, dataset: Dataset) -> pl.DataFrame:
+    """A ranking as a frame; places without an item are left out.
+
+    Args:
+      ranking: of some users.
+      user_ids: by user number.
+      dataset: for item ids and titles.
+
+    Returns:
+      `user_id`, `item_id`, `title` (where the data has titles), `score` and `rank` (from 1), in
+      order of user and rank.
+    """
     n_users, length = ranking.item_CxK.shape
     item_R = ranking.item_CxK.ravel()
     filled_R = item_R >= 0
     user_R = np.repeat(ranking.user_C, length)[filled_R]
     item_R = item_R[filled_R]
-    columns = {
-        "user_id": dataset.user_ids.gather(user_R),
-        "item_id": dataset.item_ids.gather(item_R),
-        "score": ranking.score_CxK.ravel()[filled_R],
-        "rank": np.tile(np.arange(1, length + 1), n_users)[filled_R],
-    }
+    columns = {"user_id": user_ids.gather(user_R), **named(item_R, dataset)}
+    columns["score"] = ranking.score_CxK.ravel()[filled_R]
+    columns["rank"] = np.tile(np.arange(1, length + 1), n_users)[filled_R]
+    return pl.DataFrame(columns)
+
+
+def named(item_R: np.ndarray, dataset: Dataset, prefix: str = "") -> dict[str, pl.Series]:
+    """Columns `item_id` and, where the data has titles, `title`."""
+    columns = {f"{prefix}item_id": dataset.item_ids.gather(item_R)}
     if dataset.titles is not None:
-        columns["title"] = dataset.titles.gather(item_R)
-    order = ["user_id", "item_id", "title", "score", "rank"]
-    return pl.DataFrame({name: columns[name] for name in order if name in columns})
+        columns[f"{prefix}title"] = dataset.titles.gather(item_R)
+    return columns
 
 
-def write(table: pl.DataFrame, path: pathlib.Path, format: str) -> None:
-    """Writes a frame as "parquet", "csv" or "jsonl"; the file is whole or not there."""
-    files.write(path, lambda scratch: WRITERS[format](table, scratch))
-
-
-def main_reasons(
-    model: CML, params: dict[str, Any], ranking: Ranking
-) -> list[tuple[int, float]] | None:
-    """For each item recommended to one user, the past item that its relation attends to most.
+def write_in_parts(
+    path: pathlib.Path,
+    format: str,
+    user_C: np.ndarray,
+    make: Callable[[np.ndarray], pl.DataFrame],
+    of: Any,
+) -> int:
+    """Writes a table of many users a part at a time; a call that was stopped goes on where it was.
 
     Args:
-      model: the model.
-      params: of one device.
-      ranking: of one user.
+      path: of the file, which is whole or not there.
+      format: "parquet", "csv" or "jsonl".
+      user_C: user numbers.
+      make: the table of some of them.
+      of: whatever the table depends on but the users; parts that were made of the same are kept.
 
     Returns:
-      (item number, share of the user attention) of each place, or None if the model attends to
-      nothing.
+      Number of rows.
     """
-    mask_S = ranking.mask_CxS[0]
-    if not model.uses_preferences or not mask_S.any():
-        return None
-    items_IxD = np.asarray(params["items"])
-    target_KxD = items_IxD[ranking.item_CxK[0]]
-    n = len(target_KxD)
-    prefs_1xSxD = items_IxD[ranking.prefs_CxS]
-    user_1xD = user_rows(params, ranking.user_C, prefs_1xSxD, ranking.mask_CxS)
-    user_KxD, prefs_KxSxD = np.repeat(user_1xD, n, axis=0), np.repeat(prefs_1xSxD, n, axis=0)
-    mask_KxS = np.repeat(ranking.mask_CxS, n, axis=0)
-    shares = jax.jit(functools.partial(model.apply, method="preference_shares"))
-    share_KxS = shares({"params": params["model"]}, user_KxD, target_KxD, prefs_KxSxD, mask_KxS)
-    share_KxS = np.asarray(share_KxS)
-    best_K = share_KxS.argmax(axis=1)
-    return [
-        (int(ranking.prefs_CxS[0, slot]), float(share_S[slot]))
-        for slot, share_S in zip(best_K, share_KxS, strict=True)
-    ]
+    digest = hashlib.sha256(json.dumps(of).encode() + user_C.tobytes()).hexdigest()[:16]
+    folder = path.parent / f".parts-{digest}"
+    parts = []
+    for start in range(0, len(user_C), USERS):
+        parts.append(folder / f"{start:012}.parquet")
+        if not parallel.any_process(parts[-1].exists()):
+            table = make(user_C[start : start + USERS])
+            write = table.write_parquet
+            parallel.in_first_process(lambda part=parts[-1], write=write: files.write(part, write))
+
+    def join() -> int:
+        table = pl.scan_parquet(parts)
+        files.write(path, lambda scratch: WRITERS[format](table, scratch))
+        n_rows = table.select(pl.len()).collect().item()
+        for part in parts:
+            part.unlink()
+        folder.rmdir()
+        return n_rows
+
+    return parallel.in_first_process(join) or 0

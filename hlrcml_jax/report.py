@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
+import polars as pl
 import rich
 import rich.box
 from matplotlib.figure import Figure
@@ -105,13 +106,18 @@ def print_metrics(
     rich.print(table)
 
 
-def print_recommendations(title: str, rows: Sequence[Sequence[str]], names: Sequence[str]) -> None:
-    """A table of recommendations, one a row."""
+def print_recommendations(title: str, recommendations: pl.DataFrame) -> None:
+    """A table of recommendations, one a row, each with a reason if there is one."""
+    explained = "share" in recommendations.columns
     table = Table(title=title, title_justify="left", box=rich.box.SIMPLE)
-    for name in names:
+    for name in ("rank", "item", "score") + (("because of",) if explained else ()):
         table.add_column(name, justify="right" if name in ("rank", "score") else "left")
-    for row in rows:
-        table.add_row(*row)
+    for row in recommendations.iter_rows(named=True):
+        cells = [str(row["rank"]), str(row.get("title", row["item_id"])), f"{row['score']:.3f}"]
+        if explained and row["share"] is not None:
+            reason = row.get("reason_title", row["reason_item_id"])
+            cells.append(f"{reason} ({100 * row['share']:.0f} %)")
+        table.add_row(*cells)
     rich.print(table)
 
 

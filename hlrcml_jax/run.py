@@ -13,30 +13,35 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+import scipy.sparse
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import files, parallel
 from hlrcml_jax.checkpoints import Checkpoints
-from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.data.interactions import Dataset, Known
 from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.evaluate import Protocol
+from hlrcml_jax.fold_in import FoldIn
 from hlrcml_jax.losses import Loss
 from hlrcml_jax.models import make_model
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Solved
 from hlrcml_jax.optimizer import learning_rate, make_optimizer, row_radii
-from hlrcml_jax.sampling import Positives, Sampler, UserItems
+from hlrcml_jax.sampling import Positives, Sampler, UserItems, rarity
 from hlrcml_jax.scoring import Scorer
 from hlrcml_jax.train import (
     Trainer,
     TrainState,
+    constants_of,
     init_params,
     init_state,
     steps_per_epoch,
     widen,
 )
 from hlrcml_jax.untrained import place_untrained_users
+
+MOST_CANDIDATES = 50  # of a new user's examples, each with a relation of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +152,19 @@ class Run:
 
     def scorer(self, part: str, model: CML | None = None) -> Scorer:
         """Ranks with what may be known when a part is predicted."""
+        return self.scorer_of(self.dataset.known(part), model)
+
+    def scorer_of(
+        self,
+        known: Known | scipy.sparse.csr_array,
+        model: CML | None = None,
+        rarity_I: np.ndarray | None = None,
+    ) -> Scorer:
+        """Ranks with what is known, see `Scorer`."""
         options, model = self.config.model, model or self.model
         return Scorer(
             model,
-            self.dataset.known(part),
+            known,
             self._max_prefs(model),
             options.prefs_sampling,
             self.config.scoring.memory_mb,
@@ -158,6 +172,7 @@ class Run:
             self.config.scoring.batch_size,
             self.config.scoring.storage,
             self._is_sharded(model),
+            rarity_I,
         )
 
     def initial_state(self) -> TrainState:
@@ -214,6 +229,44 @@ class Run:
             ready = jax.device_get(jax.jit(lambda params: widen(model, params, trained))(ready))
             ready = self.place(ready, model)
         return ready
+
+    def with_new_users(
+        self, params: dict[str, Any], histories: scipy.sparse.csr_array
+    ) -> dict[str, Any]:
+        """Parameters with the vectors of new users as `users`, placed.
+
+        Args:
+          params: of a checkpoint, not divided.
+          histories: CSR (N, I), the items of each new user.
+        """
+        config, model = self.config, self.model
+        if "users" not in params:  # they are made of their items
+            return self.place(params)
+        if isinstance(model, Solved):
+            users = model.fold_in(params["items"], histories)
+            return self.place(params | {"users": users.astype(np.float32)})
+        constants = {}
+        if model.adds_constants:
+            trained = constants_of(model, params, UserItems.of(self.dataset.train))
+            nobody = {"users": np.zeros((histories.shape[0], params["users"].shape[1]))}
+            new = constants_of(model, params | nobody, UserItems.of(histories))
+            constants = jax.device_get({"users": new["users"], "items": trained["items"]})
+        radius = config.model.clip_norm if model.in_ball else None
+        fold_in = FoldIn(model, self.trainer().loss, radius)
+        users = fold_in(
+            params,
+            histories,
+            constants,
+            config.seed,
+            log_weight_I=rarity(self.dataset.train),
+            max_prefs=self._max_prefs(model),
+            candidates=min(config.negatives.candidates, MOST_CANDIDATES),
+            weights=config.model.prefs_sampling,
+            correction=config.negatives.correction,
+        )
+        params = params | {"users": users}
+        wide = {name: np.hstack([params[name], constants[name]]) for name in constants}
+        return self.place(params | wide)
 
 
 def open_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Run:

@@ -280,6 +280,20 @@ class Sampler(flax.struct.PyTreeNode):
         place_S = place_S + (is_left_out & (place_S >= left_out))
         return self.known.item_E[self.known.start(user) + place_S], mask_S
 
+    def example(
+        self, key: jax.Array, user: jax.Array, item: jax.Array, shared_N: jax.Array | None = None
+    ) -> Batch:
+        """One example, without a leading axis: an item of a user, with what is drawn for it.
+
+        Its weight is 0 for a user who has all items, because there is no negative.
+        """
+        negative_key, preference_key = jax.random.split(key)
+        negative_N = shared_N if self.shared else self.negatives(negative_key, user)
+        log_weight_N = self.log_weights(user, negative_N)
+        prefs_S, mask_S = self.preferences(preference_key, user, *self.known.find(user, item))
+        weight = (self.known.count(user) < self.known.n_items).astype(jnp.float32)
+        return Batch(user, item, negative_N, log_weight_N, prefs_S, mask_S, weight)
+
     def _weighted_subset(self, key, user, left_out, is_left_out):
         """Successive sampling by weight: the largest of log weight + Gumbel noise."""
         place_L = jnp.arange(self.known.longest)
@@ -330,25 +344,19 @@ def draw_batch(
       positives: the pairs.
       epoch_key: of this epoch.
       order_E: the order of the pairs in this epoch.
-      place_B: places in the epoch; those past its end give examples of weight 0, as does a user
-        who has all items, because there is no negative.
+      place_B: places in the epoch; those past its end give examples of weight 0.
       step: number of the batch in the epoch, for candidates that its examples share.
     """
     n = order_E.shape[0]
-    if sampler.shared:
-        # Keys of steps follow those of places.
-        shared_N = sampler.any_items(jax.random.fold_in(epoch_key, n + step))
+    # Keys of steps follow those of places.
+    step_key = jax.random.fold_in(epoch_key, n + step)
+    shared_N = sampler.any_items(step_key) if sampler.shared else None
 
     def draw(place):
         pair = order_E[jnp.minimum(place, n - 1)]
         user, item, is_here = positives.at(pair)
-        negative_key, preference_key = jax.random.split(jax.random.fold_in(epoch_key, place))
-        negative_N = shared_N if sampler.shared else sampler.negatives(negative_key, user)
-        log_weight_N = sampler.log_weights(user, negative_N)
-        prefs_S, mask_S = sampler.preferences(preference_key, user, *sampler.known.find(user, item))
-        real = (place < n) & (sampler.known.count(user) < sampler.known.n_items)
-        weight = real.astype(jnp.float32)
-        batch = Batch(user, item, negative_N, log_weight_N, prefs_S, mask_S, weight)
+        batch = sampler.example(jax.random.fold_in(epoch_key, place), user, item, shared_N)
+        batch = batch.replace(weight_B=batch.weight_B * (place < n))
         if not sampler.known.divided:
             return batch
         batch = jax.tree.map(lambda x: jnp.where(is_here, x, jnp.zeros_like(x)), batch)

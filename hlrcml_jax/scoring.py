@@ -118,6 +118,12 @@ class Ranking:
     prefs_CxS: np.ndarray
     mask_CxS: np.ndarray
 
+    @classmethod
+    def empty(cls, k: int) -> "Ranking":
+        """Of no users."""
+        none = np.empty((0, k), np.int32)
+        return cls(none[:, 0], none, none.astype(np.float32), none, none.astype(bool))
+
 
 class Scorer:
     """Ranks the catalogue for users, in chunks over all devices.
@@ -134,6 +140,7 @@ class Scorer:
       storage: type in which relations of item pairs wait to be mixed.
       sharded: whether tables are divided by rows, and each device ranks its own items for all
         users; else users are divided between the devices.
+      rarity_I: see `sampling.rarity`; of what is known, if it is not given.
     """
 
     def __init__(
@@ -147,6 +154,7 @@ class Scorer:
         max_users: int = 0,
         storage: str = "float32",
         sharded: bool = False,
+        rarity_I: np.ndarray | None = None,
     ):
         self.known = known
         self.max_prefs = max_prefs
@@ -158,18 +166,30 @@ class Scorer:
         self._user_parts, self._item_parts = (1, n) if sharded else (n, 1)
         self._key = jax.random.key(seed)
         self._weights = weights
-        self._rarity_I = rarity(known) if weights == "unpop" else np.zeros(0, np.float32)
+        self.rarity_I = rarity_I
+        if rarity_I is None:
+            self.rarity_I = rarity(known) if weights == "unpop" else np.zeros(0, np.float32)
         self._longest = int(np.diff(known.indptr).max(initial=1))
         self._draw = jax.jit(evaluation_preferences)
 
-    def rank(self, params: dict[str, Any], user_C: np.ndarray, k: int) -> Iterator[Ranking]:
-        """The k best unknown items of each user, a chunk of users at a time.
+    def rank(
+        self,
+        params: dict[str, Any],
+        user_C: np.ndarray,
+        k: int,
+        hide_known: bool = True,
+        only_I: np.ndarray | None = None,
+    ) -> Iterator[Ranking]:
+        """The k best items of each user, a chunk of users at a time.
 
         Args:
           params: on the devices, the tables as the scorer has them.
           user_C: user numbers, in any order.
           k: length of the lists; at most I places are filled.
+          hide_known: leave out what each user knows.
+          only_I: True for the items to rank; all, if it is not given.
         """
+        k = min(k, self.known.shape[1])
         if len(user_C) == 0:
             return
         parts = self._user_parts * parallel.workers()
@@ -179,7 +199,7 @@ class Scorer:
         blocks = self._plan(params, share, k)
         for start in range(0, len(user_C), blocks.users * parts):
             part_C = user_C[start : start + blocks.users * parts]
-            yield self._rank_chunk(params, part_C, min(k, self.known.shape[1]), blocks)
+            yield self._rank_chunk(params, part_C, k, blocks, hide_known, only_I)
 
     def _plan(self, params, n_users: int, k: int) -> Blocks:
         n_items = self.known.shape[1]
@@ -193,7 +213,7 @@ class Scorer:
         user_bytes = 4 * floats * parallel.workers()
         return plan_blocks(self._memory_mb, n_users, user_bytes, target_bytes)
 
-    def _rank_chunk(self, params, user_C, k, blocks) -> Ranking:
+    def _rank_chunk(self, params, user_C, k, blocks, hide_known, only_I) -> Ranking:
         n_items, n_own = self.known.shape[1], params["items"].shape[1]
         # The last chunk is filled up with its first user, so that every chunk has one shape.
         chunk = blocks.users * self._user_parts * parallel.workers()
@@ -203,11 +223,19 @@ class Scorer:
         steps = _compiled(self._model, blocks, k, n_items, self._item_parts)
         context = steps.rows(params["items"], parallel.replicate(context_X))
 
+        of_history = self._model.user_is_history
+
         def begin(part):
             """What a worker's users need for all blocks, and their empty lists."""
             of_users = [x[part] for x in (padded_C.astype(np.int32), place_CxS, mask_CxS)]
             by_device = [self._divide(x, blocks) for x in of_users]
-            by_device.append(self._known_bits(padded_C[part], n_own, blocks))
+            known_PxCxW = self._bits(self.known[padded_C[part]], n_own, blocks)
+            hidden_PxCxW = known_PxCxW * np.uint8(hide_known)
+            if only_I is not None:
+                others = scipy.sparse.csr_array(~only_I[None])
+                hidden_PxCxW |= self._bits(others, n_own, blocks)
+            history_PxCxW = known_PxCxW[..., : None if of_history else 0]
+            by_device += [_by_users(bits, blocks) for bits in (hidden_PxCxW, history_PxCxW)]
             return steps.begin(params, context, *parallel.shard(by_device))
 
         parts = np.split(np.arange(chunk), parallel.workers())
@@ -241,25 +269,27 @@ class Scorer:
         by_part = of_users.reshape(self._user_parts, *shape)
         return np.broadcast_to(by_part, (parallel.device_count(), *shape))
 
-    def _known_bits(self, user_C: np.ndarray, n_own: int, blocks: Blocks) -> np.ndarray:
-        """What users know of each device's items, as bits for a whole number of blocks.
-
-        (devices, users, bytes).
-        """
+    def _bits(self, items, n_own: int, blocks: Blocks) -> np.ndarray:
+        """CSR (C, I) as bits of each part of the items, for a whole number of blocks, (P, C, W)."""
         n_bytes = math.ceil(n_own / blocks.targets) * blocks.targets // BITS
-        bits_PxCxW = np.zeros((self._item_parts, len(user_C), n_bytes), np.uint8)
-        known = self.known[user_C].tocoo()
-        part, own = np.divmod(known.col, n_own)
+        bits_PxCxW = np.zeros((self._item_parts, items.shape[0], n_bytes), np.uint8)
+        cells = items.tocoo()
+        part, own = np.divmod(cells.col, n_own)
         bit = np.left_shift(1, own % BITS).astype(np.uint8)
-        np.bitwise_or.at(bits_PxCxW, (part, known.row, own // BITS), bit)
-        return bits_PxCxW.reshape(-1, blocks.users, n_bytes)
+        np.bitwise_or.at(bits_PxCxW, (part, cells.row, own // BITS), bit)
+        return bits_PxCxW
 
     def preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Preferences as item numbers, (C, S), and their mask; a user's are always the same."""
         rows = UserItems.rows(self.known[user_C], self._longest)
-        sampler = Sampler(rows, self._rarity_I, self.max_prefs, weights=self._weights)
+        sampler = Sampler(rows, self.rarity_I, self.max_prefs, weights=self._weights)
         sampler, users = jax.device_put((sampler, user_C.astype(np.int32)))
         return jax.device_get(self._draw(sampler, self._key, users))
+
+
+def _by_users(bits_PxCxW: np.ndarray, blocks: Blocks) -> np.ndarray:
+    """Bits of one part and all devices' users, or of all parts and one device's, by devices."""
+    return bits_PxCxW.reshape(parallel.device_count(), blocks.users, bits_PxCxW.shape[2])
 
 
 def _context(prefs_CxS, mask_CxS, n_items: int) -> tuple[np.ndarray, np.ndarray]:
@@ -298,7 +328,7 @@ class _Steps:
         """Some rows of a table, (N, D)."""
         return table_RxD[row_N] if self.item_parts == 1 else parallel.gather_rows(table_RxD, row_N)
 
-    def begin(self, params, context_XxD, user_C, prefs_CxS, mask_CxS, bits_CxW):
+    def begin(self, params, context_XxD, user_C, prefs_CxS, mask_CxS, hidden_CxW, known_CxW):
         """What a chunk of users needs for all blocks; `best` is what it has so far."""
         bound = self._bind(params)
         n = len(user_C)
@@ -306,23 +336,23 @@ class _Steps:
         user_CxD = self.rows(params["users"], user_C) if has_rows else jnp.zeros((n, 0))
 
         def begin(group):
-            user_GxD, prefs_GxS, mask_GxS, bits_GxW = group
+            user_GxD, prefs_GxS, mask_GxS, known_GxW = group
             prefs_GxSxD = context_XxD[prefs_GxS]
             if self.model.user_is_history:
-                user_GxD = _from_bits(bits_GxW)[:, : self.n_items].astype(float)
+                user_GxD = _from_bits(known_GxW)[:, : self.n_items].astype(float)
             elif not has_rows:
                 user_GxD = made_of_items(prefs_GxSxD, mask_GxS)
             return user_GxD, jax.vmap(bound.block_history)(user_GxD, prefs_GxSxD, mask_GxS)
 
-        begun_KxG = jax.lax.map(begin, self._groups((user_CxD, prefs_CxS, mask_CxS, bits_CxW)))
+        begun_KxG = jax.lax.map(begin, self._groups((user_CxD, prefs_CxS, mask_CxS, known_CxW)))
         user_CxD, history = jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), begun_KxG)
         return {
             "user_CxD": user_CxD,
             "history": history,
             "prefs_CxS": prefs_CxS,
             "mask_CxS": mask_CxS,
-            "bits_CxW": bits_CxW,
-            "best": self._empty(n, BITS * bits_CxW.shape[1]),
+            "hidden_CxW": hidden_CxW,
+            "best": self._empty(n, BITS * hidden_CxW.shape[1]),
         }
 
     def _empty(self, n, width):
@@ -355,12 +385,12 @@ class _Steps:
         names = ("user_CxD", "history", "prefs_CxS", "mask_CxS")
         groups = self._groups({name: users[name] for name in names})
         score_CxT = jax.lax.map(score_group, groups).reshape(n, -1)
-        bits_CxW = jax.lax.dynamic_slice_in_dim(
-            users["bits_CxW"], first // BITS, self.blocks.targets // BITS, axis=1
+        hidden_CxW = jax.lax.dynamic_slice_in_dim(
+            users["hidden_CxW"], first // BITS, self.blocks.targets // BITS, axis=1
         )
         own_T = first + jnp.arange(self.blocks.targets)
         past_T = (own_T >= self._n_own) | (self._number(own_T) >= self.n_items)
-        score_CxT = jnp.where(_from_bits(bits_CxW) | past_T[None], -jnp.inf, score_CxT)
+        score_CxT = jnp.where(_from_bits(hidden_CxW) | past_T[None], -jnp.inf, score_CxT)
         best = users["best"]
         if isinstance(best, tuple):
             best = best_items(best, score_CxT, self._number(first))

@@ -144,9 +144,7 @@ def test_preference_shares_are_shares(name):
     model, params = make(name)
     counts = np.array([0, 1, 2, 3, 4, 5, 6])
     user, target, prefs, mask = rows(params, counts)
-    share = model.apply(
-        {"params": params["model"]}, user, target, prefs, mask, method="preference_shares"
-    )
+    share = model.apply({"params": params["model"]}, user, target, prefs, mask, method="reasons")
     assert (np.asarray(share)[~np.asarray(mask)] == 0).all()
     total = np.asarray(share).sum(axis=1)
     if name in ("hlr", "hlr-r"):

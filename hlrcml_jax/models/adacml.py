@@ -51,10 +51,9 @@ class AdaCML(CML):
         moved_TxD = pairs[None] + weights_SxT.T @ items["context_XxD"][prefs_S]
         return jnp.sum(jnp.square(moved_TxD - items["target_TxD"]), axis=1)
 
-    def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
-        """Shares (B, S) of the attention that fall on each preference."""
+    def reasons(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
         history = self.history(user_BxD, prefs_BxSxD, mask_BxS)
-        return self._weights(target_BxD, beta=1.0, **history)
+        return {"share": self._weights(target_BxD, beta=1.0, **history)}
 
     def _weights(self, target_BxD, prefs_BxSxD, mask_BxS, beta) -> jax.Array:
         logits_BxS = self.sharpness * jnp.einsum("bsd,bd->bs", prefs_BxSxD, target_BxD)

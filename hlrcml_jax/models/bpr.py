@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.cml import CML, cosine
 
 
 class BPR(CML):
@@ -37,6 +37,10 @@ class BPR(CML):
         return (
             squares(user_BxD, self.l2_vector) + squares(positive_BxD, self.l2_vector) + negative_B
         )
+
+    def likeness(self, items_IxD, item_T):
+        """The cosine of the vectors."""
+        return cosine(items_IxD[:, :-1], item_T)
 
     def block_users(self, user_CxD, target_TxD):
         return -user_CxD[:, :-1] @ target_TxD[:, :-1].T - target_TxD[:, -1][None]

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Relation = jax.Array | None
 
@@ -32,6 +33,12 @@ def pairwise_squared_distance(a_BxD: jax.Array, b_TxD: jax.Array) -> jax.Array:
     a_Bx1 = jnp.sum(jnp.square(a_BxD), axis=-1)[:, None]
     b_1xT = jnp.sum(jnp.square(b_TxD), axis=-1)[None, :]
     return a_Bx1 + b_1xT - 2.0 * a_BxD @ b_TxD.T
+
+
+def cosine(rows_IxD: np.ndarray, row_T: np.ndarray) -> np.ndarray:
+    """Cosines (T, I) of some rows with all; 0 for a row of zeros."""
+    unit_IxD = rows_IxD / np.maximum(np.linalg.norm(rows_IxD, axis=1, keepdims=True), 1e-30)
+    return unit_IxD[row_T] @ unit_IxD.T
 
 
 def made_of_items(items_BxSxD: jax.Array, mask_BxS: jax.Array) -> jax.Array:
@@ -125,6 +132,22 @@ class CML(nn.Module):
         history = self.history(user_BxD, prefs_BxSxD, mask_BxS)
         relation = self.relation(user_BxD, target_BxD, history)
         return self.distance(user_BxD, relation, target_BxD)
+
+    def reasons(
+        self, user_BxD: jax.Array, target_BxD: jax.Array, prefs_BxSxD: jax.Array, mask_BxS
+    ) -> dict[str, jax.Array]:
+        """Shares (B, S) of the attention that fall on each preference, as arguments of the call.
+
+        Returns:
+          "share" of the user attention and, of a model with both, "item_share" of the item
+          attention; nothing for a model that attends to nothing.
+        """
+        return {}
+
+    def likeness(self, items_IxD: np.ndarray, item_T: np.ndarray) -> np.ndarray:
+        """How like some items all items are, (T, I): minus the squared distance."""
+        of_T, square_I = items_IxD[item_T], np.square(items_IxD).sum(axis=1)
+        return 2 * of_T @ items_IxD.T - square_I[None] - square_I[item_T][:, None]
 
     def block_items(
         self, context_XxD: jax.Array, target_TxD: jax.Array, out_XxMxT: jax.Array | None

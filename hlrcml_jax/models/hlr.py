@@ -95,11 +95,11 @@ class HLR(LRML):
             self.beta,
         )
 
-    def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
-        """Shares (B, S) of the user attention that fall on each preference; slot 0 has the rest."""
+    def reasons(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+        """Shares of the user attention; slot 0, the user itself, has the rest."""
         history = self.history(user_BxD, prefs_BxSxD, mask_BxS)
         slots_BxS1xM = self.slots(user_BxD, target_BxD, history)
-        return self.user_attention(slots_BxS1xM, target_BxD, history, beta=1.0)[:, 1:]
+        return {"share": self.user_attention(slots_BxS1xM, target_BxD, history, beta=1.0)[:, 1:]}
 
     def user_attention(self, slots_BxS1xM, target_BxD, history, beta) -> jax.Array:
         """The weights (B, S + 1) of the slots; HLR's do not look at the target beyond them."""
@@ -165,9 +165,17 @@ class HLRPlusPlus(HLR):
         weights_SxT = normalize(logits_SxT, with_slot_0(mask_S[None]).T, self.beta)
         return slot_0_MxT * weights_SxT[:1] + slots_SxM.T @ weights_SxT[1:]
 
-    def preference_shares(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+    def reasons(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+        """Both attentions; slot 0 of the item's, the target itself, has the rest of it."""
         item_item_BxSxM = self.memory.slot_weights(target_BxD, prefs_BxSxD)
-        return attention(item_item_BxSxM, self.memory.query(user_BxD), mask_BxS)
+        slot_0_BxM = self.memory.weights(user_BxD, target_BxD)
+        user_item_BxSxM = self.memory.slot_weights(user_BxD, prefs_BxSxD)
+        slots_BxS1xM = jnp.concatenate([slot_0_BxM[:, None], user_item_BxSxM], axis=1)
+        by_item_BxS1 = attention(slots_BxS1xM, self.memory.query(target_BxD), with_slot_0(mask_BxS))
+        return {
+            "share": attention(item_item_BxSxM, self.memory.query(user_BxD), mask_BxS),
+            "item_share": by_item_BxS1[:, 1:],
+        }
 
 
 def with_slot_0(mask_BxS: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import scipy.sparse
 import threadpoolctl
 
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.cml import CML, cosine
 
 MAX_ITEMS = 50_000
 
@@ -39,8 +39,16 @@ class Solved(CML):
         """
         raise TypeError(f"{type(self).__name__} has no fit")
 
+    def fold_in(self, items_IxD: np.ndarray, histories: scipy.sparse.csr_array) -> np.ndarray:
+        """Rows of new users (N, D), from their items, CSR (N, I)."""
+        return np.zeros((histories.shape[0], 1))  # a history is its own row
+
     def distance(self, user_BxD, relation, target_BxD):
         return -jnp.sum(user_BxD * target_BxD, axis=1)
+
+    def likeness(self, items_IxD, item_T):
+        """The cosine of the rows, or the weight that an item has for others."""
+        return items_IxD.T[item_T] if self.user_is_history else cosine(items_IxD, item_T)
 
     def block_users(self, user_CxD, target_TxD):
         return -user_CxD @ target_TxD.T
@@ -55,6 +63,9 @@ class Popularity(Solved):
             "items": _counts(train)[:, None],
             "model": {},
         }
+
+    def fold_in(self, items_IxD, histories):
+        return np.ones((histories.shape[0], 1))
 
 
 class ALS(Solved):
@@ -82,6 +93,11 @@ class ALS(Solved):
             )
             als.fit(scipy.sparse.csr_matrix(train, dtype=np.float32), show_progress=False)
         return {"users": als.user_factors, "items": als.item_factors, "model": {}}
+
+    def fold_in(self, items_IxD, histories):
+        """The least squares of a user, with the items fixed (the paper's equation 4)."""
+        gram_DxD = items_IxD.T @ items_IxD + self.regularization * np.eye(self.dim)
+        return np.linalg.solve(gram_DxD, (histories.astype(np.float32) @ items_IxD).T).T
 
 
 class ItemKNN(Solved):

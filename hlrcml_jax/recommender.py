@@ -1,0 +1,208 @@
+"""A trained model, to be used from Python: recommendations, reasons, new users.
+
+>>> import hlrcml_jax as hlr
+>>> recommender = hlr.load("runs/quickstart")  # doctest: +SKIP
+>>> recommender.recommend([196, 186], k=10)  # doctest: +SKIP
+"""
+
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax import explain, recommend
+from hlrcml_jax.data.interactions import to_csr
+from hlrcml_jax.run import Best, Run, best_checkpoint, open_run
+from hlrcml_jax.scoring import Ranking, Scorer
+
+Ids = Any  # one id, or several in whatever can be iterated
+
+
+def load(workdir: str | pathlib.Path, **changes) -> "Recommender":
+    """The best checkpoint of a run.
+
+    Args:
+      workdir: of a run that `main` or `train_and_evaluate` made.
+      **changes: config keys that may change, with __ for dots, as data__path="moved.csv".
+
+    Raises:
+      UserError: when there is no run, no checkpoint, or the data cannot be found.
+    """
+    values = config_lib.flatten(config_lib.get_config(str(workdir)))
+    values |= {name.replace("__", "."): value for name, value in changes.items()}
+    # Tables lie as they are on the devices of one run, and whole here.
+    config = config_lib.from_flat(values | {"parallel.tables": "replicated"})
+    run = open_run(config, workdir)
+    return Recommender(run, best_checkpoint(run))
+
+
+class Recommender:
+    """Recommends what a model has learnt; ids are those of the data, in frames of polars.
+
+    Args:
+      run: whose config and data the model has, with tables that are not divided.
+      best: the checkpoint.
+    """
+
+    def __init__(self, run: Run, best: Best):
+        self._run, self._model, self._dataset = run, run.model, run.dataset
+        self._trained = best.params
+        self._ready = run.params_for(best.params, "test")
+        self._params = run.collect(self._ready)
+        self._scorer = run.scorer("test")
+
+    @property
+    def users(self) -> pl.Series:
+        """Ids of the users that the data has."""
+        return self._dataset.user_ids
+
+    @property
+    def items(self) -> pl.Series:
+        """Ids of the items that can be recommended."""
+        return self._dataset.item_ids
+
+    def recommend(
+        self,
+        users: Ids = None,
+        k: int = 10,
+        filter_viewed: bool = True,
+        items: Ids = None,
+    ) -> pl.DataFrame:
+        """The k best items of some users.
+
+        Args:
+          users: ids; all users of the data, if it is not given.
+          k: items for each; fewer where there are not so many.
+          filter_viewed: leave out what a user has in training and validation.
+          items: ids, of which alone to recommend.
+
+        Returns:
+          `user_id`, `item_id`, `title` (where the data has titles), `score` and `rank` (from 1).
+
+        Raises:
+          UserError: an id that the data does not have.
+        """
+        user_C = np.arange(len(self.users)) if users is None else self._numbers(users, "user")
+        return self._rank(self._scorer, self._ready, user_C, self.users, k, filter_viewed, items)
+
+    def recommend_new(
+        self,
+        histories: Mapping[Any, Iterable[Any]] | pl.DataFrame,
+        k: int = 10,
+        filter_viewed: bool = True,
+        items: Ids = None,
+    ) -> pl.DataFrame:
+        """The k best items of users that the model has never seen, without training it again.
+
+        Their vectors are found by some steps on the training loss with everything else fixed (see
+        `fold_in.py`); relations use their items at once.
+
+        Args:
+          histories: {user id: its item ids}, or a frame of `user_id` and `item_id` (polars or
+            pandas).
+          k: as in `recommend`, like the other arguments and the result.
+        """
+        ids, scorer, ready = self._new_users(histories)
+        user_C = np.arange(len(ids))
+        return self._rank(scorer, ready, user_C, ids, k, filter_viewed, items)
+
+    def similar_items(self, items: Ids, k: int = 10) -> pl.DataFrame:
+        """The k items that are most like each of some items, itself not among them.
+
+        Args:
+          items: ids.
+          k: items for each.
+
+        Returns:
+          `to_item_id`, `item_id`, `title` (where the data has titles), `score` (minus the squared
+          distance; of models that score by inner products the cosine, or the weight) and `rank`.
+        """
+        item_T = self._numbers(items, "item")
+        likeness_TxI = self._model.likeness(np.asarray(self._trained["items"]), item_T)
+        likeness_TxI[np.arange(len(item_T)), item_T] = -np.inf
+        k = min(k, len(self.items) - 1)
+        item_TxK = np.argsort(-likeness_TxI, axis=1, kind="stable")[:, :k]
+        item_R = item_TxK.ravel()
+        columns = {"to_item_id": self.items.gather(np.repeat(item_T, k))}
+        columns |= recommend.named(item_R, self._dataset)
+        columns["score"] = np.take_along_axis(likeness_TxI, item_TxK, axis=1).ravel()
+        columns["rank"] = np.tile(np.arange(1, k + 1), len(item_T))
+        return pl.DataFrame(columns)
+
+    def scores(self, users: Ids, items: Ids) -> pl.DataFrame:
+        """The scores of all pairs, known ones too: minus the squared distances, of most models.
+
+        Args:
+          users: ids.
+          items: ids.
+
+        Returns:
+          `user_id`, `item_id` and `score`, by the order of the users and then of the items.
+        """
+        user_C, item_T = self._numbers(users, "user"), self._numbers(items, "item")
+        found = self.recommend(users, len(item_T), False, items)
+        pairs = {"user_id": self.users.gather(np.repeat(user_C, len(item_T)))}
+        pairs["item_id"] = self.items.gather(np.tile(item_T, len(user_C)))
+        found = found.select("user_id", "item_id", "score").unique()
+        return pl.DataFrame(pairs).join(found, ["user_id", "item_id"], maintain_order="left")
+
+    def explain(
+        self, user: Any, items: Ids, most: int = 0, history: Iterable[Any] | None = None
+    ) -> pl.DataFrame:
+        """The past items of a user that speak for some items.
+
+        Args:
+          user: id.
+          items: ids.
+          most: reasons for each item; 0 for all.
+          history: item ids of a user that the data does not have.
+
+        Returns:
+          See `explain.reasons`.
+
+        Raises:
+          UserError: an unknown id, or a model that attends to nothing.
+        """
+        if history is None:
+            ids, scorer, params = self.users, self._scorer, self._params
+            user_N = self._numbers(user, "user")
+        else:
+            ids, scorer, ready = self._new_users({user: history})
+            params, user_N = self._run.collect(ready), np.zeros(1, int)
+        item_N = self._numbers(items, "item")
+        pairs = np.repeat(user_N, len(item_N)), np.tile(item_N, len(user_N))
+        return explain.reasons(self._model, params, scorer, *pairs, ids, self._dataset, most)
+
+    def _numbers(self, wanted: Ids, what: str) -> np.ndarray:
+        single = isinstance(wanted, str | bytes) or not isinstance(wanted, Iterable)
+        ids = {"user": self.users, "item": self.items}[what]
+        return recommend.numbers(ids, [wanted] if single else wanted, what)
+
+    def _rank(self, scorer, ready, user_C, ids, k, filter_viewed, items) -> pl.DataFrame:
+        only_I = None
+        if items is not None:
+            only_I = np.zeros(len(self.items), bool)
+            only_I[self._numbers(items, "item")] = True
+        rankings = scorer.rank(ready, user_C, k, filter_viewed, only_I)
+        tables = [recommend.frame(ranking, ids, self._dataset) for ranking in rankings]
+        return pl.concat(tables or [recommend.frame(Ranking.empty(k), ids, self._dataset)])
+
+    def _new_users(self, histories) -> tuple[pl.Series, Scorer, dict[str, Any]]:
+        """(ids, a scorer that knows their items, parameters with their vectors on the devices)."""
+        if isinstance(histories, Mapping):
+            pairs = [(user, item) for user, items in histories.items() for item in items]
+            user_R, item_R = zip(*pairs, strict=True) if pairs else ((), ())
+            ids = list(histories)
+        else:
+            user_R, item_R = (list(histories[name]) for name in ("user_id", "item_id"))
+            ids = list(dict.fromkeys(user_R))
+        row = {user: number for number, user in enumerate(ids)}
+        row_R = np.array([row[user] for user in user_R], np.int64)
+        shape = (len(ids), len(self.items))
+        known = to_csr(row_R, recommend.numbers(self.items, item_R, "item"), shape)
+        scorer = self._run.scorer_of(known, rarity_I=self._scorer.rarity_I)
+        params = self._run.with_new_users(self._trained, known)
+        return pl.Series("user_id", ids, strict=False), scorer, params
