@@ -70,7 +70,7 @@ class FoldIn:
             rows = UserItems.rows(part, longest)
             rows = rows.replace(start_U1=np.pad(rows.start_U1, (0, missing), mode="edge"))
             sampler = Sampler(rows, **how)
-            begin_NxD = _means(part, np.asarray(params["items"]))
+            begin_NxD = mean_of_items(part, np.asarray(params["items"]))
             begin_NxD = np.pad(begin_NxD, ((0, missing), (0, 0)))
             wide = dict(constants)
             if wide:
@@ -84,7 +84,7 @@ def _rounded(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def _means(histories: scipy.sparse.csr_array, items_IxD: np.ndarray) -> np.ndarray:
+def mean_of_items(histories: scipy.sparse.csr_array, items_IxD: np.ndarray) -> np.ndarray:
     """The mean of each user's items, zero without any."""
     count_Nx1 = np.maximum(np.diff(histories.indptr), 1)[:, None]
     return (histories.astype(np.float32) @ items_IxD / count_Nx1).astype(np.float32)
@@ -108,7 +108,8 @@ def _descend(how: FoldIn, fixed, sampler: Sampler, constants, users_NxD, key):
         # All users have the same keys, so that none depends on its place.
         keys_P = jax.random.split(step_key, how.examples)
         batch_NxP = jax.vmap(lambda row: jax.vmap(draw, (0, None))(keys_P, row))(rows_N)
-        batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch_NxP)
+        n = batch_NxP.weight_B.size
+        batch = jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), batch_NxP)
 
         def total(tables):
             return how.loss(how.model, fixed | tables, batch, constants)

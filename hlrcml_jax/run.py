@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -247,9 +248,10 @@ class Run:
             return self.place(params | {"users": users.astype(np.float32)})
         constants = {}
         if model.adds_constants:
-            trained = constants_of(model, params, UserItems.of(self.dataset.train))
+            constants_of_known = jax.jit(functools.partial(constants_of, model))
+            trained = constants_of_known(params, UserItems.of(self.dataset.train))
             nobody = {"users": np.zeros((histories.shape[0], params["users"].shape[1]))}
-            new = constants_of(model, params | nobody, UserItems.of(histories))
+            new = constants_of_known(params | nobody, UserItems.of(histories))
             constants = jax.device_get({"users": new["users"], "items": trained["items"]})
         radius = config.model.clip_norm if model.in_ball else None
         fold_in = FoldIn(model, self.trainer().loss, radius)

@@ -140,17 +140,19 @@ def test_a_sharp_attention_takes_the_nearest_preference():
 
 
 @pytest.mark.parametrize("name", ["hlr", "hlr++", "hlr-r", "adacml"])
-def test_preference_shares_are_shares(name):
+def test_reasons_are_shares(name):
     model, params = make(name)
     counts = np.array([0, 1, 2, 3, 4, 5, 6])
     user, target, prefs, mask = rows(params, counts)
-    share = model.apply({"params": params["model"]}, user, target, prefs, mask, method="reasons")
-    assert (np.asarray(share)[~np.asarray(mask)] == 0).all()
-    total = np.asarray(share).sum(axis=1)
-    if name in ("hlr", "hlr-r"):
-        assert ((total >= 0) & (total < 1)).all()  # slot 0 has the rest
-    else:
-        np.testing.assert_allclose(total, counts > 0, rtol=1e-5)
+    found = model.apply({"params": params["model"]}, user, target, prefs, mask, method="reasons")
+    assert list(found) == ["share", "item_share"][: 2 if name == "hlr++" else 1]
+    for side, share in found.items():
+        assert (np.asarray(share)[~np.asarray(mask)] == 0).all()
+        total = np.asarray(share).sum(axis=1)
+        if name in ("hlr", "hlr-r") or side == "item_share":
+            assert ((total >= 0) & (total < 1)).all()  # slot 0 has the rest
+        else:
+            np.testing.assert_allclose(total, counts > 0, rtol=1e-5)
 
 
 def test_transcf_knows_the_neighbours():

@@ -1,0 +1,261 @@
+"""Recommendations from Python: for users of the data, for new ones, and why."""
+
+import functools
+import pathlib
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+
+import hlrcml_jax as hlr
+from hlrcml_jax import experiment, parallel, recommend
+from hlrcml_jax.config import from_flat
+from hlrcml_jax.data import synthetic
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.fold_in import mean_of_items
+from hlrcml_jax.models import MODELS
+from hlrcml_jax.sampling import Positives, Sampler, UserItems
+from hlrcml_jax.train import widen
+
+OF_ITEMS = ("hlr++", "hlr-r")
+ATTENDING = ("hlr", "hlr++", "hlr-r", "adacml")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Makes the recommender of a model that was trained on text ids for two epochs, once each."""
+    folder, made = tmp_path_factory.mktemp("recommender"), {}
+    table = synthetic.generate(60, 40, 2400, seed=1)
+    ids = [pl.format(f"{name[0]}{{}}", name).alias(name) for name in ("user", "item")]
+    table.with_columns(ids).write_csv(folder / "own.csv")
+    titles = "".join(f"i{item},Title {item}\n" for item in range(40))
+    (folder / "titles.csv").write_text(f"item,title\n{titles}")
+
+    def trained(model, users="vectors", **changes):
+        key = f"{model}-{users}-{len(changes)}"
+        if key not in made:
+            values = {
+                "data.path": str(folder / "own.csv"),
+                "data.titles.path": str(folder / "titles.csv"),
+                "data.cache_dir": str(folder / "cache"),
+                "model.name": model,
+                "model.users": users,
+                "model.dim": 8,
+                "model.memory_slots": 4,
+                "model.max_prefs": 30,
+                "optimizer.learning_rate": 0.01,
+                "train.batch_size": 100,
+                "train.epochs": 2,
+                "model.als.regularization": 0.1,
+            }
+            experiment.train_and_evaluate(from_flat(values | changes), folder / key)
+            made[key] = hlr.load(folder / key)
+        return made[key]
+
+    return trained
+
+
+def history(recommender, user):
+    """The items that a user is known to have."""
+    dataset = recommender._run.dataset
+    row = recommend.numbers(dataset.user_ids, [user], "user")
+    return dataset.item_ids.gather(dataset.known("test")[row].indices).to_list()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_lists_are_what_scores_say(trained, model):
+    recommender = trained(model)
+    users, items = ["u7", "u3"], recommender.items.to_list()
+    scores = recommender.scores(users, items)
+    assert scores["item_id"].to_list() == items * 2
+    lists = recommender.recommend(users, k=5)
+    for user in users:
+        new = scores.filter(
+            pl.col("user_id") == user, ~pl.col("item_id").is_in(history(recommender, user))
+        )
+        expected = new.sort("score", descending=True, maintain_order=True).head(5)
+        found = lists.filter(pl.col("user_id") == user)
+        np.testing.assert_allclose(found["score"], expected["score"], rtol=1e-5)
+        assert found["rank"].to_list() == [1, 2, 3, 4, 5]
+        assert found["title"].to_list() == [f"Title {id[1:]}" for id in found["item_id"]]
+    assert lists["user_id"].to_list() == ["u7"] * 5 + ["u3"] * 5
+
+
+def test_what_may_be_recommended(trained):
+    recommender = trained("hlr")
+    known = history(recommender, "u7")
+    lists = recommender.recommend("u7", k=40, filter_viewed=False)
+    assert set(known) < set(lists["item_id"])
+    assert set(recommender.recommend("u7", 40, False, known[:3])["item_id"]) == set(known[:3])
+    assert recommender.recommend("u7", 40, items=known).is_empty()
+    assert recommender.recommend([], k=3).columns == lists.columns
+    assert recommender.recommend(k=1)["user_id"].equals(recommender.users)
+    with pytest.raises(UserError, match="no user 'u99'"):
+        recommender.recommend(["u7", "u99"])
+    with pytest.raises(UserError, match="no item 'u7'"):
+        recommender.recommend("u7", items=["u7"])
+
+
+def test_numbers_of_ids():
+    ids = pl.Series([3, 10, 7])
+    np.testing.assert_array_equal(recommend.numbers(ids, ["7", 3, " 3"], "user"), [2, 0, 0])
+    for wrong in ("x", "3.0", 3.5, None):
+        with pytest.raises(UserError, match=f"no user '{wrong}'"):
+            recommend.numbers(ids, [10, wrong], "user")
+
+
+@pytest.mark.parametrize(
+    ("model", "users"),
+    [(model, "items") for model in OF_ITEMS] + [(m, "vectors") for m in ("ease", "popularity")],
+)
+def test_a_new_user_with_the_items_of_another_gets_its_list(trained, model, users):
+    """Where a user has no vector of its own to be found, nothing is lost."""
+    recommender = trained(model, users)
+    known = {name: history(recommender, name) for name in ("u7", "u3")}
+    expected = recommender.recommend(["u7", "u3"], k=6)
+    for found in (
+        recommender.recommend_new(known, k=6),
+        recommender.recommend_new(
+            pl.DataFrame({"user_id": list(known), "item_id": list(known.values())}).explode(
+                "item_id"
+            ),
+            k=6,
+        ),
+    ):
+        np.testing.assert_allclose(found["score"], expected["score"], rtol=1e-5, atol=1e-6)
+        assert found.select("user_id", "title").equals(expected.select("user_id", "title"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_new_users_get_lists(trained, model):
+    recommender = trained(model)
+    items = recommender.items[:4].to_list()
+    found = recommender.recommend_new({"a": items, 5: [], "c": items[:1]}, k=3)
+    assert found["user_id"].to_list() == ["a"] * 3 + ["5"] * 3 + ["c"] * 3
+    assert not set(items) & set(found["item_id"][:3])
+    assert np.isfinite(found["score"].to_numpy()).all()
+    with pytest.raises(UserError, match="no item 'nothing'"):
+        recommender.recommend_new({"a": ["nothing"]})
+
+
+@pytest.mark.parametrize("model", ["hlr", "bpr", "transcf"])
+def test_fold_in_lowers_the_loss_of_each_user_by_its_items_alone(trained, model):
+    recommender = trained(model)
+    run, known = recommender._run, recommender._run.dataset.train
+    params, model = recommender._trained, run.model
+    users = run.with_new_users(params, known)["users"]
+    users = np.asarray(users)[0]
+    one = np.asarray(run.with_new_users(params, known[[7]])["users"])[0]
+    np.testing.assert_allclose(one[0], users[7], atol=1e-5)
+    if model.adds_constants:
+        widened = jax.jit(functools.partial(widen, model))(params, UserItems.of(known))["users"]
+        np.testing.assert_allclose(users[:, 8:], widened[:, 8:], atol=1e-6)
+        return
+
+    def mean_loss(users):
+        sampler = Sampler.of(known, run.config.model.max_prefs, candidates=20)
+        data = params | {"users": users}, sampler, Positives.of(known), key
+        return float(parallel.first(parallel.pmap(run.trainer().mean_loss)(*map(place, data))))
+
+    place, key = parallel.replicate, jax.random.key_data(jax.random.key(3))
+    assert mean_loss(users) < mean_loss(mean_of_items(known, np.asarray(params["items"])))
+    if model.in_ball:
+        assert (np.linalg.norm(users, axis=1) <= 1 + 1e-6).all()
+
+
+def test_als_folds_in_as_its_library_does(trained):
+    recommender = trained("als")
+    implicit = pytest.importorskip("implicit.als")
+    run, params = recommender._run, recommender._trained
+    known = run.dataset.train
+    oracle = implicit.AlternatingLeastSquares(
+        factors=8, regularization=run.model.regularization, use_gpu=False
+    )
+    oracle.item_factors, oracle.user_factors = params["items"], params["users"]
+    expected = oracle.recalculate_user(np.arange(60), known.tocsr().astype(np.float32))
+    found = run.model.fold_in(params["items"], known)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ATTENDING)
+def test_reasons_are_the_users_items_and_their_shares(trained, model):
+    recommender = trained(model)
+    found = recommender.explain("u7", ["i1", "i2"])
+    known = history(recommender, "u7")
+    for item in ("i1", "i2"):
+        of_item = found.filter(pl.col("item_id") == item)
+        assert sorted(of_item["reason_item_id"]) == sorted(known)
+        assert of_item["share"].is_sorted(descending=True)
+        total = of_item["share"].sum()
+        assert 0 < total < 1 if model in ("hlr", "hlr-r") else total == pytest.approx(1, abs=1e-5)
+        assert of_item["reason_title"][0] == f"Title {of_item['reason_item_id'][0][1:]}"
+    assert ("item_share" in found.columns) == (model == "hlr++")
+    shorter = recommender.explain("u7", ["i1", "i2"], most=2)
+    first = found.group_by("item_id", maintain_order=True).head(2)
+    assert shorter.equals(first.select(shorter.columns))
+
+
+def test_reasons_of_a_new_user(trained):
+    recommender = trained("hlr-r", "items")
+    known = history(recommender, "u7")
+    expected = recommender.explain("u7", "i1")
+    found = recommender.explain("new", "i1", history=known)
+    np.testing.assert_allclose(found["share"], expected["share"], rtol=1e-5)
+    assert found["user_id"].unique().to_list() == ["new"]
+    with pytest.raises(UserError, match="CML attends to nothing"):
+        trained("cml").explain("u7", "i1")
+
+
+@pytest.mark.parametrize("model", ["hlr", "bpr", "als", "ease"])
+def test_similar_items(trained, model):
+    recommender = trained(model)
+    items = np.asarray(recommender._trained["items"], np.float64)
+    found = recommender.similar_items(["i4", "i9"], k=3)
+    assert found["to_item_id"].to_list() == ["i4"] * 3 + ["i9"] * 3
+    of = recommend.numbers(recommender.items, ["i4"], "item")[0]
+    vectors = items[:, :-1] if model == "bpr" else items
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    expected = unit @ unit[of]
+    if model == "hlr":
+        expected = -np.sum((vectors - vectors[of]) ** 2, axis=1)
+    if model == "ease":
+        expected = items[:, of].copy()
+    expected[of] = -np.inf
+    best = np.argsort(-expected)[:3]
+    assert found["item_id"][:3].to_list() == recommender.items.gather(best).to_list()
+    np.testing.assert_allclose(found["score"][:3], expected[best], rtol=1e-4)
+
+
+def test_a_table_in_parts_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(recommend, "USERS", 2)
+    users, calls = np.arange(5), []
+
+    def make(user_C):
+        calls.append(list(user_C))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return pl.DataFrame({"user_id": user_C, "score": user_C * 0.5})
+
+    path = tmp_path / "lists.csv"
+    with pytest.raises(KeyboardInterrupt):
+        recommend.write_in_parts(path, "csv", users, make, ["hlr", 1])
+    assert not path.exists()
+    assert recommend.write_in_parts(path, "csv", users, make, ["hlr", 1]) == 5
+    assert calls == [[0, 1], [2, 3], [2, 3], [4]]
+    assert pl.read_csv(path)["user_id"].to_list() == [0, 1, 2, 3, 4]
+    # Of another model nothing is taken over.
+    recommend.write_in_parts(path, "csv", users, make, ["hlr", 2])
+    assert calls[4:] == [[0, 1], [2, 3], [4]]
+    assert [found.name for found in tmp_path.iterdir()] == ["lists.csv"]
+
+
+def test_a_run_can_be_loaded_when_its_data_has_moved(trained, tmp_path):
+    recommender = trained("cml")
+    run = recommender._run
+    moved = tmp_path / "own.csv"
+    moved.write_bytes(pathlib.Path(run.config.data.path).read_bytes())
+    found = hlr.load(run.workdir, data__path=str(moved))
+    assert found.recommend("u7").equals(recommender.recommend("u7"))
+    with pytest.raises(UserError, match="model.dim"):
+        hlr.load(run.workdir, model__dim=9)
