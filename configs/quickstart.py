@@ -1,4 +1,4 @@
-"""HLR on MovieLens 100K.
+"""HLR with residual relations on MovieLens 100K.
 
 python -m hlrcml_jax.main --config=configs/quickstart.py
 """
@@ -10,7 +10,8 @@ def get_config():
     config = default_config()
     config.data.name = "ml-100k"
     config.data.threshold = 4.0
-    config.model.name = "hlr"
+    config.model.name = "hlr-r"
+    config.model.sharpness = 4.0
     config.model.memory_radius = 0.5
     config.loss.margin = 1.0
     config.negatives.candidates = 10

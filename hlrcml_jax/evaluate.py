@@ -44,12 +44,14 @@ class Evaluation:
       user_B: user numbers, in the order of the cohorts.
       values: (B,) values under "metric@k"; NaN where a metric does not count a user.
       overall: "median_rank@k" and "coverage@k" of all lists together.
+      item_BxK: the lists, as long as the largest k; -1 where no item is left.
       protocol: how they were made.
     """
 
     user_B: np.ndarray
     values: dict[str, np.ndarray]
     overall: dict[str, float]
+    item_BxK: np.ndarray
     protocol: Protocol
 
     def mean(self, name: str) -> float:
@@ -126,8 +128,9 @@ def evaluate(
     joined = {}
     if values:
         joined = {name: np.concatenate([chunk[name] for chunk in values]) for name in values[0]}
-    overall = _overall(np.concatenate(lists), dataset, cutoffs) if values else {}
-    return Evaluation(user_B, joined, overall, protocol)
+    item_BxK = np.concatenate(lists)
+    overall = _overall(item_BxK, dataset, cutoffs) if values else {}
+    return Evaluation(user_B, joined, overall, item_BxK, protocol)
 
 
 def _measure_lists(relevant, item_BxK, cutoffs, definitions, by_k):

@@ -18,7 +18,7 @@ import polars as pl
 import rich
 
 from hlrcml_jax import analyse as analysis
-from hlrcml_jax import explain, files, parallel, pretrained, recommend, report
+from hlrcml_jax import explain, files, page, parallel, plots, pretrained, recommend, report
 from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.errors import Terminated, UserError
 from hlrcml_jax.evaluate import Evaluation, evaluate
@@ -28,6 +28,8 @@ from hlrcml_jax.run import Best, Run, begin_run, best_checkpoint, write_config
 from hlrcml_jax.scoring import Scorer
 from hlrcml_jax.terminations import Terminations
 from hlrcml_jax.train import TrainState, improves, steps_per_epoch
+
+N_EXAMPLES = 3  # users on the report
 
 
 def train_and_evaluate(
@@ -50,15 +52,13 @@ def train_and_evaluate(
         _describe(run)
         fit(run, checkpoints)
     best = best_checkpoint(run)
-    summary = test(run, best)
+    rows = _test(run, best)
+    examples = _examples(run, best)
     log = report.read_log(run.workdir / "metrics.jsonl")
-    if not isinstance(run.model, Solved):
-        metric, plot = config.early_stopping.metric, run.workdir / "plots" / "learning_curve.png"
-        parallel.in_first_process(lambda: report.plot_learning_curve(log, metric, best.epoch, plot))
-    show_recommendations(run, best)
+    parallel.in_first_process(lambda: page.write(run, best, rows, log, examples))
     seconds = time.perf_counter() - started
     rich.print(f"Done in {seconds:.0f} s; everything is in [bold]{run.workdir}[/bold].")
-    return summary
+    return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
 
 
 def fit(run: Run, checkpoints: Checkpoints) -> None:
@@ -196,7 +196,12 @@ def _replicate_key(key: jax.Array) -> jax.Array:
 
 
 def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
-    """Evaluates a checkpoint on test beside popularity.
+    """Evaluates a checkpoint on test beside popularity; see `train_and_evaluate`."""
+    return _test(run, best)[run.config.model.name].summary() if run.dataset.test.nnz else {}
+
+
+def _test(run: Run, best: Best) -> dict[str, Evaluation]:
+    """Evaluations on test of a checkpoint and of popularity.
 
     Writes `test_metrics.json` and, for paired comparisons, the metrics of each user to
     `test_users.parquet`.
@@ -228,13 +233,13 @@ def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
     parallel.in_first_process(write)
     if not len(found.user_B):
         rich.print("The test part is empty: nothing to evaluate.")
-        return {}
-    report.print_metrics(
-        f"Test, {len(found.user_B):,} users, {run.protocol.definitions} definitions",
-        {label: evaluation.summary() for label, evaluation in rows.items()},
-        run.protocol.cutoffs,
-    )
-    return found.summary()
+    else:
+        report.print_metrics(
+            f"Test, {len(found.user_B):,} users, {run.protocol.definitions} definitions",
+            {label: evaluation.summary() for label, evaluation in rows.items()},
+            run.protocol.cutoffs,
+        )
+    return rows
 
 
 def _evaluate_params(run: Run, model: CML, params: dict[str, Any]) -> Evaluation:
@@ -244,13 +249,16 @@ def _evaluate_params(run: Run, model: CML, params: dict[str, Any]) -> Evaluation
     return evaluate(scorer, ready, run.dataset, "test", run.protocol)
 
 
-def show_recommendations(run: Run, best: Best) -> None:
-    """Prints ten recommendations for one user, each with the past item that speaks for it."""
-    user_C = np.array([int(np.argmax(np.diff(run.dataset.train.indptr) >= 10))])
+def _examples(run: Run, best: Best) -> list[pl.DataFrame]:
+    """Ten recommendations for some users with ten training items and more; prints the first's."""
+    count_U = np.diff(run.dataset.train.indptr)
+    user_C = np.argsort(count_U < 10, kind="stable")[:N_EXAMPLES]
     make = _explained if run.model.uses_preferences else _recommended
-    table = make(run, best, 10, 1)(user_C)
-    user = run.dataset.user_ids[int(user_C[0])]
-    report.print_recommendations(f"Recommendations for user {user}", table)
+    table = make(run, best, 10, 3)(user_C)
+    ids = run.dataset.user_ids.gather(user_C)
+    tables = [table.filter(pl.col("user_id") == id) for id in ids]
+    report.print_recommendations(f"Recommendations for user {ids[0]}", tables[0])
+    return [found for found in tables if len(found)]
 
 
 def write_recommendations(run: Run, best: Best) -> pathlib.Path:
@@ -347,7 +355,7 @@ def analyse(run: Run, best: Best) -> dict[str, dict[str, float]]:
     def write():
         files.write_text(run.workdir / "relations.json", json.dumps(matching, indent=2) + "\n")
         files.write(run.workdir / "relations.npz", lambda path: np.savez(path, **arrays))
-        report.plot_relations(*analysis.in_two_dimensions(found.vector_NxD), found.shared_N, plot)
+        plots.plot_relations(*analysis.in_two_dimensions(found.vector_NxD), found.shared_N, plot)
 
     parallel.in_first_process(write)
     report.print_matching(f"Relations of {run.config.model.name}", matching)

@@ -59,7 +59,8 @@ def _compiled(function, model: CML):
     return jax.jit(lambda params, *rows: function(model.bind({"params": params}), *rows))
 
 
-def _shares(bound: CML, *rows):
+def shares(bound: CML, *rows) -> dict[str, jax.Array]:
+    """See `CML.reasons`."""
     return bound.reasons(*rows)
 
 
@@ -99,7 +100,7 @@ def reasons(
             f"a model of kind {type(model).__name__} attends to nothing, so there are no reasons; "
             "train hlr, hlr++, hlr-r or adacml."
         )
-    found, prefs_NxS, mask_NxS = of_pairs(_shares, model, params, scorer, user_N, item_N)
+    found, prefs_NxS, mask_NxS = of_pairs(shares, model, params, scorer, user_N, item_N)
     pair_R, slot_R = np.nonzero(mask_NxS)
     columns = {"user_id": user_ids.gather(user_N[pair_R]), **named(item_N[pair_R], dataset)}
     columns |= named(prefs_NxS[pair_R, slot_R], dataset, "reason_")

@@ -39,9 +39,9 @@ class FoldIn:
     model: CML
     loss: Loss
     radius: float | None
-    steps: int = 30
-    examples: int = 16
-    learning_rate: float = 0.03
+    steps: int = 12
+    examples: int = 32
+    learning_rate: float = 0.08
 
     def __call__(
         self,

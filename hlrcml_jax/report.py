@@ -1,24 +1,19 @@
-"""What a run shows and writes down: progress, tables, learning curves, `metrics.jsonl`."""
+"""What a run shows and writes down: progress, tables, `metrics.jsonl`, TensorBoard's events."""
 
-import collections
 import json
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
-import matplotlib
-import numpy as np
 import polars as pl
 import rich
 import rich.box
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from tensorboardX import SummaryWriter
 
 from hlrcml_jax import files, parallel
-
-matplotlib.use("agg")
 
 
 class TrainingProgress:
@@ -56,10 +51,10 @@ class TrainingProgress:
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one object a line, one line an epoch.
+    """`metrics.jsonl`: one object a line, one line an epoch; and the same as TensorBoard's events.
 
     Args:
-      path: the file.
+      path: the file; events are beside it.
       epoch: the epoch that the run goes on from; later lines, which a killed run may have left,
         are dropped.
     """
@@ -69,6 +64,10 @@ class MetricsLog:
         kept = [record for record in read_log(path) if record["epoch"] <= epoch]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         parallel.in_first_process(lambda: files.write_text(path, text))
+        self._events = None
+        if parallel.is_first_process():
+            with files.writing(path.parent):
+                self._events = SummaryWriter(str(path.parent), purge_step=epoch + 1)
 
     def write(self, record: Mapping[str, float]) -> None:
         """Appends a line, in the first process."""
@@ -76,6 +75,9 @@ class MetricsLog:
         def append():
             with files.writing(self._path), self._path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+                for name, value in record.items():
+                    self._events.add_scalar(name, value, record["epoch"])
+                self._events.flush()
 
         parallel.in_first_process(append)
 
@@ -112,7 +114,7 @@ def print_recommendations(title: str, recommendations: pl.DataFrame) -> None:
     table = Table(title=title, title_justify="left", box=rich.box.SIMPLE)
     for name in ("rank", "item", "score") + (("because of",) if explained else ()):
         table.add_column(name, justify="right" if name in ("rank", "score") else "left")
-    for row in recommendations.iter_rows(named=True):
+    for row in recommendations.unique("rank", keep="first").sort("rank").iter_rows(named=True):
         cells = [str(row["rank"]), str(row.get("title", row["item_id"])), f"{row['score']:.3f}"]
         if explained and row["share"] is not None:
             reason = row.get("reason_title", row["reason_item_id"])
@@ -131,62 +133,6 @@ def print_matching(title: str, matching: Mapping[str, Mapping[str, float]]) -> N
         shares = (f"{100 * row[name]:.1f} %" for name in ("nearest", "random"))
         table.add_row(kind, f"{row['interactions']:,}", *shares)
     rich.print(table)
-
-
-def plot_relations(
-    point_Nx2: np.ndarray,
-    variance_2: np.ndarray,
-    shared_N: Sequence[frozenset[str]],
-    path: pathlib.Path,
-) -> None:
-    """Relations in two dimensions as a PNG, coloured by the rarest category that they have.
-
-    Args:
-      point_Nx2: principal components.
-      variance_2: their shares of the variance.
-      shared_N: the categories of each.
-      path: of the file.
-    """
-    count = collections.Counter(kind for shared in shared_N for kind in shared)
-    kinds = [kind for kind, _ in count.most_common(9)]
-    label_N = np.array(
-        [min(shared & set(kinds), key=count.__getitem__, default="other") for shared in shared_N]
-    )
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    axes = figure.add_subplot(
-        xlabel=f"first component ({100 * variance_2[0]:.0f} % of the variance)",
-        ylabel=f"second component ({100 * variance_2[1]:.0f} %)",
-    )
-    colours = matplotlib.colormaps["tab10"]
-    for place, kind in enumerate([*kinds, "other"]):
-        point_Px2 = point_Nx2[label_N == kind]
-        if len(point_Px2):
-            colour = "lightgrey" if kind == "other" else colours(place)
-            axes.scatter(*point_Px2.T, s=6, alpha=0.5, color=colour, label=kind, linewidths=0)
-    axes.legend(markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.spines[["top", "right"]].set_visible(False)
-    files.write(path, lambda scratch: figure.savefig(scratch, dpi=120))
-
-
-def plot_learning_curve(
-    log: Sequence[Mapping[str, float]], metric: str, best_epoch: int, path: pathlib.Path
-) -> None:
-    """Training loss and validation metric over epochs, as a PNG."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    left = figure.add_subplot(xlabel="epoch")
-    left.set_ylabel("training loss of an example", color="tab:blue")
-    left.plot([r["epoch"] for r in log], [r["loss"] for r in log], color="tab:blue")
-    validated = [record for record in log if metric in record]
-    if validated:
-        right = left.twinx()
-        right.set_ylabel(f"validation {metric}", color="tab:orange")
-        right.plot(
-            [r["epoch"] for r in validated], [r[metric] for r in validated], color="tab:orange"
-        )
-        right.axvline(best_epoch, color="grey", linestyle=":", label=f"best, epoch {best_epoch}")
-        right.legend(loc="lower right", frameon=False)
-    left.spines["top"].set_visible(False)
-    files.write(path, lambda scratch: figure.savefig(scratch, dpi=120))
 
 
 class Stopwatch:

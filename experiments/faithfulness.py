@@ -1,0 +1,78 @@
+"""Are the reasons of recommendations faithful: does an item fall when they are taken away?
+
+python experiments/faithfulness.py --workdir=runs/quickstart
+
+For the first recommendation of each user, the preferences with the largest shares of the attention
+are left out of its relation, and the item's new rank is compared with the one after as many others,
+drawn at random, are left out. Prints the mean ranks and the p-value of Wilcoxon's signed-rank test.
+"""
+
+import functools
+
+import jax
+import numpy as np
+import scipy.stats
+from absl import flags, logging
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax import explain
+from hlrcml_jax.errors import run_program
+from hlrcml_jax.models.cml import user_rows
+from hlrcml_jax.run import best_checkpoint, open_run
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Of a trained run.", required=True)
+_LEFT_OUT = flags.DEFINE_integer("left_out", 3, "Preferences.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the random ones.")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def distances(model, params, user_D, items_IxD, prefs_SxD, mask_S):
+    """Distances (I,) of a user to all items, by the preferences of the mask."""
+    n = len(items_IxD)
+    same = [x[None].repeat(n, axis=0) for x in (user_D, prefs_SxD, mask_S)]
+    return model.apply({"params": params}, same[0], items_IxD, *same[1:])
+
+
+def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)
+    run = open_run(config_lib.get_config(_WORKDIR.value), _WORKDIR.value)
+    model, scorer = run.model, run.scorer("test")
+    ready = run.params_for(best_checkpoint(run).params, "test")
+    params, rng = run.collect(ready), np.random.default_rng(_SEED.value)
+    n, known = _LEFT_OUT.value, run.dataset.known("test")
+    user_C = np.flatnonzero(np.diff(known.indptr) >= 2 * n)
+    item_C = np.concatenate([found.item_CxK[:, 0] for found in scorer.rank(ready, user_C, 1)])
+    found = explain.of_pairs(explain.shares, model, params, scorer, user_C, item_C)
+    shares, prefs_CxS, mask_CxS = found
+    share_CxS = np.where(mask_CxS, shares["share"], -1.0)
+    ranks = {"before": [], "reasons": [], "random": []}
+    for user, item, prefs_S, mask_S, share_S in zip(
+        user_C, item_C, prefs_CxS, mask_CxS, share_CxS, strict=True
+    ):
+        left_out = {
+            "before": [],
+            "reasons": np.argsort(-share_S)[:n],
+            "random": rng.permutation(np.flatnonzero(mask_S))[:n],
+        }
+        prefs_SxD, hidden = params["items"][prefs_S], known[[user]].indices
+        user_D = np.asarray(user_rows(params, np.array([user]), prefs_SxD[None], mask_S[None]))[0]
+        for name, slots in left_out.items():
+            kept_S = mask_S.copy()
+            kept_S[slots] = False
+            args = (params["model"], user_D, params["items"], prefs_SxD, kept_S)
+            distance_I = np.array(distances(model, *args))
+            distance_I[hidden] = np.inf
+            ranks[name].append(1 + int(np.sum(distance_I < distance_I[item])))
+    for name, values in ranks.items():
+        print(f"{name}: mean rank {np.mean(values):.2f}")
+    difference = np.subtract(ranks["reasons"], ranks["random"])
+    p = scipy.stats.wilcoxon(difference, alternative="greater").pvalue
+    deeper, less = np.mean(difference > 0), np.mean(difference < 0)
+    print(
+        f"{len(user_C):,} users: without the reasons {100 * deeper:.0f} % fall deeper than without "
+        f"as many others, {100 * less:.0f} % less deep; p = {p:.2g}."
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,90 @@
+"""How well new users are served without training: fold-in beside a model trained with them.
+
+python experiments/new_users.py --config=configs/quickstart.py --folder=runs/new-users
+
+Whole users are held out (`data.split.kind=users`) and a share of their items is known. They are
+ranked for by a model that was trained without them, with vectors at the mean of their items and
+folded in, and by one that was trained with what is known of them. Leaves `new_users.csv`.
+"""
+
+import dataclasses
+import pathlib
+import time
+
+import numpy as np
+import polars as pl
+import scipy.sparse
+from absl import flags, logging
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax import experiment
+from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.errors import run_program
+from hlrcml_jax.evaluate import evaluate
+from hlrcml_jax.run import best_checkpoint, open_run
+
+_CONFIG = flags.DEFINE_string("config", None, "FILE:CHOICE.", required=True)
+_FOLDER = flags.DEFINE_string("folder", None, "Where the two runs go.", required=True)
+_METRIC = flags.DEFINE_string("metric", "ndcg@10", "What is compared.")
+_SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of the config.")
+
+
+def held_out(dataset: Dataset) -> Dataset:
+    """The test users alone, numbered from 0, with what is known of them as `train`."""
+    user_N = np.flatnonzero(np.diff(dataset.test.indptr))
+    empty = scipy.sparse.csr_array((len(user_N), dataset.n_items), dtype=bool)
+    return dataclasses.replace(
+        dataset,
+        train=dataset.known("test")[user_N],
+        valid=empty,
+        test=dataset.test[user_N],
+        history=empty,
+        user_ids=dataset.user_ids.gather(user_N),
+    )
+
+
+def config_with_them(values: dict, dataset: Dataset, folder: pathlib.Path):
+    """The config of a run that is trained with what is known of the held-out users too."""
+    parts = {"train": dataset.train + dataset.history, "valid": dataset.valid, "test": dataset.test}
+    changes = {"data.split.kind": "given", "data.name": "", "data.path": "", "data.format": "npz"}
+    changes |= {"data.threshold": None, "data.min_per_user": 0, "data.min_per_item": 0}
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, matrix in parts.items():
+        changes[f"data.split.{part}_path"] = str(folder / f"{part}.npz")
+        scipy.sparse.save_npz(folder / f"{part}.npz", matrix)
+    return config_lib.from_flat(values | changes)
+
+
+def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)
+    folder, metric = pathlib.Path(_FOLDER.value), _METRIC.value
+    values = config_lib.flatten(config_lib.call(_CONFIG.value))
+    values |= dict(map(config_lib.parse_change, _SET.value)) | {"data.split.kind": "users"}
+    config = config_lib.from_flat(values)
+    means = experiment.train_and_evaluate(config, folder / "without")
+    run = open_run(config, folder / "without")
+    params = best_checkpoint(run).params
+    new = held_out(run.dataset)
+    run.with_new_users(params, new.train)  # compiles
+    started = time.perf_counter()
+    ready = run.with_new_users(params, new.train)
+    seconds = time.perf_counter() - started
+    scorer = run.scorer_of(new.train)
+    folded = evaluate(scorer, ready, new, "test", run.protocol).summary()
+    whole = config_with_them(values, run.dataset, folder / "parts")
+    trained = experiment.train_and_evaluate(whole, folder / "with")
+    rows = {"mean of their items": means, "folded in": folded, "trained with them": trained}
+    table = pl.DataFrame(
+        {
+            "users": list(rows),
+            metric: [100 * row[metric]["mean"] for row in rows.values()],
+            "share": [row[metric]["mean"] / trained[metric]["mean"] for row in rows.values()],
+        }
+    )
+    table.write_csv(folder / "new_users.csv")
+    print(table)
+    print(f"{len(new.user_ids):,} users, {1000 * seconds / len(new.user_ids):.1f} ms each.")
+
+
+if __name__ == "__main__":
+    run_program(main)

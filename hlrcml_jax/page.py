@@ -1,0 +1,207 @@
+"""`report.html`: one page of a run that needs nothing beside it, and the pictures on it."""
+
+import base64
+import html
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from hlrcml_jax import explain, files, plots
+from hlrcml_jax.data.interactions import count_items
+from hlrcml_jax.evaluate import Evaluation, smallest
+from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.lrml import LRML
+from hlrcml_jax.models.solved import Solved
+from hlrcml_jax.run import Best, Run
+
+N_PAIRS = 2000  # test interactions whose relations show how the memory is used
+METRICS = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate", "coverage")
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem;
+  color: #1c1e21; background: #fff; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0; }
+h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+p { max-width: 44rem; }
+figure { margin: 1rem 0; }
+figcaption, .note { color: #5f6570; font-size: .875rem; }
+img { max-width: 100%; height: auto; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; }
+th, td { padding: .3rem .7rem .3rem 0; text-align: left; border-bottom: 1px solid #e3e5e8;
+  vertical-align: top; }
+th { font-weight: 600; white-space: nowrap; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+code { font-size: .85rem; overflow-wrap: anywhere; }
+"""
+
+
+def write(
+    run: Run,
+    best: Best,
+    rows: Mapping[str, Evaluation],
+    log: Sequence[Mapping[str, float]],
+    examples: Sequence[pl.DataFrame],
+) -> pathlib.Path:
+    """Writes the pictures of a tested run to `plots/`, and the page.
+
+    Args:
+      run: the run.
+      best: its best checkpoint.
+      rows: the evaluation on test of the model, and of what it is compared with.
+      log: lines of `metrics.jsonl`.
+      examples: recommendations of some users, one frame each, with reasons if the model has any.
+    """
+    model, data, folder = run.model, run.dataset, run.workdir / "plots"
+    found, metric = next(iter(rows.values())), run.config.early_stopping.metric
+    k = 10 if 10 in run.protocol.cutoffs else smallest(run.protocol.cutoffs)
+    pictures = []
+
+    def add(name: str, caption: str, draw, *args):
+        draw(*args, folder / f"{name}.png")
+        pictures.append(_figure(folder / f"{name}.png", caption))
+
+    if not isinstance(model, Solved):
+        caption = f"Loss of training, and {metric} on validation; the best epoch is {best.epoch}."
+        add("learning_curve", caption, plots.plot_learning_curve, log, metric, best.epoch)
+    if len(found.user_B):
+        listed = found.item_BxK[:, :k]
+        listed_I = np.bincount(listed[listed >= 0], minlength=data.n_items)
+        caption = "How much of training, and of what is recommended, falls on the popular items."
+        counts = count_items(data.train), listed_I
+        add("popularity", caption, plots.plot_popularity, *counts)
+        groups, labels = _groups(run, found, k)
+        caption = (
+            "Whom it serves well, by the number of a user's training items, and which items it "
+            "finds, by their popularity."
+        )
+        add("groups", caption, plots.plot_groups, groups, labels)
+    if isinstance(model, LRML) and data.test.nnz:
+        caption = "How much each slot of the memory is used by the relations of test interactions."
+        add("memory", caption, plots.plot_memory, _memory_usage(run, best))
+    name, path = run.config.model.name, run.workdir / "report.html"
+    n_all = data.train.nnz + data.valid.nnz + data.test.nnz + data.history.nnz
+    title = f"{name}: {data.n_users:,} users, {data.n_items:,} items, {n_all:,} interactions"
+    protocol = (
+        f"{len(found.user_B):,} test users, the whole catalogue ranked; {run.protocol.definitions} "
+        f"definitions, in percent at {k}; ± is the standard deviation between cohorts of users; "
+        "rank is the median popularity rank of what is recommended, 1 the most popular."
+    )
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p class=note>{run.n_parameters:,} numbers learnt, seed {run.config.seed}, best epoch "
+        f"{best.epoch}; every setting is in <code>config.json</code> beside this page.</p>",
+        "<h2>On test</h2>",
+        _metrics_table(rows, k) if len(found.user_B) else "<p>The test part is empty.</p>",
+        f"<p class=note>{protocol}</p>",
+        *pictures,
+        "<h2>Recommendations</h2>",
+        *map(_example, examples),
+    ]
+    text = (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n"
+        + "\n".join(parts)
+        + "\n</html>\n"
+    )
+    files.write_text(path, text)
+    return path
+
+
+def _groups(run: Run, found: Evaluation, k: int):
+    """({way: {group: value}}, {way: label of the value})."""
+    data, row_B = run.dataset, np.arange(len(found.user_B))
+    count_B = np.diff(data.train.indptr)[found.user_B]
+    edges = np.unique(np.quantile(count_B, [0, 0.25, 0.5, 0.75]).astype(int))
+    group_B = np.searchsorted(edges, count_B, side="right") - 1
+    last = [*(edges[1:] - 1), count_B.max()]
+    by_user = {}
+    for number, (low, high) in enumerate(zip(edges, last, strict=True)):
+        value_B = found.values[f"ndcg@{k}"][group_B == number]
+        if len(value_B):
+            by_user[f"{low}–{high}" if low < high else str(low)] = float(np.nanmean(value_B))
+    # Which test interactions are in their user's list.
+    relevant = data.test[found.user_B].tocoo()
+    keys_R = relevant.row.astype(np.int64) * data.n_items + relevant.col
+    list_BxK = found.item_BxK[:, :k].astype(np.int64)
+    keys_BxK = np.where(list_BxK >= 0, row_B[:, None] * data.n_items + list_BxK, -1)
+    hit_R = np.isin(keys_R, keys_BxK)
+    rank_I = np.empty(data.n_items, int)
+    rank_I[np.argsort(-count_items(data.train), kind="stable")] = np.arange(data.n_items)
+    place_R = rank_I[relevant.col] / data.n_items
+    by_item = {}
+    for low, high in ((0, 0.01), (0.01, 0.1), (0.1, 0.5), (0.5, 1)):
+        of_group_R = (place_R >= low) & (place_R < high)
+        if of_group_R.any():
+            by_item[f"{100 * low:.0f}–{100 * high:.0f} %"] = float(hit_R[of_group_R].mean())
+    ways = "training items of the user", "rank of the item, of all"
+    labels = f"ndcg@{k}", f"found among the first {k}"
+    return dict(zip(ways, (by_user, by_item), strict=True)), dict(zip(ways, labels, strict=True))
+
+
+def _memory_usage(run: Run, best: Best) -> np.ndarray:
+    """Mean mixture weights (M,) of the relations of test interactions, with a sum of 1."""
+    user_E, item_E = run.dataset.test.nonzero()
+    chosen = np.random.default_rng(0).permutation(len(user_E))[:N_PAIRS]
+    params = run.collect(run.params_for(best.params, "test"))
+    pairs = user_E[chosen], item_E[chosen]
+    weight_NxM = explain.of_pairs(_relation, run.model, params, run.scorer("test"), *pairs)[0]
+    weight_M = np.abs(weight_NxM[:, : run.model.memory_slots]).mean(axis=0)
+    return weight_M / weight_M.sum()
+
+
+def _relation(bound: CML, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+    return bound.relation(user_BxD, target_BxD, bound.history(user_BxD, prefs_BxSxD, mask_BxS))
+
+
+def _figure(path: pathlib.Path, caption: str) -> str:
+    image = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{image}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str]) -> str:
+    classes = [" class=n" if name in numeric else "" for name in head]
+    cells = [
+        "".join(f"<td{c}>{html.escape(x)}</td>" for c, x in zip(classes, row, strict=True))
+        for row in rows
+    ]
+    top = "".join(f"<th{c}>{html.escape(name)}</th>" for c, name in zip(classes, head, strict=True))
+    body = "\n".join(f"<tr>{row}</tr>" for row in cells)
+    return f"<div class=scroll><table>\n<tr>{top}</tr>\n{body}\n</table></div>"
+
+
+def _metrics_table(rows: Mapping[str, Evaluation], k: int) -> str:
+    lines = []
+    for name, evaluation in rows.items():
+        summary = evaluation.summary()
+        cells = [f"{100 * summary[f'{metric}@{k}']['mean']:.2f}" for metric in METRICS]
+        cells[0] += f" ± {100 * summary[f'ndcg@{k}']['std']:.2f}"
+        lines.append([name, *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}"])
+    head = ["model", *(metric.replace("_", " ") for metric in METRICS), "rank"]
+    return _table(head, lines, head[1:])
+
+
+def _example(table: pl.DataFrame) -> str:
+    """The recommendations of one user, a line an item, with its reasons."""
+    lines = []
+    for _, rows in table.group_by("rank", maintain_order=True):
+        first = rows.row(0, named=True)
+        cells = [str(first["rank"]), str(first.get("title", first["item_id"]))]
+        cells.append(f"{first['score']:.3f}")
+        if "share" in rows.columns:
+            reasons = [
+                f"{row.get('reason_title', row['reason_item_id'])} ({100 * row['share']:.0f} %)"
+                for row in rows.iter_rows(named=True)
+                if row["share"] is not None
+            ]
+            cells.append(", ".join(reasons))
+        lines.append(cells)
+    head = ["", "item", "score"] + (["because of"] if "share" in table.columns else [])
+    user = html.escape(str(table["user_id"][0]))
+    return f"<h3>User {user}</h3>" + _table(head, lines, ["", "score"])

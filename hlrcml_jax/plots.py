@@ -1,0 +1,128 @@
+"""Pictures of a run, as PNG files."""
+
+import collections
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from hlrcml_jax import files
+
+matplotlib.use("agg")
+
+
+def _save(figure: Figure, path: pathlib.Path) -> None:
+    for axes in figure.axes:
+        axes.spines["top"].set_visible(False)
+    files.write(path, lambda scratch: figure.savefig(scratch, dpi=120, format="png"))
+
+
+def plot_relations(
+    point_Nx2: np.ndarray,
+    variance_2: np.ndarray,
+    shared_N: Sequence[frozenset[str]],
+    path: pathlib.Path,
+) -> None:
+    """Relations in two dimensions as a PNG, coloured by the rarest category that they have.
+
+    Args:
+      point_Nx2: principal components.
+      variance_2: their shares of the variance.
+      shared_N: the categories of each.
+      path: of the file.
+    """
+    count = collections.Counter(kind for shared in shared_N for kind in shared)
+    kinds = [kind for kind, _ in count.most_common(9)]
+    label_N = np.array(
+        [min(shared & set(kinds), key=count.__getitem__, default="other") for shared in shared_N]
+    )
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.add_subplot(
+        xlabel=f"first component ({100 * variance_2[0]:.0f} % of the variance)",
+        ylabel=f"second component ({100 * variance_2[1]:.0f} %)",
+    )
+    colours = matplotlib.colormaps["tab10"]
+    for place, kind in enumerate([*kinds, "other"]):
+        point_Px2 = point_Nx2[label_N == kind]
+        if len(point_Px2):
+            colour = "lightgrey" if kind == "other" else colours(place)
+            axes.scatter(*point_Px2.T, s=6, alpha=0.5, color=colour, label=kind, linewidths=0)
+    axes.legend(markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.spines["right"].set_visible(False)
+    _save(figure, path)
+
+
+def plot_learning_curve(
+    log: Sequence[Mapping[str, float]], metric: str, best_epoch: int, path: pathlib.Path
+) -> None:
+    """Training loss and validation metric over epochs, as a PNG."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.add_subplot(xlabel="epoch")
+    left.set_ylabel("training loss of an example", color="tab:blue")
+    left.plot([r["epoch"] for r in log], [r["loss"] for r in log], color="tab:blue")
+    validated = [record for record in log if metric in record]
+    if validated:
+        right = left.twinx()
+        right.set_ylabel(f"validation {metric}", color="tab:orange")
+        right.plot(
+            [r["epoch"] for r in validated], [r[metric] for r in validated], color="tab:orange"
+        )
+        right.axvline(best_epoch, color="grey", linestyle=":", label=f"best, epoch {best_epoch}")
+        right.legend(loc="lower right", frameon=False)
+    _save(figure, path)
+
+
+def plot_popularity(count_I: np.ndarray, listed_I: np.ndarray, path: pathlib.Path) -> None:
+    """How often items are recommended, over their rank by popularity.
+
+    Args:
+      count_I: training interactions of each item.
+      listed_I: lists that each item is in.
+      path: of the file.
+    """
+    order_I = np.argsort(-count_I, kind="stable")
+    rank_I = np.arange(1, len(count_I) + 1)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="rank by popularity", ylabel="share of all, cumulated")
+    for values_I, label in ((count_I, "training interactions"), (listed_I, "recommendations")):
+        share_I = np.cumsum(values_I[order_I]) / max(values_I.sum(), 1)
+        axes.plot(rank_I, share_I, label=label)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1)
+    axes.spines["right"].set_visible(False)
+    never = np.mean(listed_I == 0)
+    axes.set_title(f"{100 * never:.0f} % of the catalogue is recommended to nobody", fontsize=10)
+    axes.legend(loc="upper left", frameon=False)
+    _save(figure, path)
+
+
+def plot_groups(
+    groups: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], path: pathlib.Path
+) -> None:
+    """Bars of a metric by group, one diagram for each way to make groups.
+
+    Args:
+      groups: {way: {group: value}}.
+      labels: of the values' axis, by way.
+      path: of the file.
+    """
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    for number, (way, values) in enumerate(groups.items()):
+        axes = figure.add_subplot(1, len(groups), number + 1, xlabel=way, ylabel=labels[way])
+        axes.bar(list(values), list(values.values()), color="tab:blue")
+        axes.tick_params(axis="x", labelsize=8)
+        axes.spines["right"].set_visible(False)
+    _save(figure, path)
+
+
+def plot_memory(usage_M: np.ndarray, path: pathlib.Path) -> None:
+    """The mean mixture weight of each slot of the memory in the relations of test interactions."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.add_subplot(xlabel="slot of the memory", ylabel="mean weight")
+    axes.bar(np.arange(len(usage_M)), np.sort(usage_M)[::-1], color="tab:blue")
+    axes.axhline(1 / len(usage_M), color="grey", linestyle=":", label="all alike")
+    axes.legend(frameon=False)
+    axes.spines["right"].set_visible(False)
+    _save(figure, path)
