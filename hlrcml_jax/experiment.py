@@ -19,6 +19,7 @@ import rich
 
 from hlrcml_jax import analyse as analysis
 from hlrcml_jax import explain, files, page, parallel, plots, pretrained, recommend, report
+from hlrcml_jax import export as export_lib
 from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.errors import Terminated, UserError
 from hlrcml_jax.evaluate import Evaluation, evaluate
@@ -53,9 +54,9 @@ def train_and_evaluate(
         fit(run, checkpoints)
     best = best_checkpoint(run)
     rows = _test(run, best)
-    examples = _examples(run, best)
+    examples, usage_M = _examples(run, best), page.memory_usage(run, best)
     log = report.read_log(run.workdir / "metrics.jsonl")
-    parallel.in_first_process(lambda: page.write(run, best, rows, log, examples))
+    parallel.in_first_process(lambda: page.write(run, best, rows, log, examples, usage_M))
     seconds = time.perf_counter() - started
     rich.print(f"Done in {seconds:.0f} s; everything is in [bold]{run.workdir}[/bold].")
     return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
@@ -333,6 +334,19 @@ def _explained(run: Run, best: Best, k: int, most: int) -> Callable[[np.ndarray]
         return best_R.join(why, keys, "left", maintain_order="left_right")
 
     return table
+
+
+def export(run: Run, best: Best) -> pathlib.Path:
+    """Writes vectors, memory and the scoring function to `export/` in the workdir."""
+    if run.model.user_is_history:
+        raise UserError(
+            f"a model of kind {type(run.model).__name__} has no vectors to export; its weights are "
+            "in the checkpoint."
+        )
+    params, folder = run.collect(run.params_for(best.params, "test")), run.workdir / "export"
+    parallel.in_first_process(lambda: export_lib.write(folder, run.model, params, run.dataset))
+    rich.print(f"Vectors and the scoring function are in [bold]{folder}[/bold].")
+    return folder
 
 
 def analyse(run: Run, best: Best) -> dict[str, dict[str, float]]:

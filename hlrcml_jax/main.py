@@ -17,7 +17,7 @@ from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.run import best_checkpoint, open_run
 
-MODES = ("train", "evaluate", "recommend", "explain", "analyse", "prepare")
+MODES = ("train", "evaluate", "recommend", "explain", "export", "analyse", "prepare")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; may be left out for a workdir that has its own."
@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
                 "evaluate": experiment.test,
                 "recommend": experiment.write_recommendations,
                 "explain": experiment.write_reasons,
+                "export": experiment.export,
                 "analyse": experiment.analyse,
             }
             finish[_MODE.value](run, best)

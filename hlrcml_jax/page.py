@@ -18,6 +18,7 @@ from hlrcml_jax.run import Best, Run
 
 N_PAIRS = 2000  # test interactions whose relations show how the memory is used
 METRICS = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate", "coverage")
+NBSP = "\N{NO-BREAK SPACE}"
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem;
@@ -44,6 +45,7 @@ def write(
     rows: Mapping[str, Evaluation],
     log: Sequence[Mapping[str, float]],
     examples: Sequence[pl.DataFrame],
+    usage_M: np.ndarray | None,
 ) -> pathlib.Path:
     """Writes the pictures of a tested run to `plots/`, and the page.
 
@@ -53,6 +55,7 @@ def write(
       rows: the evaluation on test of the model, and of what it is compared with.
       log: lines of `metrics.jsonl`.
       examples: recommendations of some users, one frame each, with reasons if the model has any.
+      usage_M: see `memory_usage`.
     """
     model, data, folder = run.model, run.dataset, run.workdir / "plots"
     found, metric = next(iter(rows.values())), run.config.early_stopping.metric
@@ -78,9 +81,9 @@ def write(
             "finds, by their popularity."
         )
         add("groups", caption, plots.plot_groups, groups, labels)
-    if isinstance(model, LRML) and data.test.nnz:
+    if usage_M is not None:
         caption = "How much each slot of the memory is used by the relations of test interactions."
-        add("memory", caption, plots.plot_memory, _memory_usage(run, best))
+        add("memory", caption, plots.plot_memory, usage_M)
     name, path = run.config.model.name, run.workdir / "report.html"
     n_all = data.train.nnz + data.valid.nnz + data.test.nnz + data.history.nnz
     title = f"{name}: {data.n_users:,} users, {data.n_items:,} items, {n_all:,} interactions"
@@ -142,8 +145,13 @@ def _groups(run: Run, found: Evaluation, k: int):
     return dict(zip(ways, (by_user, by_item), strict=True)), dict(zip(ways, labels, strict=True))
 
 
-def _memory_usage(run: Run, best: Best) -> np.ndarray:
-    """Mean mixture weights (M,) of the relations of test interactions, with a sum of 1."""
+def memory_usage(run: Run, best: Best) -> np.ndarray | None:
+    """Mean mixture weights (M,) of the relations of test interactions, with a sum of 1.
+
+    None without a memory or test interactions. All processes must ask together.
+    """
+    if not isinstance(run.model, LRML) or not run.dataset.test.nnz:
+        return None
     user_E, item_E = run.dataset.test.nonzero()
     chosen = np.random.default_rng(0).permutation(len(user_E))[:N_PAIRS]
     params = run.collect(run.params_for(best.params, "test"))
@@ -195,12 +203,9 @@ def _example(table: pl.DataFrame) -> str:
         cells = [str(first["rank"]), str(first.get("title", first["item_id"]))]
         cells.append(f"{first['score']:.3f}")
         if "share" in rows.columns:
-            reasons = [
-                f"{row.get('reason_title', row['reason_item_id'])} ({100 * row['share']:.0f} %)"
-                for row in rows.iter_rows(named=True)
-                if row["share"] is not None
-            ]
-            cells.append(", ".join(reasons))
+            label = "reason_title" if "reason_title" in rows.columns else "reason_item_id"
+            reasons = rows.drop_nulls("share").select(label, "share").rows()
+            cells.append(", ".join(f"{name} ({100 * share:.0f}{NBSP}%)" for name, share in reasons))
         lines.append(cells)
     head = ["", "item", "score"] + (["because of"] if "share" in table.columns else [])
     user = html.escape(str(table["user_id"][0]))

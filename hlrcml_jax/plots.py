@@ -69,8 +69,8 @@ def plot_learning_curve(
         right.plot(
             [r["epoch"] for r in validated], [r[metric] for r in validated], color="tab:orange"
         )
-        right.axvline(best_epoch, color="grey", linestyle=":", label=f"best, epoch {best_epoch}")
-        right.legend(loc="lower right", frameon=False)
+        right.axvline(best_epoch, color="grey", linestyle=":")
+        left.set_title(f"best epoch: {best_epoch}", fontsize=10)
     _save(figure, path)
 
 
@@ -120,9 +120,9 @@ def plot_groups(
 def plot_memory(usage_M: np.ndarray, path: pathlib.Path) -> None:
     """The mean mixture weight of each slot of the memory in the relations of test interactions."""
     figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.add_subplot(xlabel="slot of the memory", ylabel="mean weight")
-    axes.bar(np.arange(len(usage_M)), np.sort(usage_M)[::-1], color="tab:blue")
-    axes.axhline(1 / len(usage_M), color="grey", linestyle=":", label="all alike")
-    axes.legend(frameon=False)
+    axes = figure.add_subplot(xlabel="slots of the memory, by use", ylabel="mean weight")
+    axes.bar(np.arange(1, 1 + len(usage_M)), np.sort(usage_M)[::-1], color="tab:blue")
+    axes.axhline(1 / len(usage_M), color="grey", linestyle=":")
+    axes.set_title("dotted: all slots alike", fontsize=10)
     axes.spines["right"].set_visible(False)
     _save(figure, path)

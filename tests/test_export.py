@@ -1,0 +1,78 @@
+"""What is exported is used without the package, and gives the model's scores."""
+
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from hlrcml_jax import experiment
+from hlrcml_jax.config import from_flat
+from hlrcml_jax.data import synthetic
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.recommender import Recommender
+from hlrcml_jax.run import best_checkpoint, open_run
+
+ALONE = """
+import sys
+import jax, numpy as np
+arrays = np.load(sys.argv[1])
+with open(sys.argv[2], "rb") as file:
+    score = jax.export.deserialize(bytearray(file.read())).call
+np.save(sys.argv[3], score(*(arrays[name] for name in ("user", "item", "prefs", "mask"))))
+assert not any(name.startswith(("hlrcml_jax", "flax")) for name in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "users"),
+    [("hlr-r", "vectors"), ("hlr++", "items"), ("transcf", "vectors"), ("popularity", "vectors")],
+)
+def test_the_exported_function_gives_the_scores(tmp_path, model, users):
+    synthetic.generate(60, 40, 2400, seed=1).write_csv(tmp_path / "own.csv")
+    values = {"data.path": str(tmp_path / "own.csv"), "data.cache_dir": str(tmp_path / "cache")}
+    values |= {"model.name": model, "model.users": users, "model.dim": 8, "train.epochs": 1}
+    config = from_flat(values)
+    experiment.train_and_evaluate(config, tmp_path / "run")
+    run = open_run(config, tmp_path / "run")
+    best = best_checkpoint(run)
+    folder = experiment.export(run, best)
+
+    items = pl.read_parquet(folder / "items.parquet")
+    item_IxD = items["vector"].to_numpy()
+    assert items["item_id"].equals(run.dataset.item_ids)
+    user = 7
+    if users == "vectors":
+        user_D = pl.read_parquet(folder / "users.parquet")["vector"].to_numpy()[user]
+    else:
+        assert not (folder / "users.parquet").exists()
+        user_D = np.zeros(8, np.float32)
+    if model.startswith("hlr"):
+        with np.load(folder / "memory.npz") as memory:
+            assert (memory["keys"].shape, memory["values"].shape) == ((8, 20), (20, 8))
+    prefs, mask = run.scorer("test").preferences(np.array([user]))
+    if prefs.shape[1] == 0:  # at least one slot is asked for
+        prefs, mask = np.zeros((1, 1), int), np.zeros((1, 1), bool)
+    n = len(item_IxD)
+    arrays = {
+        "user": np.tile(user_D, (n, 1)),
+        "item": item_IxD,
+        "prefs": np.repeat(item_IxD[prefs], n, axis=0),
+        "mask": np.repeat(mask, n, axis=0),
+    }
+    np.savez(tmp_path / "arrays.npz", **arrays)
+    paths = [tmp_path / "arrays.npz", folder / "score.jax", tmp_path / "scores.npy"]
+    subprocess.run([sys.executable, "-c", ALONE, *map(str, paths)], check=True, cwd=tmp_path)
+    found = Recommender(run, best).scores(run.dataset.user_ids[user], run.dataset.item_ids)
+    np.testing.assert_allclose(np.load(paths[2]), found["score"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_vectors_says_so(tmp_path):
+    synthetic.generate(60, 40, 2400, seed=1).write_csv(tmp_path / "own.csv")
+    values = {"data.path": str(tmp_path / "own.csv"), "data.cache_dir": str(tmp_path / "cache")}
+    config = from_flat(values | {"model.name": "ease"})
+    experiment.train_and_evaluate(config, tmp_path / "run")
+    run = open_run(config, tmp_path / "run")
+    with pytest.raises(UserError, match="EASE has no vectors"):
+        experiment.export(run, best_checkpoint(run))
