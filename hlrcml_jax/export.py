@@ -6,8 +6,8 @@ values, and `score.jax` the scoring function, which any program with jax can run
     score = jax.export.deserialize(open("score.jax", "rb").read()).call
     score(user_BxD, item_BxD, prefs_BxSxD, mask_BxS)   # (B,), higher is better
 
-It is compiled for CPU, CUDA and TPU, for any B and S from 1 on, and has the memory inside; users that are
-made of their items are given as zeros. Who runs it installs flatbuffers beside jax.
+It is compiled for CPU, CUDA and TPU, for any B and S from 1 on, and has the memory inside; users
+that are made of their items are given as zeros. Who runs it installs flatbuffers beside jax.
 """
 
 import pathlib

@@ -1,6 +1,7 @@
 """The script for TPU VMs prints a complete plan, and gives no command, in a dry run."""
 
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -24,10 +25,12 @@ def test_a_dry_run_prints_the_whole_plan():
     assert found.returncode == 0, found.stderr
     create, archive, copy, install, train, log, delete = found.stdout.splitlines()
     assert "create mine --zone=here --accelerator-type=v5e-16" in create
-    assert archive.startswith("git -C ") and copy.rstrip().endswith("--worker=all")
-    assert "--worker=all" in install and "pip install" in install and "[tpu]" in install
-    assert "-m hlrcml_jax.main --config=configs/quickstart.py" in train and "--worker=all" in train
-    assert "--worker=0" in log and "train.log" in log
+    assert archive.startswith("git -C ")
+    for command in (copy, install, train):
+        assert "--worker=all" in command
+    assert re.search(r"pip install -q .*\[tpu\]", install)
+    assert "-m hlrcml_jax.main --config=configs/quickstart.py" in train
+    assert re.search(r"--worker=0 .*train\.log", log)
     assert "delete mine" in delete
 
 
