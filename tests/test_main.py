@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -149,6 +150,38 @@ def test_without_improvement_it_stops(cli, tmp_path):
 
 
 # Recommendations.
+
+
+def test_reasons_and_exports_of_a_run(cli, trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    users = ["--config.recommend.users=17,3", "--config.recommend.k=2"]
+    only = "--config.recommend.only_items=1,2,3,5,8,13,21,34"
+    flags = [f"--workdir={workdir}", *users, only]
+    status, out, err = cli.run("--mode=explain", *flags, "--config.recommend.reasons=2")
+    assert status == 0, err
+    table = pl.read_parquet(workdir / "reasons.parquet")
+    assert table["user_id"].to_list() == [17] * 4 + [3] * 4
+    assert table["rank"].to_list() == [1, 1, 2, 2] * 2
+    assert set(table["item_id"]) <= {1, 2, 3, 5, 8, 13, 21, 34}
+    assert (table["reason_title"] == "Title " + table["reason_item_id"].cast(pl.String)).all()
+    assert f"{table['reason_title'][0]} (" in out
+    status, _, err = cli.run("--mode=export", *flags)
+    assert status == 0, err
+    names = {"users.parquet", "items.parquet", "memory.npz", "score.jax"}
+    assert {path.name for path in (workdir / "export").iterdir()} == names
+
+
+def test_the_report_needs_nothing_beside_it(trained):
+    page = (trained[0] / "report.html").read_text()
+    pictures = re.findall(r'src="([^"]*)"', page)
+    assert len(pictures) == 4
+    assert all(picture.startswith("data:image/png;base64,") for picture in pictures)
+    assert not re.search(r"https?://|<script|<link", page)
+    assert 'name="viewport"' in page
+    assert "<td>hlr</td>" in page
+    assert "<td>popularity</td>" in page
+    assert page.count("<h3>User ") == 3
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv", "jsonl"])
