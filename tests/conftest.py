@@ -107,3 +107,10 @@ def load_program():
         return module
 
     return load_program
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Each compiled program holds memory maps, and the system allows a process so many."""
+    yield
+    jax.clear_caches()
