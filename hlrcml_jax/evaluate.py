@@ -152,10 +152,16 @@ def _measure_lists(relevant, item_BxK, cutoffs, definitions, by_k):
 _measure = jax.jit(_measure_lists, static_argnums=(2, 3, 4))
 
 
-def _overall(item_BxK: np.ndarray, dataset: Dataset, cutoffs) -> dict[str, float]:
-    count_I = count_items(dataset.train)
+def popularity_ranks(dataset: Dataset) -> np.ndarray:
+    """Rank of each item by its training interactions, (I,); 1 is the most popular."""
     rank_I = np.empty(dataset.n_items, np.int64)
-    rank_I[np.argsort(-count_I, kind="stable")] = 1 + np.arange(dataset.n_items)
+    order_I = np.argsort(-count_items(dataset.train), kind="stable")
+    rank_I[order_I] = 1 + np.arange(dataset.n_items)
+    return rank_I
+
+
+def _overall(item_BxK: np.ndarray, dataset: Dataset, cutoffs) -> dict[str, float]:
+    rank_I = popularity_ranks(dataset)
     overall = {}
     for k in filter(None, cutoffs):
         overall[f"median_rank@{k}"] = metrics.median_rank(item_BxK[:, :k], rank_I)

@@ -10,7 +10,7 @@ import polars as pl
 
 from hlrcml_jax import explain, files, plots
 from hlrcml_jax.data.interactions import count_items
-from hlrcml_jax.evaluate import Evaluation, smallest
+from hlrcml_jax.evaluate import Evaluation, popularity_ranks, smallest
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.models.solved import Solved
@@ -132,9 +132,7 @@ def _groups(run: Run, found: Evaluation, k: int):
     list_BxK = found.item_BxK[:, :k].astype(np.int64)
     keys_BxK = np.where(list_BxK >= 0, row_B[:, None] * data.n_items + list_BxK, -1)
     hit_R = np.isin(keys_R, keys_BxK)
-    rank_I = np.empty(data.n_items, int)
-    rank_I[np.argsort(-count_items(data.train), kind="stable")] = np.arange(data.n_items)
-    place_R = rank_I[relevant.col] / data.n_items
+    place_R = (popularity_ranks(data)[relevant.col] - 1) / data.n_items
     by_item = {}
     for low, high in ((0, 0.01), (0.01, 0.1), (0.1, 0.5), (0.5, 1)):
         of_group_R = (place_R >= low) & (place_R < high)
