@@ -75,13 +75,13 @@ def read_config(folder: pathlib.Path, how: int, content: bytes) -> None:
         except ValueError:
             return
         if isinstance(values, dict):
-            config_lib.from_flat(values)
+            config_lib.make_config(values)
     elif how % 3 == 1:
         (folder / "config.json").write_bytes(content)
         config_lib.get_config(str(folder))
     else:
         text = content.decode(errors="replace")
-        config_lib.from_flat(dict(map(config_lib.parse_change, text.split("\n"))))
+        config_lib.make_config(dict(map(config_lib.parse_change, text.split("\n"))))
 
 
 def run_pipeline(folder: pathlib.Path, how: int, content: bytes) -> None:

@@ -52,7 +52,7 @@ def config_with_them(values: dict, dataset: Dataset, folder: pathlib.Path):
     for part, matrix in parts.items():
         changes[f"data.split.{part}_path"] = str(folder / f"{part}.npz")
         scipy.sparse.save_npz(folder / f"{part}.npz", matrix)
-    return config_lib.from_flat(values | changes)
+    return config_lib.make_config(values | changes)
 
 
 def main(_) -> None:
@@ -60,7 +60,7 @@ def main(_) -> None:
     folder, metric = pathlib.Path(_FOLDER.value), _METRIC.value
     values = config_lib.flatten(config_lib.call(_CONFIG.value))
     values |= dict(map(config_lib.parse_change, _SET.value)) | {"data.split.kind": "users"}
-    config = config_lib.from_flat(values)
+    config = config_lib.make_config(values)
     means = experiment.train_and_evaluate(config, folder / "without")
     run = open_run(config, folder / "without")
     params = best_checkpoint(run).params

@@ -46,7 +46,7 @@ def load_config(choice: str, model: str, changes: dict[str, object]):
     path, _, data = choice.partition(":")
     argument = ",".join(filter(None, [data, model]))
     values = config_lib.flatten(config_lib.call(f"{path}:{argument}"))
-    return config_lib.from_flat(values | changes)
+    return config_lib.make_config(values | changes)
 
 
 def run_all(choice: str, models, seeds, folder: pathlib.Path, changes) -> None:

@@ -81,11 +81,11 @@ def main(_) -> None:
     import polars as pl
 
     from hlrcml_jax import parallel
-    from hlrcml_jax.config import from_flat
+    from hlrcml_jax.config import make_config
     from hlrcml_jax.data.interactions import Dataset, to_csr
     from hlrcml_jax.run import Run
 
-    config = from_flat(
+    config = make_config(
         {
             "model.dim": _DIM.value,
             "model.max_prefs": _PREFS.value,

@@ -83,7 +83,7 @@ def search(base: dict[str, object], trials: list[dict], folder: pathlib.Path, ep
     for rung in epochs:
         for row in left:
             changes = trials[row["trial"]] | {"train.epochs": rung}
-            config = config_lib.from_flat(base | changes)
+            config = config_lib.make_config(base | changes)
             row["value"] = train(config, folder / f"trial-{row['trial']:03d}")
             row["epochs"] = rung
         left = sorted(left, key=lambda row: -row["value"])[: max(1, round(len(left) * keep))]

@@ -1,15 +1,21 @@
 """Hierarchical Latent Relation modeling for Collaborative Metric Learning, in JAX."""
 
+import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Recommender", "load"]
+
+_PLACES = {
+    "Recommender": "recommender",
+    "load": "recommender",
+    "make_config": "config",
+    "train_and_evaluate": "experiment",
+}
+__all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:
     # Not before they are asked for: jax reads its environment when it is imported.
-    if name in __all__:
-        from hlrcml_jax import recommender
-
-        return getattr(recommender, name)
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,7 @@ from hlrcml_jax import experiment, parallel
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.run import best_checkpoint, open_run
+from hlrcml_jax.schema import all_keys, unknown_key
 
 MODES = ("train", "evaluate", "recommend", "explain", "export", "analyse", "prepare")
 
@@ -73,8 +74,8 @@ def _parse(argv: list[str]) -> list[str]:
     argv = re.sub(r"\0(--(?:config|workdir|mode))\0", r"\0\1=", "\0".join(argv)).split("\0")
     given = dict(flag.partition("=")[::2] for flag in argv[1:])
     for name in given:
-        if name.startswith("--config.") and name[9:] not in dict(config_lib.all_keys()):
-            raise config_lib.unknown_key(name[9:])
+        if name.startswith("--config.") and name[9:] not in dict(all_keys()):
+            raise unknown_key(name[9:])
     path = re.sub(r"(?<=\.py):.*", "", given.get("--config", ""))
     if path and not pathlib.Path(path).is_file():
         raise UserError(f"--config={path}: no such file.")
@@ -96,7 +97,7 @@ def _sentence(error: Exception, path: str) -> str:
     """What a flag or a config file did wrong, in one line."""
     text = str(error).strip()
     if unknown := re.search(r'Key "(\w+)" does not exist', text):
-        return str(config_lib.unknown_key(unknown[1]))
+        return str(unknown_key(unknown[1]))
     if isinstance(error, flags.Error) and "Traceback" not in text:
         return " ".join(text.split())
     # Flags wrap some errors of a config file and its traceback into one text.

@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 
 from hlrcml_jax import files
 
-matplotlib.use("agg")
-
 
 def _save(figure: Figure, path: pathlib.Path) -> None:
     for axes in figure.axes:

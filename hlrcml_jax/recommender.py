@@ -34,7 +34,7 @@ def load(workdir: str | pathlib.Path, **changes) -> "Recommender":
     values = config_lib.flatten(config_lib.get_config(str(workdir)))
     values |= {name.replace("__", "."): value for name, value in changes.items()}
     # Tables lie as they are on the devices of one run, and whole here.
-    config = config_lib.from_flat(values | {"parallel.tables": "replicated"})
+    config = config_lib.make_config(values | {"parallel.tables": "replicated"})
     run = open_run(config, workdir)
     return Recommender(run, best_checkpoint(run))
 

@@ -30,6 +30,7 @@ from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Solved
 from hlrcml_jax.optimizer import learning_rate, make_optimizer, row_radii
 from hlrcml_jax.sampling import Positives, Sampler, UserItems, rarity
+from hlrcml_jax.schema import all_keys
 from hlrcml_jax.scoring import Scorer
 from hlrcml_jax.train import (
     Trainer,
@@ -363,7 +364,7 @@ def write_config(run: Run) -> None:
 
 def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:
     now = json.loads(json.dumps(config_lib.flatten(config)))
-    for name, key in config_lib.all_keys():
+    for name, key in all_keys():
         if not key.may_change and before.get(name, key.default) != now[name]:
             raise UserError(
                 f"{workdir}: this workdir was made with {name}={before.get(name)!r}, and the "

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from hlrcml_jax import config as config_lib
+from hlrcml_jax import schema
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import MODELS, OF_ITEMS
 
@@ -128,8 +129,8 @@ def test_an_unknown_choice_names_what_there_is(name, choice):
         load(name).get_config(choice)
 
 
-def test_the_default_config_shows_every_key():
-    assert (FOLDER / "default.py").read_text() == config_lib.render()
+def test_the_table_has_every_key():
+    assert (FOLDER / "README.md").read_text() == schema.render()
     config = load("default").get_config()
     assert config_lib.flatten(config) == config_lib.flatten(config_lib.default_config())
 
@@ -137,7 +138,7 @@ def test_the_default_config_shows_every_key():
 def test_a_config_survives_being_written_down():
     config = load("quickstart").get_config()
     flat = config_lib.flatten(config)
-    assert config_lib.flatten(config_lib.from_flat(flat)) == flat
+    assert config_lib.flatten(config_lib.make_config(flat)) == flat
     kinds = itertools.groupby(sorted(str(type(value)) for value in flat.values()))
     assert len(list(kinds)) >= 4  # numbers, text, truth, tuples
 
@@ -189,7 +190,7 @@ def test_every_value_of_the_space_is_valid(choice):
     assert space
     for name, options in space.items():
         for value in options:
-            changed = config_lib.from_flat(config_lib.flatten(config) | {name: value})
+            changed = config_lib.make_config(config_lib.flatten(config) | {name: value})
             assert config_lib.flatten(changed)[name] == value
 
 

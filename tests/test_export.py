@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from hlrcml_jax import experiment
-from hlrcml_jax.config import from_flat
+from hlrcml_jax.config import make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.recommender import Recommender
@@ -33,7 +33,7 @@ def test_the_exported_function_gives_the_scores(tmp_path, model, users):
     synthetic.generate(60, 40, 2400, seed=1).write_csv(tmp_path / "own.csv")
     values = {"data.path": str(tmp_path / "own.csv"), "data.cache_dir": str(tmp_path / "cache")}
     values |= {"model.name": model, "model.users": users, "model.dim": 8, "train.epochs": 1}
-    config = from_flat(values)
+    config = make_config(values)
     experiment.train_and_evaluate(config, tmp_path / "run")
     run = open_run(config, tmp_path / "run")
     best = best_checkpoint(run)
@@ -71,7 +71,7 @@ def test_the_exported_function_gives_the_scores(tmp_path, model, users):
 def test_a_model_without_vectors_says_so(tmp_path):
     synthetic.generate(60, 40, 2400, seed=1).write_csv(tmp_path / "own.csv")
     values = {"data.path": str(tmp_path / "own.csv"), "data.cache_dir": str(tmp_path / "cache")}
-    config = from_flat(values | {"model.name": "ease"})
+    config = make_config(values | {"model.name": "ease"})
     experiment.train_and_evaluate(config, tmp_path / "run")
     run = open_run(config, tmp_path / "run")
     with pytest.raises(UserError, match="EASE has no vectors"):

@@ -10,7 +10,7 @@ import pytest
 
 import hlrcml_jax as hlr
 from hlrcml_jax import experiment, parallel, recommend
-from hlrcml_jax.config import from_flat
+from hlrcml_jax.config import make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.fold_in import mean_of_items
@@ -49,7 +49,7 @@ def trained(tmp_path_factory):
                 "train.epochs": 2,
                 "model.als.regularization": 0.1,
             }
-            experiment.train_and_evaluate(from_flat(values | changes), folder / key)
+            experiment.train_and_evaluate(make_config(values | changes), folder / key)
             made[key] = hlr.load(folder / key)
         return made[key]
 
