@@ -22,7 +22,6 @@ from hlrcml_jax import config as config_lib
 from hlrcml_jax import report
 from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.experiment import fit
-from hlrcml_jax.run import begin_run
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE:CHOICE that trials start from.", required=True)
 _SPACE = flags.DEFINE_string("space", None, "FILE:CHOICE of what they change.", required=True)
@@ -69,8 +68,7 @@ def train(config, workdir: pathlib.Path) -> float:
     metric = config.early_stopping.metric
     if metric == "loss":
         raise UserError("early_stopping.metric=loss cannot compare trials; take a metric@k.")
-    with begin_run(config, workdir) as (run, checkpoints):
-        fit(run, checkpoints)
+    fit(config, workdir)
     found = [line for line in report.read_log(workdir / "metrics.jsonl") if metric in line]
     return max((line[metric] for line in found), default=-math.inf)
 

@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "Recommender": "recommender",
+    "fit": "experiment",
     "load": "recommender",
     "make_config": "config",
     "train_and_evaluate": "experiment",

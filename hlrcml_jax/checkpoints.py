@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from hlrcml_jax import parallel
+from hlrcml_jax import files, parallel
 from hlrcml_jax.errors import UserError, warn
 
 Tree = Any
@@ -34,7 +34,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, writes: bool = False):
-        self.folder = workdir.absolute() / "checkpoints"
+        self.folder = files.place(workdir) / "checkpoints"
         self._writes = writes
         options = ocp.CheckpointManagerOptions(
             best_fn=_rank,

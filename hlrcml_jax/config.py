@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from hlrcml_jax import files
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import DIVISIBLE, OF_ITEMS
 from hlrcml_jax.schema import SCHEMA, all_keys, unknown_key
@@ -162,7 +163,7 @@ def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:
         return {"config": text["config"], "data": text["data"]}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # of the file system or bucket, and what is in the file
         raise UserError(
             f"{path}: not readable as the config of a run ({error}); choose another --workdir."
         ) from None
@@ -170,7 +171,7 @@ def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 def get_config(workdir: str) -> ml_collections.ConfigDict:
     """The config of a run that exists: this file is the `--config` of a workdir."""
-    found = read_workdir(pathlib.Path(workdir))
+    found = read_workdir(files.place(workdir))
     if found is None:
         raise UserError(f"{workdir}: there is no config.json here; give --config=FILE.")
     return make_config(found["config"])

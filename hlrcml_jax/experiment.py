@@ -49,20 +49,29 @@ def train_and_evaluate(
       UserError: a mistake in the config, the data or the workdir.
     """
     started = time.perf_counter()
-    with begin_run(config, workdir) as (run, checkpoints):
-        _describe(run)
-        fit(run, checkpoints)
+    run = fit(config, workdir)
     best = best_checkpoint(run)
     rows = _test(run, best)
     examples, usage_M = _examples(run, best), page.memory_usage(run, best)
     log = report.read_log(run.workdir / "metrics.jsonl")
     parallel.in_first_process(lambda: page.write(run, best, rows, log, examples, usage_M))
     seconds = time.perf_counter() - started
-    rich.print(f"Done in {seconds:.0f} s; everything is in [bold]{run.workdir}[/bold].")
+    rich.print(f"Done in {seconds:.0f} s; everything is in {_shown(run.workdir)}.")
     return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
 
 
-def fit(run: Run, checkpoints: Checkpoints) -> None:
+def fit(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Run:
+    """Prepares and trains, and leaves test alone; see `train_and_evaluate`.
+
+    What it finds on validation is in `metrics.jsonl`.
+    """
+    with begin_run(config, workdir) as (run, checkpoints):
+        _describe(run)
+        _fit(run, checkpoints)
+    return run
+
+
+def _fit(run: Run, checkpoints: Checkpoints) -> None:
     """Trains from the latest checkpoint until the last epoch, or until nothing improves."""
     config = run.config
     latest = checkpoints.latest(run.empty_state())
@@ -77,8 +86,8 @@ def fit(run: Run, checkpoints: Checkpoints) -> None:
         # What may change may have changed.
         parallel.in_first_process(lambda: write_config(run))
         rich.print(f"Going on after epoch {epoch}.")
-    log = report.MetricsLog(run.workdir / "metrics.jsonl", epoch)
     with (
+        report.MetricsLog(run.workdir / "metrics.jsonl", epoch) as log,
         report.TrainingProgress(config.train.epochs, epoch, config.early_stopping.metric) as bar,
         Terminations() as terminations,
     ):
@@ -101,7 +110,7 @@ def fit(run: Run, checkpoints: Checkpoints) -> None:
 
 
 def _solve(run: Run, checkpoints: Checkpoints) -> None:
-    """What `fit` does for a model that is solved at once: epoch 0 is all there is."""
+    """What `_fit` does for a model that is solved at once: epoch 0 is all there is."""
     watch = report.Stopwatch()
     state = run.initial_state()
     record = {"epoch": 0, "step": 0, "train_s": round(watch.lap(), 3)}
@@ -109,7 +118,8 @@ def _solve(run: Run, checkpoints: Checkpoints) -> None:
     if metric != "loss" and run.dataset.valid.nnz:
         record |= _validation(run, run.scorer("valid"), state.params, metric)
     checkpoints.save(0, state, 0.0)
-    report.MetricsLog(run.workdir / "metrics.jsonl", 0).write(record)
+    with report.MetricsLog(run.workdir / "metrics.jsonl", 0) as log:
+        log.write(record)
 
 
 def _validation(run: Run, scorer: Scorer, params: dict[str, Any], metric: str) -> dict[str, float]:
@@ -254,7 +264,7 @@ def _examples(run: Run, best: Best) -> list[pl.DataFrame]:
     """Ten recommendations for some users with ten training items and more; prints the first's."""
     count_U = np.diff(run.dataset.train.indptr)
     user_C = np.argsort(count_U < 10, kind="stable")[:N_EXAMPLES]
-    make = _explained if run.model.uses_preferences else _recommended
+    make = _explained if explain.explains(run.model) else _recommended
     table = make(run, best, 10, 3)(user_C)
     ids = run.dataset.user_ids.gather(user_C)
     tables = [table.filter(pl.col("user_id") == id) for id in ids]
@@ -296,7 +306,7 @@ def _write(run: Run, best: Best, name: str, make) -> pathlib.Path:
     ]
     table = make(run, best, options.k, options.reasons)
     n_rows = recommend.write_in_parts(path, options.format, user_C, table, of)
-    rich.print(f"{n_rows:,} rows for {len(user_C):,} users in [bold]{path}[/bold].")
+    rich.print(f"{n_rows:,} rows for {len(user_C):,} users in {_shown(path)}.")
     return path
 
 
@@ -345,7 +355,7 @@ def export(run: Run, best: Best) -> pathlib.Path:
         )
     params, folder = run.collect(run.params_for(best.params, "test")), run.workdir / "export"
     parallel.in_first_process(lambda: export_lib.write(folder, run.model, params, run.dataset))
-    rich.print(f"Vectors and the scoring function are in [bold]{folder}[/bold].")
+    rich.print(f"Vectors and the scoring function are in {_shown(folder)}.")
     return folder
 
 
@@ -373,7 +383,7 @@ def analyse(run: Run, best: Best) -> dict[str, dict[str, float]]:
 
     parallel.in_first_process(write)
     report.print_matching(f"Relations of {run.config.model.name}", matching)
-    rich.print(f"The plot is [bold]{plot}[/bold].")
+    rich.print(f"The plot is {_shown(plot)}.")
     return matching
 
 
@@ -386,3 +396,10 @@ def _describe(run: Run) -> None:
         f"interactions ({density:.2g} %): {data.train.nnz:,} train, {data.valid.nnz:,} valid, "
         f"{data.test.nnz:,} test; {parallel.device_count()} {jax.default_backend()} device(s)."
     )
+
+
+def _shown(path: pathlib.Path) -> str:
+    """A path for the console, short where it is below the current folder."""
+    here = pathlib.Path.cwd()
+    below = not files.is_remote(path) and path.is_relative_to(here)
+    return f"[bold]{path.relative_to(here) if below else path}[/bold]"

@@ -59,6 +59,11 @@ def _compiled(function, model: CML):
     return jax.jit(lambda params, *rows: function(model.bind({"params": params}), *rows))
 
 
+def explains(model: CML) -> bool:
+    """Whether a model gives reasons."""
+    return type(model).reasons is not CML.reasons
+
+
 def shares(bound: CML, *rows) -> dict[str, jax.Array]:
     """See `CML.reasons`."""
     return bound.reasons(*rows)
@@ -95,7 +100,7 @@ def reasons(
     Raises:
       UserError: when the model attends to nothing.
     """
-    if not model.uses_preferences:
+    if not explains(model):
         raise UserError(
             f"a model of kind {type(model).__name__} attends to nothing, so there are no reasons; "
             "train hlr, hlr++, hlr-r or adacml."

@@ -1,12 +1,40 @@
-"""Files that are whole or not there, and one sentence where they cannot be written."""
+"""Files that are whole or not there, and one sentence where they cannot be written.
+
+They lie on a disk, or in a bucket of Google Cloud Storage, `gs://bucket/folder`, for which the
+paths of etils stand in for those of pathlib; a file there is written elsewhere and then sent.
+"""
 
 import contextlib
+import importlib.util
 import pathlib
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 
 import polars as pl
+from etils import epath
 
 from hlrcml_jax.errors import UserError
+
+BUCKET = "gs://"
+
+
+def place(path: pathlib.Path | str) -> pathlib.Path:
+    """An absolute path of this machine, or one in a bucket.
+
+    Raises:
+      UserError: when what reaches buckets is not installed.
+    """
+    if not str(path).startswith(BUCKET):
+        return pathlib.Path(path).absolute()
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f"{path}: buckets are reached through gcsfs; pip install '.[gcs]' has it.")
+    return epath.Path(path)
+
+
+def is_remote(path: pathlib.Path | str) -> bool:
+    """Whether a path lies in a bucket."""
+    return str(path).startswith(BUCKET)
 
 
 @contextlib.contextmanager
@@ -18,7 +46,11 @@ def writing(path: pathlib.Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(error, (OSError, pl.exceptions.PolarsError)) and not is_remote(path):
+            raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise UserError(
             f"{path} cannot be written ({reason}); make room, or take another place, and give the "
@@ -33,14 +65,48 @@ def write(path: pathlib.Path, writer: Callable[[pathlib.Path], object]) -> None:
       path: of the file.
       writer: writes to the path that it is given.
     """
-    scratch = path.with_name(f"part-{path.name}")
     with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_remote(path):
+            with tempfile.TemporaryDirectory() as folder:
+                scratch = pathlib.Path(folder, path.name)
+                writer(scratch)
+                _copy(scratch, path)
+            return
+        scratch = path.with_name(f"part-{path.name}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             writer(scratch)
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def local(paths: Sequence[pathlib.Path]) -> Iterator[list[pathlib.Path]]:
+    """The files themselves, or copies of those in a bucket."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for path in paths:
+            copy = pathlib.Path(folder, path.name) if is_remote(path) else path
+            if copy != path:
+                _copy(path, copy)
+            found.append(copy)
+        yield found
+
+
+def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer)
+
+
+def append_text(path: pathlib.Path, text: str) -> None:
+    """Adds to a file; what lies in a bucket cannot grow, and is written again."""
+    with writing(path):
+        if is_remote(path):
+            path.write_text(path.read_text() + text)
+            return
+        with path.open("a") as file:
+            file.write(text)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

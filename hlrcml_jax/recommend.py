@@ -105,12 +105,14 @@ def write_in_parts(
             parallel.in_first_process(lambda part=parts[-1], write=write: files.write(part, write))
 
     def join() -> int:
-        table = pl.scan_parquet(parts)
-        files.write(path, lambda scratch: WRITERS[format](table, scratch))
-        n_rows = table.select(pl.len()).collect().item()
+        with files.local(parts) as paths:
+            table = pl.scan_parquet(paths)
+            files.write(path, lambda scratch: WRITERS[format](table, scratch))
+            n_rows = table.select(pl.len()).collect().item()
         for part in parts:
             part.unlink()
-        folder.rmdir()
+        if not files.is_remote(folder):  # buckets have no folders
+            folder.rmdir()
         return n_rows
 
     return parallel.in_first_process(join) or 0

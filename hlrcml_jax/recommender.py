@@ -14,7 +14,7 @@ import polars as pl
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import explain, recommend
-from hlrcml_jax.data.interactions import to_csr
+from hlrcml_jax.data.interactions import count_items, to_csr
 from hlrcml_jax.run import Best, Run, best_checkpoint, open_run
 from hlrcml_jax.scoring import Ranking, Scorer
 
@@ -63,6 +63,22 @@ class Recommender:
     def items(self) -> pl.Series:
         """Ids of the items that can be recommended."""
         return self._dataset.item_ids
+
+    def find(self, text: str) -> pl.DataFrame:
+        """The items that have a text in their title, or in their id where there are no titles.
+
+        Args:
+          text: capitals do not count.
+
+        Returns:
+          `item_id` and `title` (where the data has titles), the most popular item first.
+        """
+        titles, wanted = self._dataset.titles, text.lower()
+        texts = (self.items if titles is None else titles).cast(pl.String).str.to_lowercase()
+        item_R = np.flatnonzero(texts.str.contains(wanted, literal=True).fill_null(False))
+        count_I = count_items(self._dataset.train)
+        item_R = item_R[np.argsort(-count_I[item_R], kind="stable")]
+        return pl.DataFrame(recommend.named(item_R, self._dataset))
 
     def recommend(
         self,

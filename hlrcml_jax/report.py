@@ -1,5 +1,6 @@
 """What a run shows and writes down: progress, tables, `metrics.jsonl`, TensorBoard's events."""
 
+import importlib.util
 import json
 import pathlib
 import time
@@ -17,11 +18,13 @@ from hlrcml_jax import files, parallel
 
 
 class TrainingProgress:
-    """A bar over epochs on stderr; plain lines where stderr is no terminal."""
+    """A bar over epochs on stderr or in a notebook; plain lines where neither shows one."""
 
     def __init__(self, epochs: int, done: int, metric: str):
         self._metric = metric
         self._console = Console(stderr=True, quiet=not parallel.is_first_process())
+        widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        self._live = self._console.is_terminal or widgets
         self._bar = Progress(
             TextColumn("epoch"),
             MofNCompleteColumn(),
@@ -29,7 +32,7 @@ class TrainingProgress:
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._live,
         )
         self._task = self._bar.add_task("train", total=epochs, completed=done, status="compiling")
 
@@ -46,7 +49,7 @@ class TrainingProgress:
         if self._metric in record:
             status += f"  valid {self._metric} {record[self._metric]:.4f}"
         self._bar.update(self._task, completed=record["epoch"], status=status)
-        if not self._console.is_terminal:
+        if not self._live:
             self._console.print(f"epoch {record['epoch']}  {status}", highlight=False)
 
 
@@ -69,12 +72,19 @@ class MetricsLog:
             with files.writing(path.parent):
                 self._events = SummaryWriter(str(path.parent), purge_step=epoch + 1)
 
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._events is not None:
+            self._events.close()
+
     def write(self, record: Mapping[str, float]) -> None:
         """Appends a line, in the first process."""
 
         def append():
-            with files.writing(self._path), self._path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            files.append_text(self._path, json.dumps(record) + "\n")
+            with files.writing(self._path):
                 for name, value in record.items():
                     self._events.add_scalar(name, value, record["epoch"])
                 self._events.flush()

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -304,11 +305,12 @@ def begin_run(
       UserError: as `open_run`, and when another program works on the same workdir.
     """
     run, before = _prepare(config, workdir)
-    lock = filelock.FileLock(run.workdir / ".lock", blocking=False)
+    lock = filelock.FileLock(_lock_of(run), blocking=False)
 
     def begin():
         with files.writing(run.workdir):
             run.workdir.mkdir(parents=True, exist_ok=True)
+            pathlib.Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -329,11 +331,19 @@ def begin_run(
         lock.release()
 
 
+def _lock_of(run: Run) -> pathlib.Path:
+    """The file that keeps other programs out; for a bucket those of this machine alone."""
+    if not files.is_remote(run.workdir):
+        return run.workdir / ".lock"
+    name = hashlib.sha256(str(run.workdir).encode()).hexdigest()[:16]
+    return cache_folder(run.config.data.cache_dir) / "locks" / name
+
+
 def _prepare(config, workdir) -> tuple[Run, dict[str, Any] | None]:
     """(run, what its workdir says of an earlier start)."""
     config_lib.validate(config)
     parallel.keep_compiled(cache_folder(config.data.cache_dir) / "compiled")
-    workdir = pathlib.Path(workdir).absolute()
+    workdir = files.place(workdir)
     before = config_lib.read_workdir(workdir)
     if before is not None:
         _check_same(workdir, before["config"], config)

@@ -76,9 +76,9 @@ class CommandLine:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=ROOT, env=os.environ | with_devices(1), **streams)
 
-    def run(self, *flags: str, devices: int = 1) -> tuple[int, str, str]:
+    def run(self, *flags: str, devices: int = 1, **environment: str) -> tuple[int, str, str]:
         """(exit status, stdout, stderr)."""
-        return forked.run([*map(str, flags)], with_devices(devices))
+        return forked.run([*map(str, flags)], with_devices(devices) | environment)
 
 
 @pytest.fixture(scope="session")

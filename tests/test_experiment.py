@@ -5,9 +5,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from hlrcml_jax import config as config_lib
 from hlrcml_jax import experiment, report
 from hlrcml_jax.checkpoints import Checkpoints
-from hlrcml_jax.config import default_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import MODELS
@@ -34,14 +34,7 @@ def base(tmp_path_factory):
 
 
 def make_config(base, **changes):
-    config = default_config()
-    for name, value in (base | changes).items():
-        *path, leaf = name.split(".")
-        section = config
-        for part in path:
-            section = section[part]
-        section[leaf] = value
-    return config
+    return config_lib.make_config(base | changes)
 
 
 def newest_state(run):

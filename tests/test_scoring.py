@@ -14,7 +14,8 @@ from hlrcml_jax.config import default_config
 from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.evaluate import Protocol, choose_users, evaluate
 from hlrcml_jax.models import MODELS, make_model
-from hlrcml_jax.models.cml import user_rows
+from hlrcml_jax.models.cml import Direct, user_rows
+from hlrcml_jax.models.hlr import HLR
 from hlrcml_jax.models.solved import Popularity, Solved
 from hlrcml_jax.sampling import UserItems
 from hlrcml_jax.train import init_params, widen
@@ -32,6 +33,13 @@ def options_of(name, beta=1.0):
 SETTINGS = {name: make_model(options_of(name)) for name in MODELS}
 # Their users are made of their items.
 SETTINGS |= {f"{name}, no user vectors": SETTINGS[name] for name in ("cml", "hlr")}
+
+
+class DirectHLR(Direct, HLR):
+    relates_items = False
+
+
+SETTINGS["hlr, pair by pair"] = DirectHLR(DIM, SLOTS)
 SETTINGS["hlr, beta 0.7"] = make_model(options_of("hlr", 0.7))
 SETTINGS["adacml, beta 0.7"] = make_model(options_of("adacml", 0.7))
 

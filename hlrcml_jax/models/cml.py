@@ -208,3 +208,26 @@ class CML(nn.Module):
             return self.block_distances(items, *user)
 
         return jax.vmap(distances)(pairs, history, prefs_BxS, mask_BxS)
+
+
+class Direct(CML):
+    """A model that is ranked as it is defined: how a new one begins.
+
+    It gives `relation` and `translate`, and `history` if it likes; every pair of user and item is
+    then a call of the model. Once it is worth it, the `block_*` methods of `CML` are given, too,
+    so that what pairs have in common is computed once.
+    """
+
+    def block_items(self, context_XxD, target_TxD, out_XxMxT):
+        return {"context_XxD": context_XxD, "target_TxD": target_TxD}
+
+    def block_users(self, user_CxD, target_TxD):
+        return user_CxD
+
+    def block_distances(self, items, pairs, history, prefs_S, mask_S):
+        prefs_SxD = items["context_XxD"][prefs_S]
+
+        def distance(target_D):
+            return self(pairs[None], target_D[None], prefs_SxD[None], mask_S[None])[0]
+
+        return jax.lax.map(distance, items["target_TxD"])
