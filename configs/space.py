@@ -1,7 +1,8 @@
 """What `experiments/sweep.py` tries: a list of values, or a range (low, high) in logarithms.
 
-The argument is a model, whose main keys are searched, or LOSS,MODEL for three values of one key;
-`compare.py:DATA,LOSS,MODEL` has the best of them. Everything else stays as in the sweep's config.
+The argument is a model, whose main keys are searched; or LOSS,MODEL for three values of one key, of
+which `compare.py:DATA,LOSS,MODEL` has the best; or `batch,MODEL` for batch sizes with learning rates.
+Everything else stays as in the sweep's config.
 """
 
 LOSS = {
@@ -14,6 +15,10 @@ ATTENTION = {"model.sharpness": (1.0, 16.0)}
 THREE = {
     "best": {"loss.temperature": [0.7, 1.0, 1.3]},
     "paper": {"optimizer.learning_rate": [1e-3, 3e-3, 1e-2]},
+    "batch": {
+        "train.batch_size": [250, 1000, 4000],
+        "optimizer.learning_rate": [1e-3, 2e-3, 4e-3, 8e-3],
+    },
     "bpr": {"model.bpr.l2_vector": [0.0025, 0.01, 0.03]},
     "als": {"model.als.regularization": [3.0, 10.0, 30.0]},
     "item-knn": {"model.item_knn.neighbours": [100, 300, 1000]},

@@ -37,6 +37,7 @@ _SHARED = flags.DEFINE_bool("shared", False, "Whether the examples of a batch sh
 _ROWS = flags.DEFINE_enum("rows", "dense", ["dense", "lazy"], "Updates of the tables.")
 _RANKED = flags.DEFINE_integer("ranked", 8000, "Most users that are ranked for.")
 _STORAGE = flags.DEFINE_string("storage", "float32", "Type of stored relations in scoring.")
+_MEMORY = flags.DEFINE_integer("memory_mb", 256, "Working memory of scoring, MiB.")
 _DEVICE = flags.DEFINE_enum("device", None, ["cpu", "gpu", "tpu"], "Kind of device; JAX's choice.")
 _DEVICES = flags.DEFINE_integer("devices", 0, "Simulated CPU devices; 0 takes what is there.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements of each case.")
@@ -129,7 +130,8 @@ class Setting:
         from hlrcml_jax.scoring import Scorer
 
         prefs = _PREFS.value if model.uses_preferences else 0
-        return Scorer(model, self.train, prefs, "uniform", 256, seed=0, storage=_STORAGE.value)
+        room = _MEMORY.value
+        return Scorer(model, self.train, prefs, "uniform", room, seed=0, storage=_STORAGE.value)
 
 
 def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:

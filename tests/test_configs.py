@@ -182,7 +182,16 @@ def test_every_model_can_be_compared(model):
 
 @pytest.mark.parametrize(
     "choice",
-    [*OF_ITEMS, "best,cml", "paper,hlr++", "best,bpr", "best,als", "best,item-knn", "best,ease"],
+    [
+        *OF_ITEMS,
+        "batch,hlr",
+        "best,cml",
+        "paper,hlr++",
+        "best,bpr",
+        "best,als",
+        "best,item-knn",
+        "best,ease",
+    ],
 )
 def test_every_value_of_the_space_is_valid(choice):
     config = load("best").get_config(choice.split(",")[-1])
