@@ -1,7 +1,7 @@
 """What `experiments/sweep.py` tries: a list of values, or a range (low, high) in logarithms.
 
 The argument is a model, whose main keys are searched; or LOSS,MODEL for three values of one key, of
-which `compare.py:DATA,LOSS,MODEL` has the best; or `batch,MODEL` for batch sizes with learning rates.
+which `compare.py:DATA,LOSS,MODEL` has the best; or `batch,MODEL` for batch sizes with rates.
 Everything else stays as in the sweep's config.
 """
 

@@ -11,8 +11,8 @@
 #   delete    gives the machine back
 #   all       create, install, run and log
 #
-# With --dry-run the commands are printed and none is given. Of a pod slice, --workdir must be a folder
-# that all workers share. Needs gcloud, with a project and credentials that are set up.
+# With --dry-run the commands are printed and none is given. Of a pod slice, --workdir must be one
+# that all workers share, such as gs://BUCKET/RUN. Needs gcloud, with a project and credentials.
 set -euo pipefail
 
 : "${ZONE:=us-central2-b}"
@@ -67,7 +67,7 @@ install() {
   archive=$(mktemp -d)/hlrcml_jax.tar.gz
   give git -C "$folder" archive --format=tar.gz --prefix=hlrcml_jax/ --output="$archive" HEAD
   give gcloud compute tpus tpu-vm scp "$archive" "$name:" --zone="$ZONE" --worker=all
-  on all "tar xzf hlrcml_jax.tar.gz && cd hlrcml_jax && $PYTHON -m venv .venv && .venv/bin/pip install -q '.[tpu]'"
+  on all "tar xzf hlrcml_jax.tar.gz && cd hlrcml_jax && $PYTHON -m venv .venv && .venv/bin/pip install -q '.[tpu,gcs]'"
 }
 
 run() {

@@ -28,7 +28,7 @@ def test_a_dry_run_prints_the_whole_plan():
     assert archive.startswith("git -C ")
     for command in (copy, install, train):
         assert "--worker=all" in command
-    assert re.search(r"pip install -q .*\[tpu\]", install)
+    assert re.search(r"pip install -q .*\[tpu,gcs\]", install)
     assert "-m hlrcml_jax.main --config=configs/quickstart.py" in train
     assert re.search(r"--worker=0 .*train\.log", log)
     assert "delete mine" in delete
