@@ -26,7 +26,7 @@ import scipy.sparse
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import pretrained
-from hlrcml_jax.data import readers
+from hlrcml_jax.data import readers, splits
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
 
@@ -95,7 +95,7 @@ def run_pipeline(folder: pathlib.Path, how: int, content: bytes) -> None:
         "separator": SEPARATORS[how % 8],
     }
     data["header"], data["min_per_user"] = bool(how & 8), how >> 4 & 1
-    data["split"]["kind"] = config_lib.splits.KINDS[(how >> 5) % len(config_lib.splits.KINDS)]
+    data["split"]["kind"] = splits.KINDS[(how >> 5) % len(splits.KINDS)]
     assert prepare(data).fingerprint() == prepare(data).fingerprint()
 
 

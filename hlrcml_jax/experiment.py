@@ -66,7 +66,8 @@ def fit(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Run:
     What it finds on validation is in `metrics.jsonl`.
     """
     with begin_run(config, workdir) as (run, checkpoints):
-        _describe(run)
+        where = f"{parallel.device_count()} {jax.default_backend()} device(s)"
+        rich.print(f"{config.model.name} on {report.describe(run.dataset)}; {where}.")
         _fit(run, checkpoints)
     return run
 
@@ -385,17 +386,6 @@ def analyse(run: Run, best: Best) -> dict[str, dict[str, float]]:
     report.print_matching(f"Relations of {run.config.model.name}", matching)
     rich.print(f"The plot is {_shown(plot)}.")
     return matching
-
-
-def _describe(run: Run) -> None:
-    data = run.dataset
-    n = data.train.nnz + data.valid.nnz + data.test.nnz + data.history.nnz
-    density = 100 * n / (math.prod(data.train.shape))
-    rich.print(
-        f"{run.config.model.name} on {data.n_users:,} users, {data.n_items:,} items, {n:,} "
-        f"interactions ({density:.2g} %): {data.train.nnz:,} train, {data.valid.nnz:,} valid, "
-        f"{data.test.nnz:,} test; {parallel.device_count()} {jax.default_backend()} device(s)."
-    )
 
 
 def _shown(path: pathlib.Path) -> str:

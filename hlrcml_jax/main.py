@@ -12,7 +12,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import experiment, parallel
+from hlrcml_jax import experiment, parallel, report
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.run import best_checkpoint, open_run
@@ -47,7 +47,9 @@ def main(argv: list[str]) -> None:
     rich.get_console().quiet = not parallel.is_first_process()
     with parallel.together():
         if _MODE.value == "prepare":
-            parallel.in_first_process(lambda: prepare(config.data.to_dict()))
+            parallel.in_first_process(
+                lambda: rich.print(f"Ready: {report.describe(prepare(config.data.to_dict()))}.")
+            )
         elif _MODE.value == "train":
             experiment.train_and_evaluate(config, workdir)
         else:

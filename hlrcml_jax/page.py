@@ -85,8 +85,8 @@ def write(
         caption = "How much each slot of the memory is used by the relations of test interactions."
         add("memory", caption, plots.plot_memory, usage_M)
     name, path = run.config.model.name, run.workdir / "report.html"
-    n_all = data.train.nnz + data.valid.nnz + data.test.nnz + data.history.nnz
-    title = f"{name}: {data.n_users:,} users, {data.n_items:,} items, {n_all:,} interactions"
+    size = f"{data.n_users:,} users, {data.n_items:,} items, {data.n_interactions:,} interactions"
+    title = f"{name}: {size}"
     protocol = (
         f"{len(found.user_B):,} test users, the whole catalogue ranked; {run.protocol.definitions} "
         f"definitions, in percent at {k}; ± is the standard deviation between cohorts of users; "

@@ -15,6 +15,7 @@ from rich.table import Table
 from tensorboardX import SummaryWriter
 
 from hlrcml_jax import files, parallel
+from hlrcml_jax.data.interactions import Dataset
 
 
 class TrainingProgress:
@@ -98,6 +99,16 @@ def read_log(path: pathlib.Path) -> list[dict[str, float]]:
         return []
     lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def describe(data: Dataset) -> str:
+    """How large a data set and its parts are, in a few words."""
+    n = data.n_interactions
+    density = 100 * n / (data.n_users * data.n_items)
+    return (
+        f"{data.n_users:,} users, {data.n_items:,} items, {n:,} interactions ({density:.2g} %): "
+        f"{data.train.nnz:,} train, {data.valid.nnz:,} valid, {data.test.nnz:,} test"
+    )
 
 
 def print_metrics(

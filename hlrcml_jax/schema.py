@@ -99,7 +99,7 @@ SCHEMA: dict[str, Any] = {
         "name": _choice("", "public data set; '' for your own file", ("", *catalog.CATALOG)),
         "path": _path("your file; with data.name, a folder that already has its files"),
         "format": _choice("auto", "auto goes by the file name", ("auto", *readers.FORMATS)),
-        "separator": Key(",", "between fields; one or more characters", lambda value: value != ""),
+        "separator": Key("", "between fields; '' is a tab for .tsv, else a comma"),
         "header": Key(True, "whether the first line holds column names"),
         "columns": {
             "user": Key("", "column name or 0-based place; '' looks for the usual names"),
@@ -112,9 +112,9 @@ SCHEMA: dict[str, Any] = {
         "min_per_item": Key(0, "interactions that an item must keep (n-core)", _at_least(0)),
         "titles": {
             "path": _path("delimited file with the items' titles, if any"),
-            "separator": Key(",", "between its fields", lambda value: value != ""),
+            "separator": Key("", "between its fields; '' is a tab for .tsv, else a comma"),
             "header": Key(True, "whether its first line holds column names"),
-            "item": Key("", "column of item ids: name or 0-based place"),
+            "item": Key("", "column of item ids, likewise; '' also finds data.columns.item"),
             "value": Key("title", "column of titles: name or 0-based place"),
             "categories": Key("", "column of categories, if any: name or 0-based place"),
             "category_separator": Key("|", "between categories", lambda value: value != ""),

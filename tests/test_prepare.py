@@ -94,11 +94,26 @@ def test_a_folder_that_cannot_be_moved_is_no_silence(tmp_path):
 def test_titles_of_your_own(tmp_path, own_file):
     titles = tmp_path / "titles.tsv"
     titles.write_text("item\ttitle\n0\tZero\n1\tOne\n")
-    data = options(tmp_path, path=str(own_file), titles__path=str(titles), titles__separator="\t")
+    data = options(tmp_path, path=str(own_file), titles__path=str(titles))
     dataset = prepare(data)
     by_id = dict(zip(dataset.item_ids, dataset.titles, strict=True))
     assert by_id[1] == "One"
     assert by_id[5] == "5"  # without a title the id stands
+
+
+def test_names_of_one_file_are_looked_for_in_the_other(tmp_path):
+    plays, artists = tmp_path / "plays.tsv", tmp_path / "artists.csv"
+    rows = "".join(f"u{user}\ta{item}\n" for user in range(4) for item in range(5))
+    plays.write_text(f"listener\tartist\n{rows}")
+    artists.write_text('name,artist\n"Zero, the",a0\nOne,a1\n')
+    keys = {"columns__user": "listener", "columns__item": "artist", "path": str(plays)}
+    data = options(tmp_path, **keys, titles__path=str(artists), titles__value="name")
+    dataset = prepare(data)
+    assert dataset.titles.to_list() == ["Zero, the", "One", "a2", "a3", "a4"]
+    artists.write_text("name,id\nZero,a0\n")
+    said = r"artists.csv, line 1: .*'name', 'id'.*data.titles.separator or data.titles.item"
+    with pytest.raises(UserError, match=said):
+        prepare(data)
 
 
 @pytest.mark.parametrize("kind", ["npz", "text"])

@@ -43,6 +43,11 @@ class Dataset:
         return self.train.shape[0]
 
     @property
+    def n_interactions(self) -> int:
+        """Of all parts."""
+        return self.train.nnz + self.valid.nnz + self.test.nnz + self.history.nnz
+
+    @property
     def n_items(self) -> int:
         return self.train.shape[1]
 

@@ -57,35 +57,41 @@ def cache_folder(configured: str) -> pathlib.Path:
     return pathlib.Path(configured or default).expanduser()
 
 
-def _layout(section: Mapping[str, Any], columns: tuple[str, str, str, str]) -> Layout:
-    return Layout(section["separator"], section["header"], columns)
+def _layout(
+    path: pathlib.Path, section: Mapping[str, Any], columns: tuple[str, str, str, str]
+) -> Layout:
+    separator = section["separator"] or ("\t" if ".tsv" in path.suffixes else ",")
+    return Layout(separator, section["header"], columns)
 
 
 def _inputs(data, cache_dir):
     """([(file, format, layout) of each part], the file of items or None)."""
-    columns = data["columns"]
-    layout = _layout(data, tuple(columns[role] for role in ROLES))
+    columns = tuple(data["columns"][role] for role in ROLES)
     items, options = None, data["titles"]
     if options["path"]:
+        path = pathlib.Path(options["path"]).expanduser()
         items = readers.ItemFile(
-            pathlib.Path(options["path"]).expanduser(),
-            _layout(options, ("", options["item"], options["value"], "")),
+            path,
+            _layout(path, options, ("", options["item"], options["value"], "")),
             categories=options["categories"],
             category_separator=options["category_separator"],
+            usual=data["columns"]["item"],
         )
     if data["split"]["kind"] == "given":
         paths = [data["split"][f"{part}_path"] for part in ("train", "valid", "test")]
         for part, path in zip(PARTS, paths, strict=False):
             if not path:
                 raise UserError(f"data.split.kind='given' needs data.split.{part}_path.")
-        return [(pathlib.Path(path).expanduser(), data["format"], layout) for path in paths], items
+        paths = [pathlib.Path(path).expanduser() for path in paths]
+        return [(path, data["format"], _layout(path, data, columns)) for path in paths], items
     path = pathlib.Path(data["path"]).expanduser() if data["path"] else None
     if data["name"]:
         found = catalog.locate(data["name"], path, cache_dir)
+        layout = _layout(found.interactions, data, columns)
         return [(found.interactions, found.format, layout)], items or found.items
     if path is None:
         raise UserError("set data.name to a public data set, or data.path to a file of your own.")
-    return [(path, data["format"], layout)], items
+    return [(path, data["format"], _layout(path, data, columns))], items
 
 
 def _key(data, files, items) -> str:

@@ -98,6 +98,7 @@ class ItemFile:
       encoding: of the text.
       categories: column of an item's categories, by name or place; "" if there is none.
       category_separator: between them.
+      usual: the name of the ids' column where none is given and there is one of this name.
     """
 
     path: pathlib.Path
@@ -105,6 +106,7 @@ class ItemFile:
     encoding: str = "utf8"
     categories: str = ""
     category_separator: str = "|"
+    usual: str = ""
 
 
 def read_items(file: ItemFile) -> pl.DataFrame:
@@ -117,8 +119,11 @@ def read_items(file: ItemFile) -> pl.DataFrame:
         content = path if file.encoding == "utf8" else path.read_text(file.encoding).encode()
     except UnicodeError as error:
         raise UserError(f"{path}: the text is not {file.encoding} ({error}).") from None
-    source = TextTable(path, "delimited", file.layout, _scan_delimited(content, file.layout, path))
-    columns = {"id": source.column("item", "titles"), "title": source.column("value", "titles")}
+    layout = file.layout
+    source = TextTable(path, "delimited", layout, _scan_delimited(content, layout, path))
+    guess = not layout.columns[ROLES.index("item")] and file.usual in source.names()
+    ids = file.usual if guess else source.column("item", "titles")
+    columns = {"id": ids, "title": source.column("value", "titles")}
     if file.categories:
         columns["categories"] = source.named(file.categories)
         if columns["categories"] is None:

@@ -99,9 +99,10 @@ class TextTable:
         listed = ", ".join(repr(name) for name in names)
         what = f"no column {wanted!r}" if wanted else f"no column that looks like the {role}"
         separator = f" (separator {self.layout.separator!r})" if self.format == "delimited" else ""
+        between = "data.titles.separator" if section == "titles" else "data.separator"
         raise UserError(
             f"{self.path}, line 1: {what} among {listed}{separator}; "
-            f"set data.separator or data.{section}.{role}."
+            f"set {between} or data.{section}.{role}."
         )
 
     def collect(self, roles: Sequence[str], threshold: float | None) -> pl.DataFrame:
