@@ -1,7 +1,8 @@
 """What `experiments/sweep.py` tries: a list of values, or a range (low, high) in logarithms.
 
 The argument is a model, whose main keys are searched; or LOSS,MODEL for three values of one key, of
-which `compare.py:DATA,LOSS,MODEL` has the best; or `batch,MODEL` for batch sizes with rates.
+which `compare.py:DATA,LOSS,MODEL` has the best; or `batch,MODEL` for batch sizes with rates; or
+`parts,hlr-r` for what takes each ingredient of best.py away (with `--each`).
 Everything else stays as in the sweep's config.
 """
 
@@ -18,6 +19,19 @@ THREE = {
     "batch": {
         "train.batch_size": [250, 1000, 4000],
         "optimizer.learning_rate": [1e-3, 2e-3, 4e-3, 8e-3],
+    },
+    "parts": {
+        "model.name": ["adacml", "hlr"],
+        "model.users": ["vectors"],
+        "model.sharpness": [1.0],
+        "model.memory_radius": [None],
+        "model.key_scale": [1.0],
+        "negatives.weights": ["uniform"],
+        "negatives.correction": [False],
+        "negatives.candidates": [16],
+        "negatives.hardest": [2],
+        "loss.temperature": [0.3],
+        "loss.kind": ["hinge"],
     },
     "bpr": {"model.bpr.l2_vector": [0.0025, 0.01, 0.03]},
     "als": {"model.als.regularization": [3.0, 10.0, 30.0]},

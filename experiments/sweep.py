@@ -6,7 +6,8 @@ python experiments/sweep.py --config=configs/quickstart.py --space=configs/space
 All trials are trained for the first number of epochs, the best third of them goes on to the second,
 and so on; each trial is a workdir, so that a sweep that was stopped goes on where it was. Trials
 are compared by the config's early-stopping metric on validation, and test is never looked at.
-Leaves `trials.csv` and, beside it, a plot of the values that were tried.
+Leaves `trials.csv` and, beside it, a plot of the values that were tried. With `--trials=0` all
+combinations of lists are tried, and with `--each` every value on its own, and none of them.
 """
 
 import itertools
@@ -29,6 +30,7 @@ _FOLDER = flags.DEFINE_string("folder", None, "Where trials and tables go.", req
 _TRIALS = flags.DEFINE_integer(
     "trials", 27, "How many configs are tried; 0: all combinations of lists.", lower_bound=0
 )
+_EACH = flags.DEFINE_bool("each", False, "Change one key at a time, and once none, instead.")
 _EPOCHS = flags.DEFINE_list("epochs", ["4", "12", "36"], "Epochs after which trials are compared.")
 _KEEP = flags.DEFINE_float("keep", 1 / 3, "Share of the trials that go on.", 0.0, 1.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draw of configs.")
@@ -57,6 +59,11 @@ def combine(space: dict[str, list]) -> list[dict[str, object]]:
     if ranges:
         raise UserError(f"--trials=0 takes lists, and the space has a range of {ranges[0]}.")
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+
+
+def one_by_one(space: dict[str, list]) -> list[dict[str, object]]:
+    """No change, and then each value of each key alone."""
+    return [{}, *({name: value} for name, values in space.items() for value in values)]
 
 
 def train(config, workdir: pathlib.Path) -> float:
@@ -112,11 +119,15 @@ def main(_) -> None:
     base = config_lib.flatten(config_lib.call(_CONFIG.value)) | changes
     space = config_lib.call(_SPACE.value, "get_space")
     rng = np.random.default_rng(_SEED.value)
-    trials = [draw(space, rng) for _ in range(_TRIALS.value)] or combine(space)
+    if _EACH.value:
+        trials = one_by_one(space)
+    else:
+        trials = [draw(space, rng) for _ in range(_TRIALS.value)] or combine(space)
     rows = search(base, trials, folder, [int(rung) for rung in _EPOCHS.value], _KEEP.value)
     table = pl.DataFrame(rows, infer_schema_length=None)
     table.write_csv(folder / "trials.csv")
-    plot(table, base["early_stopping.metric"], folder / "trials.png")
+    if not _EACH.value:
+        plot(table, base["early_stopping.metric"], folder / "trials.png")
     with pl.Config(tbl_rows=20, tbl_cols=-1):
         print(table)
 

@@ -79,6 +79,11 @@ def smallest(cutoffs: Sequence[int]) -> int:
     return min((k for k in cutoffs if k), default=1)
 
 
+def shown(cutoffs: Sequence[int]) -> int:
+    """The k that tables show: 10, or the smallest where 10 is none."""
+    return 10 if 10 in cutoffs else smallest(cutoffs)
+
+
 def choose_users(
     relevant: scipy.sparse.csr_array, protocol: Protocol, cutoffs: Sequence[int] | None = None
 ) -> np.ndarray:

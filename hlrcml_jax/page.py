@@ -10,14 +10,14 @@ import polars as pl
 
 from hlrcml_jax import explain, files, plots
 from hlrcml_jax.data.interactions import count_items
-from hlrcml_jax.evaluate import Evaluation, popularity_ranks, smallest
+from hlrcml_jax.evaluate import Evaluation, popularity_ranks, shown
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.models.solved import Solved
+from hlrcml_jax.report import COLUMNS
 from hlrcml_jax.run import Best, Run
 
 N_PAIRS = 2000  # test interactions whose relations show how the memory is used
-METRICS = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate", "coverage")
 NBSP = "\N{NO-BREAK SPACE}"
 STYLE = """
 :root { color-scheme: light; }
@@ -59,7 +59,7 @@ def write(
     """
     model, data, folder = run.model, run.dataset, run.workdir / "plots"
     found, metric = next(iter(rows.values())), run.config.early_stopping.metric
-    k = 10 if 10 in run.protocol.cutoffs else smallest(run.protocol.cutoffs)
+    k = shown(run.protocol.cutoffs)
     pictures = []
 
     def add(name: str, caption: str, draw, *args):
@@ -186,10 +186,10 @@ def _metrics_table(rows: Mapping[str, Evaluation], k: int) -> str:
     lines = []
     for name, evaluation in rows.items():
         summary = evaluation.summary()
-        cells = [f"{100 * summary[f'{metric}@{k}']['mean']:.2f}" for metric in METRICS]
+        cells = [f"{100 * summary[f'{metric}@{k}']['mean']:.2f}" for metric in COLUMNS]
         cells[0] += f" ± {100 * summary[f'ndcg@{k}']['std']:.2f}"
         lines.append([name, *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}"])
-    head = ["model", *(metric.replace("_", " ") for metric in METRICS), "rank"]
+    head = ["model", *COLUMNS.values(), "rank"]
     return _table(head, lines, head[1:])
 
 

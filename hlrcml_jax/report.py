@@ -16,6 +16,18 @@ from tensorboardX import SummaryWriter
 
 from hlrcml_jax import files, parallel
 from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.evaluate import shown
+
+# Metrics that tables show in percent, and what they are called there.
+COLUMNS = {
+    "ndcg": "ndcg",
+    "map": "map",
+    "mrr": "mrr",
+    "precision": "prec",
+    "recall": "recall",
+    "hit_rate": "hit",
+    "coverage": "cover",
+}
 
 
 class TrainingProgress:
@@ -115,15 +127,14 @@ def print_metrics(
     title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]], cutoffs: Sequence[int]
 ) -> None:
     """A table with a row for each model, the main metrics at one k, ± between cohorts."""
-    k = 10 if 10 in cutoffs else max(cutoffs)
-    percents = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate", "coverage")
+    k = shown(cutoffs)
     table = Table(title=f"{title}, percent @{k}", box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.title_justify = "left"
     table.add_column("", no_wrap=True)
-    for name in ("ndcg", "map", "mrr", "prec", "recall", "hit", "cover", "rank"):
+    for name in (*COLUMNS.values(), "rank"):
         table.add_column(name, justify="right", no_wrap=True)
     for model, summary in rows.items():
-        cells = [f"{100 * summary[f'{name}@{k}']['mean']:.2f}" for name in percents]
+        cells = [f"{100 * summary[f'{name}@{k}']['mean']:.2f}" for name in COLUMNS]
         cells[0] += f"±{100 * summary[f'ndcg@{k}']['std']:.1f}"
         table.add_row(model, *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}")
     rich.print(table)

@@ -185,6 +185,7 @@ def test_every_model_can_be_compared(model):
     [
         *OF_ITEMS,
         "batch,hlr",
+        "parts,hlr-r",
         "best,cml",
         "paper,hlr++",
         "best,bpr",

@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -97,6 +98,18 @@ def test_what_may_be_recommended(trained):
         recommender.recommend("u7", items=["u7"])
 
 
+def test_items_are_found_by_their_titles(trained):
+    recommender = trained("hlr")
+    counts = recommender._run.dataset.train.sum(axis=0)
+    popularity = dict(zip(recommender.items, counts, strict=True))
+    found = recommender.find("tITLE 1")
+    assert set(found["title"]) == {f"Title {id[1:]}" for id in recommender.items if id[1] == "1"}
+    assert [id[1:] for id in found["item_id"]] == [title[6:] for title in found["title"]]
+    ranks = [popularity[id] for id in found["item_id"]]
+    assert ranks == sorted(ranks, reverse=True)
+    assert recommender.find("title (").is_empty()
+
+
 def test_numbers_of_ids():
     ids = pl.Series([3, 10, 7])
     np.testing.assert_array_equal(recommend.numbers(ids, ["7", 3, " 3"], "user"), [2, 0, 0])
@@ -113,15 +126,12 @@ def test_a_new_user_with_the_items_of_another_gets_its_list(trained, model, user
     """Where a user has no vector of its own to be found, nothing is lost."""
     recommender = trained(model, users)
     known = {name: history(recommender, name) for name in ("u7", "u3")}
-    expected = recommender.recommend(["u7", "u3"], k=6)
+    columns = {"user_id": list(known), "item_id": list(known.values())}
+    expected = recommender.recommend(pd.Series(["u7", "u3"]), k=6)
     for found in (
         recommender.recommend_new(known, k=6),
-        recommender.recommend_new(
-            pl.DataFrame({"user_id": list(known), "item_id": list(known.values())}).explode(
-                "item_id"
-            ),
-            k=6,
-        ),
+        recommender.recommend_new(pl.DataFrame(columns).explode("item_id"), k=6),
+        recommender.recommend_new(pd.DataFrame(columns).explode("item_id"), k=6),
     ):
         np.testing.assert_allclose(found["score"], expected["score"], rtol=1e-5, atol=1e-6)
         assert found.select("user_id", "title").equals(expected.select("user_id", "title"))

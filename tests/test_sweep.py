@@ -42,6 +42,11 @@ def test_all_combinations_of_lists(sweep):
         sweep.combine({"loss.margin": (0.1, 1.0)})
 
 
+def test_each_value_on_its_own(sweep):
+    found = sweep.one_by_one({"a": [1, 2], "b": ["x"]})
+    assert found == [{}, {"a": 1}, {"a": 2}, {"b": "x"}]
+
+
 def test_the_best_third_goes_on(sweep, monkeypatch, tmp_path):
     """Trial n reaches n / 10 at once; what is dropped is not trained again."""
     asked = []
