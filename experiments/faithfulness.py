@@ -37,7 +37,7 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     run = open_run(config_lib.get_config(_WORKDIR.value), _WORKDIR.value)
     model, scorer = run.model, run.scorer("test")
-    ready = run.params_for(best_checkpoint(run).params, "test")
+    ready = best_checkpoint(run).ready
     params, rng = run.collect(ready), np.random.default_rng(_SEED.value)
     n, known = _LEFT_OUT.value, run.dataset.known("test")
     user_C = np.flatnonzero(np.diff(known.indptr) >= 2 * n)

@@ -23,7 +23,6 @@ from hlrcml_jax import export as export_lib
 from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.errors import Terminated, UserError
 from hlrcml_jax.evaluate import Evaluation, evaluate
-from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Popularity, Solved
 from hlrcml_jax.run import Best, Run, begin_run, best_checkpoint, write_config
 from hlrcml_jax.scoring import Scorer
@@ -51,10 +50,10 @@ def train_and_evaluate(
     started = time.perf_counter()
     run = fit(config, workdir)
     best = best_checkpoint(run)
-    rows = _test(run, best)
-    examples, usage_M = _examples(run, best), page.memory_usage(run, best)
+    rows = _test(best)
+    examples, usage_M = _examples(best), page.memory_usage(best)
     log = report.read_log(run.workdir / "metrics.jsonl")
-    parallel.in_first_process(lambda: page.write(run, best, rows, log, examples, usage_M))
+    parallel.in_first_process(lambda: page.write(best, rows, log, examples, usage_M))
     seconds = time.perf_counter() - started
     rich.print(f"Done in {seconds:.0f} s; everything is in {_shown(run.workdir)}.")
     return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
@@ -207,22 +206,29 @@ def _replicate_key(key: jax.Array) -> jax.Array:
     return parallel.replicate(jax.random.key_data(key))
 
 
-def test(run: Run, best: Best) -> dict[str, dict[str, float]]:
+def test(best: Best) -> dict[str, dict[str, float]]:
     """Evaluates a checkpoint on test beside popularity; see `train_and_evaluate`."""
-    return _test(run, best)[run.config.model.name].summary() if run.dataset.test.nnz else {}
+    rows, run = _test(best), best.run
+    return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
 
 
-def _test(run: Run, best: Best) -> dict[str, Evaluation]:
+def _test(best: Best) -> dict[str, Evaluation]:
     """Evaluations on test of a checkpoint and of popularity.
 
     Writes `test_metrics.json` and, for paired comparisons, the metrics of each user to
     `test_users.parquet`.
     """
+    run = best.run
     name = run.config.model.name
-    rows = {name: _evaluate_params(run, run.model, best.params)}
+    # Without the items of validation, test is predicted from what validation is predicted from.
+    known = "test" if run.config.evaluation.known == "train+valid" else "valid"
+    ready = best.ready if known == "test" else run.params_for(best.params, known)
+    rows = {name: evaluate(run.scorer(known), ready, run.dataset, "test", run.protocol)}
     if name != "popularity":
         popularity = Popularity()
-        rows["popularity"] = _evaluate_params(run, popularity, popularity.fit(run.dataset.train))
+        scorer, fitted = run.scorer(known, popularity), popularity.fit(run.dataset.train)
+        ready = run.params_for(fitted, known, popularity)
+        rows["popularity"] = evaluate(scorer, ready, run.dataset, "test", run.protocol)
     found = rows[name]
     text = {
         "metrics": found.summary(),
@@ -254,35 +260,29 @@ def _test(run: Run, best: Best) -> dict[str, Evaluation]:
     return rows
 
 
-def _evaluate_params(run: Run, model: CML, params: dict[str, Any]) -> Evaluation:
-    # Without the items of validation, test is predicted from what validation is predicted from.
-    known = "test" if run.config.evaluation.known == "train+valid" else "valid"
-    scorer, ready = run.scorer(known, model), run.params_for(params, known, model)
-    return evaluate(scorer, ready, run.dataset, "test", run.protocol)
-
-
-def _examples(run: Run, best: Best) -> list[pl.DataFrame]:
+def _examples(best: Best) -> list[pl.DataFrame]:
     """Ten recommendations for some users with ten training items and more; prints the first's."""
+    run = best.run
     count_U = np.diff(run.dataset.train.indptr)
     user_C = np.argsort(count_U < 10, kind="stable")[:N_EXAMPLES]
     make = _explained if explain.explains(run.model) else _recommended
-    table = make(run, best, 10, 3)(user_C)
+    table = make(best, 10, 3)(user_C)
     ids = run.dataset.user_ids.gather(user_C)
     tables = [table.filter(pl.col("user_id") == id) for id in ids]
     report.print_recommendations(f"Recommendations for user {ids[0]}", tables[0])
     return [found for found in tables if len(found)]
 
 
-def write_recommendations(run: Run, best: Best) -> pathlib.Path:
+def write_recommendations(best: Best) -> pathlib.Path:
     """Writes the top K of the chosen users to `recommendations.*` in the workdir."""
-    return _write(run, best, "recommendations", _recommended)
+    return _write(best, "recommendations", _recommended)
 
 
-def write_reasons(run: Run, best: Best) -> pathlib.Path:
+def write_reasons(best: Best) -> pathlib.Path:
     """Writes the top K of the chosen users with their reasons to `reasons.*` in the workdir."""
-    path = _write(run, best, "reasons", _explained)
+    run, path = best.run, _write(best, "reasons", _explained)
     user_C = _chosen_users(run)[:1]
-    table = _explained(run, best, run.config.recommend.k, 1)(user_C)
+    table = _explained(best, run.config.recommend.k, 1)(user_C)
     user = run.dataset.user_ids[int(user_C[0])]
     report.print_recommendations(f"Recommendations for user {user}", table)
     return path
@@ -294,7 +294,8 @@ def _chosen_users(run: Run) -> np.ndarray:
     return recommend.numbers(ids, names.split(","), "user") if names else np.arange(len(ids))
 
 
-def _write(run: Run, best: Best, name: str, make) -> pathlib.Path:
+def _write(best: Best, name: str, make) -> pathlib.Path:
+    run = best.run
     options, user_C = run.config.recommend, _chosen_users(run)
     path = run.workdir / f"{name}.{options.format}"
     of = [
@@ -305,15 +306,16 @@ def _write(run: Run, best: Best, name: str, make) -> pathlib.Path:
         options.only_items,
         run.config.scoring.storage,
     ]
-    table = make(run, best, options.k, options.reasons)
+    table = make(best, options.k, options.reasons)
     n_rows = recommend.write_in_parts(path, options.format, user_C, table, of)
     rich.print(f"{n_rows:,} rows for {len(user_C):,} users in {_shown(path)}.")
     return path
 
 
-def _recommended(run: Run, best: Best, k: int, _: int) -> Callable[[np.ndarray], pl.DataFrame]:
+def _recommended(best: Best, k: int, _: int) -> Callable[[np.ndarray], pl.DataFrame]:
     """What gives the k best items of users."""
-    scorer, ready = run.scorer("test"), run.params_for(best.params, "test")
+    run, ready = best.run, best.ready
+    scorer = run.scorer("test")
     only_I = None
     if run.config.recommend.only_items:
         only_I = np.zeros(run.dataset.n_items, bool)
@@ -328,10 +330,10 @@ def _recommended(run: Run, best: Best, k: int, _: int) -> Callable[[np.ndarray],
     return table
 
 
-def _explained(run: Run, best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataFrame]:
+def _explained(best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataFrame]:
     """What gives the k best items of users, each with its reasons."""
-    recommended = _recommended(run, best, k, most)
-    scorer, params = run.scorer("test"), run.collect(run.params_for(best.params, "test"))
+    run, params, recommended = best.run, best.on_host, _recommended(best, k, most)
+    scorer = run.scorer("test")
 
     def table(user_C):
         best_R = recommended(user_C)
@@ -347,26 +349,27 @@ def _explained(run: Run, best: Best, k: int, most: int) -> Callable[[np.ndarray]
     return table
 
 
-def export(run: Run, best: Best) -> pathlib.Path:
+def export(best: Best) -> pathlib.Path:
     """Writes vectors, memory and the scoring function to `export/` in the workdir."""
+    run = best.run
     if run.model.user_is_history:
         raise UserError(
             f"a model of kind {type(run.model).__name__} has no vectors to export; its weights are "
             "in the checkpoint."
         )
-    params, folder = run.collect(run.params_for(best.params, "test")), run.workdir / "export"
+    params, folder = best.on_host, run.workdir / "export"
     parallel.in_first_process(lambda: export_lib.write(folder, run.model, params, run.dataset))
     rich.print(f"Vectors and the scoring function are in {_shown(folder)}.")
     return folder
 
 
-def analyse(run: Run, best: Best) -> dict[str, dict[str, float]]:
+def analyse(best: Best) -> dict[str, dict[str, float]]:
     """Compares the relations of test interactions with the categories of their items.
 
     Writes `relations.json`, the relations themselves to `relations.npz`, and a plot.
     """
-    seed = run.config.data.split.seed
-    scorer, params = run.scorer("test"), run.collect(run.params_for(best.params, "test"))
+    run, params = best.run, best.on_host
+    scorer, seed = run.scorer("test"), run.config.data.split.seed
     most = run.config.analyse.interactions
     found = analysis.relations(run.model, params, scorer, run.dataset, most, seed)
     matching = analysis.matching(found, seed)

@@ -53,8 +53,7 @@ def main(argv: list[str]) -> None:
         elif _MODE.value == "train":
             experiment.train_and_evaluate(config, workdir)
         else:
-            run = open_run(config, workdir)
-            best = best_checkpoint(run)
+            best = best_checkpoint(open_run(config, workdir))
             finish = {
                 "evaluate": experiment.test,
                 "recommend": experiment.write_recommendations,
@@ -62,7 +61,7 @@ def main(argv: list[str]) -> None:
                 "export": experiment.export,
                 "analyse": experiment.analyse,
             }
-            finish[_MODE.value](run, best)
+            finish[_MODE.value](best)
 
 
 def run() -> None:

@@ -40,7 +40,6 @@ code { font-size: .85rem; overflow-wrap: anywhere; }
 
 
 def write(
-    run: Run,
     best: Best,
     rows: Mapping[str, Evaluation],
     log: Sequence[Mapping[str, float]],
@@ -50,13 +49,13 @@ def write(
     """Writes the pictures of a tested run to `plots/`, and the page.
 
     Args:
-      run: the run.
-      best: its best checkpoint.
+      best: the best checkpoint of the run.
       rows: the evaluation on test of the model, and of what it is compared with.
       log: lines of `metrics.jsonl`.
       examples: recommendations of some users, one frame each, with reasons if the model has any.
       usage_M: see `memory_usage`.
     """
+    run = best.run
     model, data, folder = run.model, run.dataset, run.workdir / "plots"
     found, metric = next(iter(rows.values())), run.config.early_stopping.metric
     k = shown(run.protocol.cutoffs)
@@ -143,18 +142,18 @@ def _groups(run: Run, found: Evaluation, k: int):
     return dict(zip(ways, (by_user, by_item), strict=True)), dict(zip(ways, labels, strict=True))
 
 
-def memory_usage(run: Run, best: Best) -> np.ndarray | None:
+def memory_usage(best: Best) -> np.ndarray | None:
     """Mean mixture weights (M,) of the relations of test interactions, with a sum of 1.
 
     None without a memory or test interactions. All processes must ask together.
     """
+    run = best.run
     if not isinstance(run.model, LRML) or not run.dataset.test.nnz:
         return None
     user_E, item_E = run.dataset.test.nonzero()
     chosen = np.random.default_rng(0).permutation(len(user_E))[:N_PAIRS]
-    params = run.collect(run.params_for(best.params, "test"))
     pairs = user_E[chosen], item_E[chosen]
-    weight_NxM = explain.of_pairs(_relation, run.model, params, run.scorer("test"), *pairs)[0]
+    weight_NxM = explain.of_pairs(_relation, run.model, best.on_host, run.scorer("test"), *pairs)[0]
     weight_M = np.abs(weight_NxM[:, : run.model.memory_slots]).mean(axis=0)
     return weight_M / weight_M.sum()
 

@@ -15,7 +15,7 @@ import polars as pl
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import explain, recommend
 from hlrcml_jax.data.interactions import count_items, to_csr
-from hlrcml_jax.run import Best, Run, best_checkpoint, open_run
+from hlrcml_jax.run import Best, best_checkpoint, open_run
 from hlrcml_jax.scoring import Ranking, Scorer
 
 Ids = Any  # one id, or several in whatever can be iterated
@@ -36,22 +36,20 @@ def load(workdir: str | pathlib.Path, **changes) -> "Recommender":
     # Tables lie as they are on the devices of one run, and whole here.
     config = config_lib.make_config(values | {"parallel.tables": "replicated"})
     run = open_run(config, workdir)
-    return Recommender(run, best_checkpoint(run))
+    return Recommender(best_checkpoint(run))
 
 
 class Recommender:
     """Recommends what a model has learnt; ids are those of the data, in frames of polars.
 
     Args:
-      run: whose config and data the model has, with tables that are not divided.
-      best: the checkpoint.
+      best: the best checkpoint of a run whose tables are not divided.
     """
 
-    def __init__(self, run: Run, best: Best):
+    def __init__(self, best: Best):
+        run = best.run
         self._run, self._model, self._dataset = run, run.model, run.dataset
-        self._trained = best.params
-        self._ready = run.params_for(best.params, "test")
-        self._params = run.collect(self._ready)
+        self._trained, self._ready, self._params = best.params, best.ready, best.on_host
         self._scorer = run.scorer("test")
 
     @property

@@ -388,10 +388,27 @@ def _zeros(x) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The best checkpoint: its epoch, and its parameters as `Run.place` takes them."""
+    """The best checkpoint of a run.
 
+    Attributes:
+      run: the run.
+      epoch: of the checkpoint.
+      params: as `Run.place` takes them.
+    """
+
+    run: Run
     epoch: int
     params: dict[str, Any]
+
+    @functools.cached_property
+    def ready(self) -> dict[str, Any]:
+        """Parameters made ready to predict test, placed."""
+        return self.run.params_for(self.params, "test")
+
+    @functools.cached_property
+    def on_host(self) -> dict[str, Any]:
+        """The same as host arrays; all processes must ask together."""
+        return self.run.collect(self.ready)
 
 
 def best_checkpoint(run: Run) -> Best:
@@ -405,4 +422,4 @@ def best_checkpoint(run: Run) -> Best:
     if best is None:
         raise UserError(f"{run.workdir}: there is no checkpoint yet; train first.")
     epoch, state = best
-    return Best(epoch, state.params)
+    return Best(run, epoch, state.params)

@@ -61,8 +61,8 @@ def test_every_model_trains_resumes_evaluates_and_recommends(base, tmp_path, mod
         np.testing.assert_array_equal(a, b)
 
     best = best_checkpoint(runs[0])
-    assert experiment.test(runs[0], best) == metrics
-    table = pl.read_parquet(experiment.write_recommendations(runs[0], best))
+    assert experiment.test(best) == metrics
+    table = pl.read_parquet(experiment.write_recommendations(best))
     assert table["user_id"].n_unique() == 60
     for user, part in table.group_by("user_id"):
         seen = runs[0].dataset.known("test")[[user[0]]].indices  # ids are 0..59 and 0..39
@@ -112,7 +112,7 @@ def test_the_size_of_scoring_batches_changes_nothing(base, tmp_path):
     whole = experiment.train_and_evaluate(make_config(base), tmp_path)
     small = make_config(base, **{"scoring.batch_size": 7})
     run = open_run(small, tmp_path)
-    again = experiment.test(run, best_checkpoint(run))
+    again = experiment.test(best_checkpoint(run))
     assert again.keys() == whole.keys()
     for name, value in whole.items():
         np.testing.assert_allclose(again[name]["mean"], value["mean"], rtol=1e-5, err_msg=name)
@@ -125,7 +125,7 @@ def test_analysis_leaves_relations_and_a_plot(base, tmp_path):
     config = make_config(base, **changes)
     experiment.train_and_evaluate(config, tmp_path / "run")
     run = open_run(config, tmp_path / "run")
-    found = experiment.analyse(run, best_checkpoint(run))
+    found = experiment.analyse(best_checkpoint(run))
     assert found["d"]["nearest"] <= 1
     assert set(found) == {"all", "a", "b", "c", "d"}
     with np.load(run.workdir / "relations.npz", allow_pickle=False) as relations:

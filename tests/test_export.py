@@ -37,7 +37,7 @@ def test_the_exported_function_gives_the_scores(tmp_path, model, users):
     experiment.train_and_evaluate(config, tmp_path / "run")
     run = open_run(config, tmp_path / "run")
     best = best_checkpoint(run)
-    folder = experiment.export(run, best)
+    folder = experiment.export(best)
 
     items = pl.read_parquet(folder / "items.parquet")
     item_IxD = items["vector"].to_numpy()
@@ -64,7 +64,7 @@ def test_the_exported_function_gives_the_scores(tmp_path, model, users):
     np.savez(tmp_path / "arrays.npz", **arrays)
     paths = [tmp_path / "arrays.npz", folder / "score.jax", tmp_path / "scores.npy"]
     subprocess.run([sys.executable, "-c", ALONE, *map(str, paths)], check=True, cwd=tmp_path)
-    found = Recommender(run, best).scores(run.dataset.user_ids[user], run.dataset.item_ids)
+    found = Recommender(best).scores(run.dataset.user_ids[user], run.dataset.item_ids)
     np.testing.assert_allclose(np.load(paths[2]), found["score"], rtol=1e-4, atol=1e-5)
 
 
@@ -75,4 +75,4 @@ def test_a_model_without_vectors_says_so(tmp_path):
     experiment.train_and_evaluate(config, tmp_path / "run")
     run = open_run(config, tmp_path / "run")
     with pytest.raises(UserError, match="EASE has no vectors"):
-        experiment.export(run, best_checkpoint(run))
+        experiment.export(best_checkpoint(run))
