@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse
 from conftest import with_devices
 
+from hlrcml_jax import blocks as blocks_lib
 from hlrcml_jax import parallel, scoring
 from hlrcml_jax.config import default_config
 from hlrcml_jax.data.interactions import Dataset
@@ -116,7 +117,7 @@ BLOCKS = [(1, 1, 1, 8), (2, 2, 1, 16), (6, 3, 2, 24), (13, 13, 13, 40), (4, 2, 2
 def test_blocks_do_not_change_the_scores(setting, blocks, monkeypatch):
     model, params, known = setting
     (whole,) = rank(model, params, known, np.arange(N_USERS), 8)
-    monkeypatch.setattr(scoring, "plan_blocks", lambda *_: scoring.Blocks(*blocks))
+    monkeypatch.setattr(scoring, "plan_blocks", lambda *_: blocks_lib.Blocks(*blocks))
     parts = rank(model, params, known, np.arange(N_USERS), 8)
     chunk = blocks[0] * parallel.device_count() * parallel.workers()
     assert len(parts) == -(-N_USERS // chunk)
@@ -186,9 +187,9 @@ def test_divided_tables_give_the_same_lists():
 
 def test_ties_go_by_item_number():
     nothing = jnp.full((1, 4), -1), jnp.full((1, 4), -jnp.inf)
-    best = scoring.best_items(nothing, jnp.array([[0.0, -jnp.inf, 2.0]]), 0)
+    best = blocks_lib.best_items(nothing, jnp.array([[0.0, -jnp.inf, 2.0]]), 0)
     np.testing.assert_array_equal(best[0], [[2, 0, -1, -1]])
-    items, scores = scoring.best_items(best, jnp.array([[1.0, 2.0, 0.0]]), 3)
+    items, scores = blocks_lib.best_items(best, jnp.array([[1.0, 2.0, 0.0]]), 3)
     np.testing.assert_array_equal(items, [[2, 4, 3, 0]])
     np.testing.assert_array_equal(scores, [[2, 2, 1, 0]])
 
@@ -196,7 +197,7 @@ def test_ties_go_by_item_number():
 @pytest.mark.parametrize("memory_mb", [1, 16, 512])
 @pytest.mark.parametrize(("user_bytes", "target_bytes"), [(10, 100), (20_000, 3_000_000)])
 def test_blocks_fit_the_budget(memory_mb, user_bytes, target_bytes):
-    blocks = scoring.plan_blocks(memory_mb, 10**6, user_bytes, target_bytes)
+    blocks = blocks_lib.plan_blocks(memory_mb, 10**6, user_bytes, target_bytes)
     assert blocks.targets % 8 == 0
     # However small the budget, a block has eight items and a chunk one user.
     assert blocks.targets == 8 or blocks.targets * target_bytes <= memory_mb * 2**19
