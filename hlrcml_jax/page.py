@@ -188,7 +188,7 @@ def _metrics_table(rows: Mapping[str, Evaluation], k: int) -> str:
         cells = [f"{100 * summary[f'{metric}@{k}']['mean']:.2f}" for metric in COLUMNS]
         cells[0] += f" ± {100 * summary[f'ndcg@{k}']['std']:.2f}"
         lines.append([name, *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}"])
-    head = ["model", *COLUMNS.values(), "rank"]
+    head = ["model", *(metric.replace("_", " ") for metric in COLUMNS), "rank"]
     return _table(head, lines, head[1:])
 
 
