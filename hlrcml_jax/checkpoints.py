@@ -145,9 +145,8 @@ class Checkpoints:
 
     def _set_aside(self, epoch: int) -> None:
         aside = self.folder.with_name("damaged")
-        aside.mkdir(exist_ok=True)
-        n = len(list(aside.iterdir()))
-        (self.folder / str(epoch)).replace(aside / f"{epoch}-{n}")
+        n = len(list(aside.iterdir())) if aside.exists() else 0
+        files.move_folder(self.folder / str(epoch), aside / f"{epoch}-{n}")
 
     def restore(self, epoch: int, target: Tree) -> Tree:
         """Reads a checkpoint into the structure, shapes and types of a target.

@@ -99,6 +99,20 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
         shutil.copyfileobj(reader, writer)
 
 
+def move_folder(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Moves a folder and what is in it; in a bucket, which has no folders, each file."""
+    if not is_remote(source):
+        target.parent.mkdir(exist_ok=True)
+        source.replace(target)
+        return
+    for path in source.iterdir():
+        if path.is_dir():
+            move_folder(path, target / path.name)
+        else:
+            _copy(path, target / path.name)
+            path.unlink()
+
+
 def append_text(path: pathlib.Path, text: str) -> None:
     """Adds to a file; what lies in a bucket cannot grow, and is written again."""
     with writing(path):

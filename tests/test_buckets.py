@@ -39,6 +39,14 @@ class Bucket:
         with urllib.request.urlopen(self._objects) as answer:
             return [item["name"] for item in json.load(answer).get("items", ())]
 
+    def write(self, name: str, content: bytes) -> None:
+        query = f"uploadType=media&name={urllib.parse.quote(name, safe='')}"
+        address = self._objects.replace("/storage", "/upload/storage", 1)
+        headers = {"Content-Type": "application/octet-stream"}
+        urllib.request.urlopen(
+            urllib.request.Request(f"{address}?{query}", content, headers)
+        ).close()
+
     def read(self, name: str) -> bytes:
         with urllib.request.urlopen(
             f"{self._objects}/{urllib.parse.quote(name, safe='')}?alt=media"
@@ -87,6 +95,21 @@ def test_a_run_in_a_bucket_is_that_on_a_disk(cli, trained, bucket, tmp_path):
     assert status == 0, err
     assert found.equals(pl.read_csv(trained[0] / "recommendations.csv"))
     assert not any("parts" in name for name in bucket.names())
+
+
+def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(cli, trained, bucket, tmp_path):
+    workdir = "--workdir=gs://bucket/runs/damaged"
+    status, _, err = cli.run(*cli.small, workdir, "--config.train.epochs=2", **bucket.environment)
+    assert status == 0, err
+    bucket.write("runs/damaged/checkpoints/2/metrics/metrics", b"{broken")
+    status, out, err = cli.run(*cli.small, workdir, **bucket.environment)
+    assert status == 0, err
+    assert "checkpoints/2: what ranks this checkpoint cannot be read; it is set aside" in err
+    assert "Going on after epoch 1" in out
+    assert bucket.read("runs/damaged/damaged/2-0/metrics/metrics") == b"{broken"
+    for name in ("metrics.jsonl", "test_metrics.json"):
+        (tmp_path / name).write_bytes(bucket.read(f"runs/damaged/{name}"))
+    assert left(tmp_path) == left(trained[0])
 
 
 def test_a_bucket_that_is_not_there_is_named(cli, bucket):
