@@ -21,7 +21,7 @@ from hlrcml_jax import experiment
 from hlrcml_jax.data.interactions import Dataset
 from hlrcml_jax.errors import run_program
 from hlrcml_jax.evaluate import evaluate
-from hlrcml_jax.run import best_checkpoint, open_run
+from hlrcml_jax.workdir import best_checkpoint, open_run
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE:CHOICE.", required=True)
 _FOLDER = flags.DEFINE_string("folder", None, "Where the two runs go.", required=True)

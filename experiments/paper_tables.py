@@ -21,7 +21,7 @@ import scipy.stats
 from absl import flags, logging
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import experiment, report
+from hlrcml_jax import experiment, parallel, report
 from hlrcml_jax.errors import run_program
 from hlrcml_jax.models import MODELS
 
@@ -50,13 +50,17 @@ def load_config(choice: str, model: str, changes: dict[str, object]):
 
 
 def run_all(choice: str, models, seeds, folder: pathlib.Path, changes) -> None:
-    """Trains and tests what is not finished yet."""
-    for seed in seeds:
-        for model in models:
-            workdir = folder / f"{model}-{seed}"
-            if not (workdir / "test_users.parquet").exists():
-                config = load_config(choice, model, changes | {"seed": seed})
-                experiment.train_and_evaluate(config, workdir)
+    """Trains and tests what is not finished yet; seeds side by side where that suits the device."""
+    configs = {
+        folder / f"{model}-{seed}": load_config(choice, model, changes | {"seed": seed})
+        for seed in seeds
+        for model in models
+        if not (folder / f"{model}-{seed}" / "test_users.parquet").exists()
+    }
+    if parallel.side_by_side() > 1:
+        experiment.fit_all([*configs.values()], [*configs])
+    for workdir, config in configs.items():
+        experiment.train_and_evaluate(config, workdir)
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -8,6 +8,9 @@ and so on; each trial is a workdir, so that a sweep that was stopped goes on whe
 are compared by the config's early-stopping metric on validation, and test is never looked at.
 Leaves `trials.csv` and, beside it, a plot of the values that were tried. With `--trials=0` all
 combinations of lists are tried, and with `--each` every value on its own, and none of them.
+
+On a GPU, trials that differ in nothing but seed, learning rate, temperature, margin and the
+memory's radius are trained side by side in one program.
 """
 
 import itertools
@@ -22,7 +25,7 @@ from absl import flags, logging
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import report
 from hlrcml_jax.errors import UserError, run_program
-from hlrcml_jax.experiment import fit
+from hlrcml_jax.experiment import fit_all
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE:CHOICE that trials start from.", required=True)
 _SPACE = flags.DEFINE_string("space", None, "FILE:CHOICE of what they change.", required=True)
@@ -34,6 +37,12 @@ _EACH = flags.DEFINE_bool("each", False, "Change one key at a time, and once non
 _EPOCHS = flags.DEFINE_list("epochs", ["4", "12", "36"], "Epochs after which trials are compared.")
 _KEEP = flags.DEFINE_float("keep", 1 / 3, "Share of the trials that go on.", 0.0, 1.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draw of configs.")
+_SIDE_BY_SIDE = flags.DEFINE_integer(
+    "side_by_side",
+    0,
+    "Most trials trained in one program; 0: what suits the device.",
+    lower_bound=0,
+)
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of a config, for all trials.")
 
 
@@ -66,18 +75,20 @@ def one_by_one(space: dict[str, list]) -> list[dict[str, object]]:
     return [{}, *({name: value} for name, values in space.items() for value in values)]
 
 
-def train(config, workdir: pathlib.Path) -> float:
-    """Trains a trial up to the config's epochs; its best value on validation.
+def train(configs: list, workdirs: list[pathlib.Path]) -> list[float]:
+    """Trains trials up to their configs' epochs; the best value of each on validation.
 
     Raises:
       UserError: when there is nothing to compare by.
     """
-    metric = config.early_stopping.metric
+    metric = configs[0].early_stopping.metric
     if metric == "loss":
         raise UserError("early_stopping.metric=loss cannot compare trials; take a metric@k.")
-    fit(config, workdir)
-    found = [line for line in report.read_log(workdir / "metrics.jsonl") if metric in line]
-    return max((line[metric] for line in found), default=-math.inf)
+    fit_all(configs, workdirs, _SIDE_BY_SIDE.value)
+    logs = [report.read_log(workdir / "metrics.jsonl") for workdir in workdirs]
+    return [
+        max((line[metric] for line in log if metric in line), default=-math.inf) for log in logs
+    ]
 
 
 def search(base: dict[str, object], trials: list[dict], folder: pathlib.Path, epochs, keep) -> list:
@@ -86,11 +97,11 @@ def search(base: dict[str, object], trials: list[dict], folder: pathlib.Path, ep
             for number, values in enumerate(trials)]  # fmt: skip
     left = rows
     for rung in epochs:
-        for row in left:
-            changes = trials[row["trial"]] | {"train.epochs": rung}
-            config = config_lib.make_config(base | changes)
-            row["value"] = train(config, folder / f"trial-{row['trial']:03d}")
-            row["epochs"] = rung
+        changes = [trials[row["trial"]] | {"train.epochs": rung} for row in left]
+        configs = [config_lib.make_config(base | values) for values in changes]
+        workdirs = [folder / f"trial-{row['trial']:03d}" for row in left]
+        for row, value in zip(left, train(configs, workdirs), strict=True):
+            row["value"], row["epochs"] = value, rung
         left = sorted(left, key=lambda row: -row["value"])[: max(1, round(len(left) * keep))]
     return sorted(rows, key=lambda row: (-row["epochs"], -row["value"]))
 

@@ -19,6 +19,10 @@ class UserError(Exception):
         return " ".join(super().__str__().splitlines())  # what it quotes may have lines
 
 
+class Diverged(UserError):
+    """The loss of a run is not finite any more."""
+
+
 class Terminated(BaseException):
     """The program was asked to end (SIGTERM); `run_program` exits with status 0."""
 

@@ -3,13 +3,13 @@
 `train_and_evaluate` and its like never touch flags and can be called from a notebook.
 """
 
+import collections
+import contextlib
 import dataclasses
 import json
-import math
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import ml_collections
@@ -18,16 +18,14 @@ import polars as pl
 import rich
 
 from hlrcml_jax import analyse as analysis
-from hlrcml_jax import explain, files, page, parallel, plots, pretrained, recommend, report
+from hlrcml_jax import explain, files, page, parallel, plots, recommend, report
 from hlrcml_jax import export as export_lib
-from hlrcml_jax.checkpoints import Checkpoints
-from hlrcml_jax.errors import Terminated, UserError
+from hlrcml_jax.errors import UserError
 from hlrcml_jax.evaluate import Evaluation, evaluate
-from hlrcml_jax.models.solved import Popularity, Solved
-from hlrcml_jax.run import Best, Run, begin_run, best_checkpoint, write_config
-from hlrcml_jax.scoring import Scorer
-from hlrcml_jax.terminations import Terminations
-from hlrcml_jax.train import TrainState, improves, steps_per_epoch
+from hlrcml_jax.models.solved import Popularity
+from hlrcml_jax.run import Run
+from hlrcml_jax.train_loop import in_common, train
+from hlrcml_jax.workdir import Best, begin_run, best_checkpoint
 
 N_EXAMPLES = 3  # users on the report
 
@@ -64,146 +62,47 @@ def fit(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Run:
 
     What it finds on validation is in `metrics.jsonl`.
     """
-    with begin_run(config, workdir) as (run, checkpoints):
+    return _fit([config], [workdir])[0]
+
+
+def fit_all(
+    configs: Sequence[ml_collections.ConfigDict],
+    workdirs: Sequence[str | pathlib.Path],
+    side_by_side: int = 0,
+) -> list[Run]:
+    """As `fit` for several runs; a run whose loss is not finite any more ends with a warning.
+
+    Those that differ in nothing but the seed and `run.NUMBERS` are trained side by side in one
+    program. A GPU trains several small models in little more than the time of one.
+
+    Args:
+      configs: of the runs.
+      workdirs: of the runs, one for each.
+      side_by_side: the most at a time; 0 leaves it to the device, a CPU has one.
+    """
+    most = side_by_side or parallel.side_by_side()
+    alike = collections.defaultdict(list)
+    for place, config in enumerate(configs):
+        alone = place if config.parallel.tables == "sharded" else None
+        alike[alone, repr(in_common(config))].append(place)
+    runs = {}
+    for places in alike.values():
+        for start in range(0, len(places), most):
+            group = places[start : start + most]
+            each = ([configs[place], workdirs[place]] for place in group)
+            runs |= zip(group, _fit(*zip(*each, strict=True), go_on=True), strict=True)
+    return [runs[place] for place in range(len(configs))]
+
+
+def _fit(configs, workdirs, go_on: bool = False) -> list[Run]:
+    with contextlib.ExitStack() as stack:
+        each = zip(configs, workdirs, strict=True)
+        begun = [stack.enter_context(begin_run(config, workdir)) for config, workdir in each]
         where = f"{parallel.device_count()} {jax.default_backend()} device(s)"
-        rich.print(f"{config.model.name} on {report.describe(run.dataset)}; {where}.")
-        _fit(run, checkpoints)
-    return run
-
-
-def _fit(run: Run, checkpoints: Checkpoints) -> None:
-    """Trains from the latest checkpoint until the last epoch, or until nothing improves."""
-    config = run.config
-    latest = checkpoints.latest(run.empty_state())
-    if isinstance(run.model, Solved):
-        if latest is None:
-            _solve(run, checkpoints)
-        return
-    if latest is None:
-        epoch, state = 0, pretrained.begin(run, run.initial_state())
-    else:
-        epoch, state = latest
-        # What may change may have changed.
-        parallel.in_first_process(lambda: write_config(run))
-        rich.print(f"Going on after epoch {epoch}.")
-    with (
-        report.MetricsLog(run.workdir / "metrics.jsonl", epoch) as log,
-        report.TrainingProgress(config.train.epochs, epoch, config.early_stopping.metric) as bar,
-        Terminations() as terminations,
-    ):
-        loop = _Loop(run, state)
-        while not _finished(config, loop.state, epoch):
-            record = loop.train_epoch(epoch)
-            epoch += 1
-            asked = terminations.asked()
-            if epoch % config.train.validate_every == 0 or epoch == config.train.epochs:
-                value = loop.validate(record)
-                checkpoints.save(epoch, run.keep(loop.state), value)
-            elif asked:
-                checkpoints.save(epoch, run.keep(loop.state), -math.inf)  # best of nothing
-            log.write(record)
-            bar.update(record)
-            if asked:
-                raise Terminated(
-                    f"asked to end, and saved after epoch {epoch}; the same command goes on."
-                )
-
-
-def _solve(run: Run, checkpoints: Checkpoints) -> None:
-    """What `_fit` does for a model that is solved at once: epoch 0 is all there is."""
-    watch = report.Stopwatch()
-    state = run.initial_state()
-    record = {"epoch": 0, "step": 0, "train_s": round(watch.lap(), 3)}
-    metric = run.config.early_stopping.metric
-    if metric != "loss" and run.dataset.valid.nnz:
-        record |= _validation(run, run.scorer("valid"), state.params, metric)
-    checkpoints.save(0, state, 0.0)
-    with report.MetricsLog(run.workdir / "metrics.jsonl", 0) as log:
-        log.write(record)
-
-
-def _validation(run: Run, scorer: Scorer, params: dict[str, Any], metric: str) -> dict[str, float]:
-    """All metrics on validation at the cut-off of one of them."""
-    cutoff = int(metric.partition("@")[2])
-    ready = run.params_for(params, "valid")
-    found = evaluate(scorer, ready, run.dataset, "valid", run.protocol, (cutoff,))
-    return {name: found.mean(name) for name in found.values}
-
-
-def _finished(config, state: TrainState, epoch: int) -> bool:
-    best_epoch = int(parallel.first(state.best_epoch))
-    waited = (epoch - best_epoch) / config.train.validate_every
-    return epoch >= config.train.epochs or waited >= config.early_stopping.patience
-
-
-class _Loop:
-    """The compiled functions of one fit, and what they work on."""
-
-    def __init__(self, run: Run, state: TrainState):
-        self._run = run
-        trainer = run.trainer()
-        self._n = run.dataset.train.nnz
-        self._key = jax.random.key(run.config.seed)
-        train_key, loss_key = jax.random.split(jax.random.fold_in(self._key, 1))
-        self.state = run.place(state)
-        sampler = run.sampler()
-        self._data = (sampler, run.positives("train"), _replicate_key(train_key))
-        arguments = (self.state, *self._data)
-        self._epoch = parallel.compiled(trainer.train_epoch, arguments, donate=(0,))
-        self._steps = steps_per_epoch(self._n, trainer.batch_size)
-        self._metric = run.config.early_stopping.metric
-        if self._metric == "loss":
-            self._loss_data = (sampler, run.positives("valid"), _replicate_key(loss_key))
-            self._mean_loss = parallel.pmap(trainer.mean_loss)
-        else:
-            self._scorer = run.scorer("valid")
-
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One epoch; its line for the log."""
-        watch = report.Stopwatch()
-        with jax.transfer_guard("disallow"):
-            self.state, loss_T = self._epoch(self.state, *self._data)
-            loss_T = parallel.first(loss_T)
-        seconds = watch.lap()
-        if not np.isfinite(loss_T).all():
-            step, size = int(np.argmin(np.isfinite(loss_T))), self._run.config.train.batch_size
-            last = min((step + 1) * size, self._n)
-            good = epoch - epoch % self._run.config.train.validate_every
-            kept = f"the checkpoint of epoch {good} is" if good else "there is no checkpoint"
-            raise UserError(
-                f"the loss became {loss_T[step]} in step {step + 1} of epoch {epoch + 1}, examples "
-                f"{step * size + 1:,} to {last:,} of its order; {kept} before it; lower "
-                "optimizer.learning_rate, in another --workdir."
-            )
-        return {
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * self._steps,
-            "loss": float(loss_T.sum()) / self._n,
-            "examples_per_s": round(self._n / seconds, 1),
-            "train_s": round(seconds, 3),
-        }
-
-    def validate(self, record: dict[str, float]) -> float:
-        """Adds the validation to an epoch's record; the value to choose by, higher is better."""
-        run, watch = self._run, report.Stopwatch()
-        if run.dataset.valid.nnz == 0:
-            value = float(record["epoch"])  # nothing to choose by: the latest is the best
-        elif self._metric == "loss":
-            record["loss_valid"] = float(
-                parallel.first(self._mean_loss(self.state.params, *self._loss_data))
-            )
-            value = -record["loss_valid"]
-        else:
-            params = run.keep(self.state.params)
-            record.update(_validation(run, self._scorer, params, self._metric))
-            value = record[self._metric]
-        record["validation_s"] = round(watch.lap(), 3)
-        self.state = improves(self.state, value, int(record["epoch"]))
-        return value
-
-
-def _replicate_key(key: jax.Array) -> jax.Array:
-    return parallel.replicate(jax.random.key_data(key))
+        for run, _ in begun:
+            rich.print(f"{run.config.model.name} on {report.describe(run.dataset)}; {where}.")
+        train(begun, go_on)
+    return [run for run, _ in begun]
 
 
 def test(best: Best) -> dict[str, dict[str, float]]:

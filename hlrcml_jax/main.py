@@ -15,8 +15,8 @@ from hlrcml_jax import config as config_lib
 from hlrcml_jax import experiment, parallel, report
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError, run_program
-from hlrcml_jax.run import best_checkpoint, open_run
 from hlrcml_jax.schema import all_keys, unknown_key
+from hlrcml_jax.workdir import best_checkpoint, open_run
 
 MODES = ("train", "evaluate", "recommend", "explain", "export", "analyse", "prepare")
 

@@ -15,7 +15,8 @@ from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.models.solved import Solved
 from hlrcml_jax.report import COLUMNS
-from hlrcml_jax.run import Best, Run
+from hlrcml_jax.run import Run
+from hlrcml_jax.workdir import Best
 
 N_PAIRS = 2000  # test interactions whose relations show how the memory is used
 NBSP = "\N{NO-BREAK SPACE}"

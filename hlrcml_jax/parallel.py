@@ -124,6 +124,11 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def side_by_side() -> int:
+    """How many runs are best trained in one program: small ones leave much of a GPU idle."""
+    return 1 if on_cpu() else 8
+
+
 def is_first_process() -> bool:
     """Whether this process writes what one must write for all."""
     return jax.process_index() == 0

@@ -9,8 +9,9 @@ import rich
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import parallel
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.run import Run, best_checkpoint, open_run
+from hlrcml_jax.run import Run
 from hlrcml_jax.train import TrainState
+from hlrcml_jax.workdir import best_checkpoint, open_run
 
 
 def begin(run: Run, state: TrainState) -> TrainState:

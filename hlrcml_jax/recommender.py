@@ -15,8 +15,8 @@ import polars as pl
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import explain, recommend
 from hlrcml_jax.data.interactions import count_items, to_csr
-from hlrcml_jax.run import Best, best_checkpoint, open_run
 from hlrcml_jax.scoring import Ranking, Scorer
+from hlrcml_jax.workdir import Best, best_checkpoint, open_run
 
 Ids = Any  # one id, or several in whatever can be iterated
 

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 import rich
@@ -31,15 +31,14 @@ COLUMNS = {
 
 
 class TrainingProgress:
-    """A bar over epochs on stderr or in a notebook; plain lines where neither shows one."""
+    """A bar over epochs for each run, on stderr or in a notebook; plain lines where none shows."""
 
-    def __init__(self, epochs: int, done: int, metric: str):
-        self._metric = metric
+    def __init__(self):
         self._console = Console(stderr=True, quiet=not parallel.is_first_process())
         widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
         self._live = self._console.is_terminal or widgets
         self._bar = Progress(
-            TextColumn("epoch"),
+            TextColumn("{task.description}"),
             MofNCompleteColumn(),
             BarColumn(),
             TextColumn("{task.fields[status]}"),
@@ -47,7 +46,6 @@ class TrainingProgress:
             console=self._console,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("train", total=epochs, completed=done, status="compiling")
 
     def __enter__(self) -> "TrainingProgress":
         self._bar.start()
@@ -56,14 +54,29 @@ class TrainingProgress:
     def __exit__(self, *_) -> None:
         self._bar.stop()
 
-    def update(self, record: Mapping[str, float]) -> None:
-        """Shows a line of `metrics.jsonl`."""
-        status = f"loss {record['loss']:.4f}  {record['examples_per_s']:,.0f} examples/s"
-        if self._metric in record:
-            status += f"  valid {self._metric} {record[self._metric]:.4f}"
-        self._bar.update(self._task, completed=record["epoch"], status=status)
-        if not self._live:
-            self._console.print(f"epoch {record['epoch']}  {status}", highlight=False)
+    def add(
+        self, name: str, epochs: int, done: int, metric: str
+    ) -> Callable[[Mapping[str, float]], None]:
+        """A run; what it gives shows a line of the run's `metrics.jsonl`.
+
+        Args:
+          name: of the run, if there are several.
+          epochs: of the whole run.
+          done: of them.
+          metric: that is shown where a line has it.
+        """
+        label = f"{name} epoch".strip()
+        task = self._bar.add_task(label, total=epochs, completed=done, status="compiling")
+
+        def show(record):
+            status = f"loss {record['loss']:.4f}  {record['examples_per_s']:,.0f} examples/s"
+            if metric in record:
+                status += f"  valid {metric} {record[metric]:.4f}"
+            self._bar.update(task, completed=record["epoch"], status=status)
+            if not self._live:
+                self._console.print(f"{label} {record['epoch']}  {status}", highlight=False)
+
+        return show
 
 
 class MetricsLog:

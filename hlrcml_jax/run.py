@@ -1,28 +1,18 @@
 """A run: its config, its data and its workdir, and what the config makes of them."""
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
-import importlib.metadata
-import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
-import filelock
 import jax
 import ml_collections
 import numpy as np
 import optax
 import scipy.sparse
 
-from hlrcml_jax import config as config_lib
-from hlrcml_jax import files, parallel
-from hlrcml_jax.checkpoints import Checkpoints
+from hlrcml_jax import parallel
 from hlrcml_jax.data.interactions import Dataset, Known
-from hlrcml_jax.data.prepare import cache_folder, prepare
-from hlrcml_jax.errors import UserError
 from hlrcml_jax.evaluate import Protocol
 from hlrcml_jax.fold_in import FoldIn
 from hlrcml_jax.losses import Loss
@@ -31,7 +21,6 @@ from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.solved import Solved
 from hlrcml_jax.optimizer import learning_rate, make_optimizer, row_radii
 from hlrcml_jax.sampling import Positives, Sampler, UserItems, rarity
-from hlrcml_jax.schema import all_keys
 from hlrcml_jax.scoring import Scorer
 from hlrcml_jax.train import (
     Trainer,
@@ -44,6 +33,8 @@ from hlrcml_jax.train import (
 )
 from hlrcml_jax.untrained import place_untrained_users
 
+# Of a config, those that the training step takes as numbers: they change no shape.
+NUMBERS = ("optimizer.learning_rate", "loss.temperature", "loss.margin", "model.memory_radius")
 MOST_CANDIDATES = 50  # of a new user's examples, each with a relation of its own
 
 
@@ -78,9 +69,12 @@ class Run:
             self.config.data.split.seed,
         )
 
-    def trainer(self) -> Trainer:
-        """What the config says about training."""
-        config, options = self.config, self.config.model
+    def trainer(self, numbers: dict[str, jax.Array] | None = None) -> Trainer:
+        """What the config says about training; some of its `NUMBERS` may be given as arrays."""
+        config = self.config.copy_and_resolve_references()
+        with config.ignore_type():
+            config.update_from_flattened_dict(numbers or {})
+        options = config.model
         clip_norm = options.clip_norm if self.model.in_ball else None
         frozen = {"": (), "both": ("users", "items")}
         steps = steps_per_epoch(self.dataset.train.nnz, config.train.batch_size)
@@ -273,153 +267,5 @@ class Run:
         return self.place(params | wide)
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Run:
-    """A run that exists, to be read: checks the config and the workdir, prepares the data.
-
-    Args:
-      config: of the run.
-      workdir: of the run.
-
-    Raises:
-      UserError: also when the workdir belongs to another config or to other data.
-    """
-    run, before = _prepare(config, workdir)
-    if before is None:
-        raise UserError(f"{run.workdir}: there is no run here yet; train first (--mode=train).")
-    return run
-
-
-@contextlib.contextmanager
-def begin_run(
-    config: ml_collections.ConfigDict, workdir: str | pathlib.Path
-) -> Iterator[tuple[Run, Checkpoints]]:
-    """A run that begins or goes on, and its checkpoints; no other program writes to it meanwhile.
-
-    Nothing is written before the config is valid and the data is read.
-
-    Args:
-      config: of the run.
-      workdir: of the run, which may be new.
-
-    Raises:
-      UserError: as `open_run`, and when another program works on the same workdir.
-    """
-    run, before = _prepare(config, workdir)
-    lock = filelock.FileLock(_lock_of(run), blocking=False)
-
-    def begin():
-        with files.writing(run.workdir):
-            run.workdir.mkdir(parents=True, exist_ok=True)
-            pathlib.Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise UserError(
-                f"{run.workdir}: another program works on this run; wait for it, or choose another."
-            ) from None
-        if before is None:
-            if config_lib.read_workdir(run.workdir) is not None:
-                raise UserError(f"{run.workdir}: another run has begun here; choose another.")
-            write_config(run)
-
-    try:
-        parallel.in_first_process(begin)
-        # Without another process, checkpoints would wait to be closed.
-        with Checkpoints(run.workdir, writes=True) as checkpoints, parallel.together():
-            yield run, checkpoints
-    finally:
-        lock.release()
-
-
-def _lock_of(run: Run) -> pathlib.Path:
-    """The file that keeps other programs out; for a bucket those of this machine alone."""
-    if not files.is_remote(run.workdir):
-        return run.workdir / ".lock"
-    name = hashlib.sha256(str(run.workdir).encode()).hexdigest()[:16]
-    return cache_folder(run.config.data.cache_dir) / "locks" / name
-
-
-def _prepare(config, workdir) -> tuple[Run, dict[str, Any] | None]:
-    """(run, what its workdir says of an earlier start)."""
-    config_lib.validate(config)
-    parallel.keep_compiled(cache_folder(config.data.cache_dir) / "compiled")
-    workdir = files.place(workdir)
-    before = config_lib.read_workdir(workdir)
-    if before is not None:
-        _check_same(workdir, before["config"], config)
-    data = config.data.to_dict()
-    dataset = parallel.in_first_process(lambda: prepare(data)) or prepare(data)
-
-    def check():
-        if before is not None and before["data"] != dataset.fingerprint():
-            raise UserError(
-                f"{workdir}: this workdir was made with other data than what the config gives now; "
-                "choose another --workdir, or restore the data."
-            )
-
-    parallel.in_first_process(check)  # others need not read all of it
-    return Run(config, dataset, workdir), before
-
-
-def write_config(run: Run) -> None:
-    """Writes `config.json`: the config, what data it gave, and the libraries' versions."""
-    names = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
-    text = {
-        "config": config_lib.flatten(run.config),
-        "data": run.dataset.fingerprint(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
-    }
-    files.write_text(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
-
-
-def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:
-    now = json.loads(json.dumps(config_lib.flatten(config)))
-    for name, key in all_keys():
-        if not key.may_change and before.get(name, key.default) != now[name]:
-            raise UserError(
-                f"{workdir}: this workdir was made with {name}={before.get(name)!r}, and the "
-                f"config now has {now[name]!r}; choose another --workdir, or set it back."
-            )
-
-
 def _zeros(x) -> np.ndarray:
     return np.zeros(x.shape, x.dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """The best checkpoint of a run.
-
-    Attributes:
-      run: the run.
-      epoch: of the checkpoint.
-      params: as `Run.place` takes them.
-    """
-
-    run: Run
-    epoch: int
-    params: dict[str, Any]
-
-    @functools.cached_property
-    def ready(self) -> dict[str, Any]:
-        """Parameters made ready to predict test, placed."""
-        return self.run.params_for(self.params, "test")
-
-    @functools.cached_property
-    def on_host(self) -> dict[str, Any]:
-        """The same as host arrays; all processes must ask together."""
-        return self.run.collect(self.ready)
-
-
-def best_checkpoint(run: Run) -> Best:
-    """Reads the best checkpoint of a run.
-
-    Raises:
-      UserError: when there is none yet.
-    """
-    with Checkpoints(run.workdir) as checkpoints:
-        best = checkpoints.best(run.empty_state())
-    if best is None:
-        raise UserError(f"{run.workdir}: there is no checkpoint yet; train first.")
-    epoch, state = best
-    return Best(run, epoch, state.params)

@@ -11,7 +11,7 @@ from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import MODELS
-from hlrcml_jax.run import best_checkpoint, open_run
+from hlrcml_jax.workdir import best_checkpoint, open_run
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hlrcml_jax.config import make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.recommender import Recommender
-from hlrcml_jax.run import best_checkpoint, open_run
+from hlrcml_jax.workdir import best_checkpoint, open_run
 
 ALONE = """
 import sys

@@ -51,9 +51,10 @@ def test_the_best_third_goes_on(sweep, monkeypatch, tmp_path):
     """Trial n reaches n / 10 at once; what is dropped is not trained again."""
     asked = []
 
-    def train(config, workdir):
-        asked.append((workdir.name, config.train.epochs))
-        return int(workdir.name[-1]) / 10
+    def train(configs, workdirs):
+        names = [workdir.name for workdir in workdirs]
+        asked.extend((n, config.train.epochs) for n, config in zip(names, configs, strict=True))
+        return [int(name[-1]) / 10 for name in names]
 
     monkeypatch.setattr(sweep, "train", train)
     base = config_lib.flatten(config_lib.default_config())

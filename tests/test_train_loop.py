@@ -1,0 +1,131 @@
+"""Runs side by side: each ends as it would have alone."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax import experiment
+from hlrcml_jax.data import synthetic
+from hlrcml_jax.errors import Diverged
+from hlrcml_jax.workdir import best_checkpoint
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    synthetic.generate(60, 40, 2400, seed=1).write_csv(folder / "own.csv")
+    return {
+        "data.path": str(folder / "own.csv"),
+        "data.cache_dir": str(folder / "cache"),
+        "model.name": "hlr",
+        "model.dim": 8,
+        "model.memory_slots": 4,
+        "model.max_prefs": 5,
+        "model.memory_radius": 0.5,
+        "optimizer.learning_rate": 0.01,
+        "train.batch_size": 100,
+        "train.epochs": 4,
+        "early_stopping.patience": 2,
+    }
+
+
+def left(run):
+    """(losses and metrics by epoch, parameters of the best checkpoint) of a run."""
+    lines = map(json.loads, (run.workdir / "metrics.jsonl").read_text().splitlines())
+    names = ("epoch", "step", "loss", "ndcg@10", "recall@10")
+    log = np.array([[line[name] for name in names] for line in lines])
+    return log, best_checkpoint(run).params
+
+
+def assert_same(runs, others):
+    for run, other in zip(runs, others, strict=True):
+        (log, params), (expected_log, expected_params) = left(run), left(other)
+        np.testing.assert_allclose(log, expected_log, rtol=1e-4, atol=1e-6)
+        for found, expected in zip(*map(jax.tree.leaves, (params, expected_params)), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer.schedule": "exponential", "optimizer.warmup_epochs": 1},
+        {
+            "model.name": "hlr-r",
+            "model.users": "items",
+            "loss.kind": "softmax",
+            "negatives.candidates": 6,
+            "negatives.hardest": 2,
+            "optimizer.rows": "lazy",
+            "optimizer.clip_gradient": 1.0,
+        },
+    ],
+)
+def test_each_ends_as_it_would_have_alone(base, tmp_path, options):
+    """Also the one that learns nothing, and stops early while the others go on."""
+    changes = [
+        {"seed": 3},
+        {"optimizer.learning_rate": 0.003, "loss.margin": 0.5},
+        {"optimizer.learning_rate": 1e-9},
+        {"loss.temperature": 0.7, "model.memory_radius": 0.05},
+    ]
+    configs = [config_lib.make_config(base | options | change) for change in changes]
+    alone = [experiment.fit(config, tmp_path / f"{n}") for n, config in enumerate(configs)]
+    folders = [tmp_path / f"together-{n}" for n in range(4)]
+    together = experiment.fit_all(configs, folders, side_by_side=4)
+    assert_same(together, alone)
+    losses = [left(run)[0][:, 2] for run in together]
+    assert len(losses[2]) == 3 < max(map(len, losses)) == 4
+    assert len({loss_T[-1] for loss_T in losses}) == 4
+
+
+def test_they_go_on_from_where_each_was(base, tmp_path):
+    def fit(name, epochs, seeds):
+        config = base | {"train.epochs": epochs, "early_stopping.patience": 9}
+        configs = [config_lib.make_config(config | {"seed": seed}) for seed in seeds]
+        folders = [tmp_path / f"{name}-{seed}" for seed in seeds]
+        return experiment.fit_all(configs, folders, side_by_side=3)
+
+    fit("stopped", 1, [1])
+    fit("stopped", 2, [2])
+    fit("stopped", 4, [3])
+    assert_same(fit("stopped", 4, [1, 2, 3, 4]), fit("never", 4, [1, 2, 3, 4]))
+
+
+def test_what_differs_in_more_is_trained_apart(base, tmp_path, monkeypatch):
+    sizes = []
+    train = experiment.train
+
+    def watched(begun, go_on):
+        sizes.append([run.workdir.name for run, _ in begun])
+        train(begun, go_on)
+
+    monkeypatch.setattr(experiment, "train", watched)
+    changes = [
+        {"seed": 1, "model.dim": 8},
+        {"seed": 2, "model.memory_radius": None},
+        {"seed": 3, "model.dim": 8},
+        {"seed": 4, "model.dim": 8},
+        {"model.name": "ease"},
+    ]
+    configs = [config_lib.make_config(base | {"train.epochs": 1} | change) for change in changes]
+    folders = [tmp_path / str(n) for n in range(5)]
+    runs = experiment.fit_all(configs, folders, side_by_side=2)
+    assert sizes == [["0", "2"], ["3"], ["1"], ["4"]]
+    assert [run.workdir for run in runs] == folders
+    assert all((folder / "metrics.jsonl").read_text().count("\n") == 1 for folder in folders)
+
+
+def test_one_that_diverges_ends_with_a_warning(base, tmp_path, capfd):
+    rates = [0.01, 1e38]
+    configs = [config_lib.make_config(base | {"optimizer.learning_rate": r}) for r in rates]
+    with pytest.raises(Diverged, match="lower optimizer.learning_rate"):
+        experiment.fit(configs[1], tmp_path / "diverges")
+    alone = experiment.fit(configs[0], tmp_path / "alone")
+    capfd.readouterr()
+    runs = experiment.fit_all(configs, [tmp_path / "good", tmp_path / "bad"], side_by_side=2)
+    assert f"{tmp_path / 'bad'}: the loss became nan in step" in capfd.readouterr().err
+    assert_same(runs[:1], [alone])
+    assert len(left(runs[1])[0]) < len(left(runs[0])[0])
