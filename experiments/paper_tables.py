@@ -51,16 +51,16 @@ def load_config(choice: str, model: str, changes: dict[str, object]):
 
 def run_all(choice: str, models, seeds, folder: pathlib.Path, changes) -> None:
     """Trains and tests what is not finished yet; seeds side by side where that suits the device."""
-    configs = {
-        folder / f"{model}-{seed}": load_config(choice, model, changes | {"seed": seed})
-        for seed in seeds
-        for model in models
-        if not (folder / f"{model}-{seed}" / "test_users.parquet").exists()
-    }
-    if parallel.side_by_side() > 1:
-        experiment.fit_all([*configs.values()], [*configs])
-    for workdir, config in configs.items():
-        experiment.train_and_evaluate(config, workdir)
+    for model in models:
+        configs = {
+            folder / f"{model}-{seed}": load_config(choice, model, changes | {"seed": seed})
+            for seed in seeds
+            if not (folder / f"{model}-{seed}" / "test_users.parquet").exists()
+        }
+        if parallel.side_by_side() > 1:
+            experiment.fit_all([*configs.values()], [*configs])
+        for workdir, config in configs.items():
+            experiment.train_and_evaluate(config, workdir)
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -35,7 +35,9 @@ class Blocks:
     targets: int
 
 
-def plan_blocks(memory_mb: int, n_users: int, user_bytes: int, target_bytes: int) -> Blocks:
+def plan_blocks(
+    memory_mb: int, n_users: int, user_bytes: int, target_bytes: int, relates: bool
+) -> Blocks:
     """Divides a budget of working memory.
 
     Args:
@@ -43,11 +45,14 @@ def plan_blocks(memory_mb: int, n_users: int, user_bytes: int, target_bytes: int
       n_users: users to score, on each device and worker.
       user_bytes: what a user of a chunk needs without any target.
       target_bytes: what a target needs for all users together.
+      relates: whether each pair of user and target has a relation; else a block is one product.
     """
     budget = memory_mb * 2**20
     # A CPU keeps one user's part of a block in its cache; other devices want much at a time.
     group, most_targets = (64, 64) if parallel.on_cpu() else (2048, 128)
+    most_targets = most_targets if relates else 1024
     targets = _clamp(budget // 2 // target_bytes, 8, most_targets) // 8 * 8
+    user_bytes += 4 * 4 * targets * parallel.workers()  # a block's scores, and what sorts them
     most = max(budget // 2 // user_bytes, 1)
     # Chunks of one size, in whole groups.
     users = math.ceil(n_users / math.ceil(n_users / most))

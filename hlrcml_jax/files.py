@@ -84,14 +84,14 @@ def write(path: pathlib.Path, writer: Callable[[pathlib.Path], object]) -> None:
 @contextlib.contextmanager
 def local(paths: Sequence[pathlib.Path]) -> Iterator[list[pathlib.Path]]:
     """The files themselves, or copies of those in a bucket."""
+    if not any(map(is_remote, paths)):
+        yield list(paths)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        found = []
-        for path in paths:
-            copy = pathlib.Path(folder, path.name) if is_remote(path) else path
-            if copy != path:
-                _copy(path, copy)
-            found.append(copy)
-        yield found
+        copies = [pathlib.Path(folder, path.name) for path in paths]
+        for path, copy in zip(paths, copies, strict=True):
+            _copy(path, copy)
+        yield copies
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:

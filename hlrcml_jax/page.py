@@ -56,62 +56,60 @@ def write(
       examples: recommendations of some users, one frame each, with reasons if the model has any.
       usage_M: see `memory_usage`.
     """
-    run = best.run
-    model, data, folder = run.model, run.dataset, run.workdir / "plots"
-    found, metric = next(iter(rows.values())), run.config.early_stopping.metric
+    run, found = best.run, next(iter(rows.values()))
     k = shown(run.protocol.cutoffs)
-    pictures = []
-
-    def add(name: str, caption: str, draw, *args):
-        draw(*args, folder / f"{name}.png")
-        pictures.append(_figure(folder / f"{name}.png", caption))
-
-    if not isinstance(model, Solved):
-        caption = f"Loss of training, and {metric} on validation; the best epoch is {best.epoch}."
-        add("learning_curve", caption, plots.plot_learning_curve, log, metric, best.epoch)
-    if len(found.user_B):
-        listed = found.item_BxK[:, :k]
-        listed_I = np.bincount(listed[listed >= 0], minlength=data.n_items)
-        caption = "How much of training, and of what is recommended, falls on the popular items."
-        counts = count_items(data.train), listed_I
-        add("popularity", caption, plots.plot_popularity, *counts)
-        groups, labels = _groups(run, found, k)
-        caption = (
-            "Whom it serves well, by the number of a user's training items, and which items it "
-            "finds, by their popularity."
-        )
-        add("groups", caption, plots.plot_groups, groups, labels)
-    if usage_M is not None:
-        caption = "How much each slot of the memory is used by the relations of test interactions."
-        add("memory", caption, plots.plot_memory, usage_M)
-    name, path = run.config.model.name, run.workdir / "report.html"
-    size = f"{data.n_users:,} users, {data.n_items:,} items, {data.n_interactions:,} interactions"
-    title = f"{name}: {size}"
+    title = html.escape(f"{run.config.model.name}: {run.dataset.size}")
     protocol = (
         f"{len(found.user_B):,} test users, the whole catalogue ranked; {run.protocol.definitions} "
         f"definitions, in percent at {k}; ± is the standard deviation between cohorts of users; "
         "rank is the median popularity rank of what is recommended, 1 the most popular."
     )
     parts = [
-        f"<h1>{html.escape(title)}</h1>",
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{title}</title>\n<style>{STYLE}</style>",
+        f"<h1>{title}</h1>",
         f"<p class=note>{run.n_parameters:,} numbers learnt, seed {run.config.seed}, best epoch "
         f"{best.epoch}; every setting is in <code>config.json</code> beside this page.</p>",
         "<h2>On test</h2>",
         _metrics_table(rows, k) if len(found.user_B) else "<p>The test part is empty.</p>",
         f"<p class=note>{protocol}</p>",
-        *pictures,
+        *_pictures(best, found, log, usage_M, k),
         "<h2>Recommendations</h2>",
         *map(_example, examples),
+        "</html>\n",
     ]
-    text = (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n"
-        + "\n".join(parts)
-        + "\n</html>\n"
-    )
-    files.write_text(path, text)
+    path = run.workdir / "report.html"
+    files.write_text(path, "\n".join(parts))
     return path
+
+
+def _pictures(best: Best, found: Evaluation, log, usage_M, k: int) -> list[str]:
+    """Draws what there is to see of a run; the figures of the page."""
+    run, folder, figures = best.run, best.run.workdir / "plots", []
+
+    def add(name: str, caption: str, draw, *args):
+        draw(*args, folder / f"{name}.png")
+        figures.append(_figure(folder / f"{name}.png", caption))
+
+    if not isinstance(run.model, Solved):
+        metric = run.config.early_stopping.metric
+        caption = f"Loss of training, and {metric} on validation; the best epoch is {best.epoch}."
+        add("learning_curve", caption, plots.plot_learning_curve, log, metric, best.epoch)
+    if len(found.user_B):
+        listed = found.item_BxK[:, :k]
+        listed_I = np.bincount(listed[listed >= 0], minlength=run.dataset.n_items)
+        caption = "How much of training, and of what is recommended, falls on the popular items."
+        add("popularity", caption, plots.plot_popularity, count_items(run.dataset.train), listed_I)
+        caption = (
+            "Whom it serves well, by the number of a user's training items, and which items it "
+            "finds, by their popularity."
+        )
+        add("groups", caption, plots.plot_groups, *_groups(run, found, k))
+    if usage_M is not None:
+        caption = "How much each slot of the memory is used by the relations of test interactions."
+        add("memory", caption, plots.plot_memory, usage_M)
+    return figures
 
 
 def _groups(run: Run, found: Evaluation, k: int):

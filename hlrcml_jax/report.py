@@ -128,12 +128,10 @@ def read_log(path: pathlib.Path) -> list[dict[str, float]]:
 
 def describe(data: Dataset) -> str:
     """How large a data set and its parts are, in a few words."""
-    n = data.n_interactions
-    density = 100 * n / (data.n_users * data.n_items)
-    return (
-        f"{data.n_users:,} users, {data.n_items:,} items, {n:,} interactions ({density:.2g} %): "
-        f"{data.train.nnz:,} train, {data.valid.nnz:,} valid, {data.test.nnz:,} test"
-    )
+    density = 100 * data.n_interactions / (data.n_users * data.n_items)
+    parts = {"train": data.train, "valid": data.valid, "test": data.test}
+    sizes = ", ".join(f"{part.nnz:,} {name}" for name, part in parts.items())
+    return f"{data.size} ({density:.2g} %): {sizes}"
 
 
 def print_metrics(

@@ -136,11 +136,12 @@ class Scorer:
         slots = self._model.memory_slots if isinstance(self._model, LRML) else 1
         width = n_items if self._model.user_is_history else dim
         target_bytes = jnp.dtype(self._storage).itemsize * n_items * slots
-        # Row, preferences and their relations, known items as bits, list and a block's scores.
+        # Row, preferences and their relations, known items as bits, and list.
         lists = 4 * (n_own if is_long(k, n_items) else k)
-        floats = width + (2 + slots) * self.max_prefs + n_own // 32 + lists + 4 * 64
+        floats = width + (2 + slots) * self.max_prefs + n_own // 32 + lists
         user_bytes = 4 * floats * parallel.workers()
-        return plan_blocks(self._memory_mb, n_users, user_bytes, target_bytes)
+        relates = slots > 1 or self._model.uses_preferences
+        return plan_blocks(self._memory_mb, n_users, user_bytes, target_bytes, relates)
 
     def _rank_chunk(self, params, user_C, k, blocks, hide_known, only_I) -> Ranking:
         n_items, n_own = self.known.shape[1], params["items"].shape[1]

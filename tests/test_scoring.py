@@ -196,14 +196,16 @@ def test_ties_go_by_item_number():
 
 @pytest.mark.parametrize("memory_mb", [1, 16, 512])
 @pytest.mark.parametrize(("user_bytes", "target_bytes"), [(10, 100), (20_000, 3_000_000)])
-def test_blocks_fit_the_budget(memory_mb, user_bytes, target_bytes):
-    blocks = blocks_lib.plan_blocks(memory_mb, 10**6, user_bytes, target_bytes)
+@pytest.mark.parametrize("relates", [True, False])
+def test_blocks_fit_the_budget(memory_mb, user_bytes, target_bytes, relates):
+    blocks = blocks_lib.plan_blocks(memory_mb, 10**6, user_bytes, target_bytes, relates)
     assert blocks.targets % 8 == 0
     # However small the budget, a block has eight items and a chunk one user.
     assert blocks.targets == 8 or blocks.targets * target_bytes <= memory_mb * 2**19
     assert blocks.users % blocks.group == 0
     rounded = max(blocks.users - blocks.group, min(blocks.users, blocks.group))
-    assert blocks.users == 1 or rounded * user_bytes <= memory_mb * 2**19
+    with_scores = user_bytes + 4 * blocks.targets
+    assert blocks.users == 1 or rounded * with_scores <= memory_mb * 2**19
 
 
 def test_users_that_training_never_saw_stand_at_the_mean_of_their_items():

@@ -51,6 +51,13 @@ class Dataset:
     def n_items(self) -> int:
         return self.train.shape[1]
 
+    @property
+    def size(self) -> str:
+        """How large it is, in a few words."""
+        return (
+            f"{self.n_users:,} users, {self.n_items:,} items, {self.n_interactions:,} interactions"
+        )
+
     def known(self, part: str) -> "Known":
         """What may be known when `part` is predicted: for test all but test itself."""
         known = self.train, self.history
