@@ -1,8 +1,9 @@
 """What `experiments/sweep.py` tries: a list of values, or a range (low, high) in logarithms.
 
 The argument is a model, whose main keys are searched; or LOSS,MODEL for three values of one key, of
-which `compare.py:DATA,LOSS,MODEL` has the best; or `batch,MODEL` for batch sizes with rates; or
-`parts,hlr-r` for what takes each ingredient of best.py away (with `--each`).
+which `compare.py:DATA,LOSS,MODEL` has the best; or `rates,MODEL` for eight learning rates; or
+`batch,MODEL` for batch sizes with rates; or, with `--each`, `parts,hlr-r` for what takes each
+ingredient of best.py away.
 Everything else stays as in the sweep's config.
 """
 
@@ -20,6 +21,7 @@ THREE = {
         "train.batch_size": [250, 1000, 4000],
         "optimizer.learning_rate": [1e-3, 2e-3, 4e-3, 8e-3],
     },
+    "rates": {"optimizer.learning_rate": [5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3, 5.6e-3]},
     "parts": {
         "model.name": ["adacml", "hlr"],
         "model.users": ["vectors"],

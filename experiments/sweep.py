@@ -9,8 +9,8 @@ are compared by the config's early-stopping metric on validation, and test is ne
 Leaves `trials.csv` and, beside it, a plot of the values that were tried. With `--trials=0` all
 combinations of lists are tried, and with `--each` every value on its own, and none of them.
 
-On a GPU, trials that differ in nothing but seed, learning rate, temperature, margin and the
-memory's radius are trained side by side in one program.
+On a GPU, trials that differ in nothing but the seed and numbers such as learning rate, temperature
+and the memory's radius (`run.NUMBERS`) are trained side by side in one program.
 """
 
 import itertools

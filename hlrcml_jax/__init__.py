@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "Recommender": "recommender",
     "fit": "experiment",
+    "fit_all": "experiment",
     "load": "recommender",
     "make_config": "config",
     "train_and_evaluate": "experiment",

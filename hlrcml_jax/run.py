@@ -33,8 +33,15 @@ from hlrcml_jax.train import (
 )
 from hlrcml_jax.untrained import place_untrained_users
 
-# Of a config, those that the training step takes as numbers: they change no shape.
-NUMBERS = ("optimizer.learning_rate", "loss.temperature", "loss.margin", "model.memory_radius")
+# Of a config, what changes the numbers of training and no shape.
+NUMBERS = (
+    "optimizer.learning_rate",
+    "loss.temperature",
+    "loss.margin",
+    "model.memory_radius",
+    "model.key_scale",
+    "model.sharpness",
+)
 MOST_CANDIDATES = 50  # of a new user's examples, each with a relation of its own
 
 
@@ -74,12 +81,12 @@ class Run:
         config = self.config.copy_and_resolve_references()
         with config.ignore_type():
             config.update_from_flattened_dict(numbers or {})
-        options = config.model
-        clip_norm = options.clip_norm if self.model.in_ball else None
+        options, model = config.model, make_model(config.model)
+        clip_norm = options.clip_norm if model.in_ball else None
         frozen = {"": (), "both": ("users", "items")}
         steps = steps_per_epoch(self.dataset.train.nnz, config.train.batch_size)
         return Trainer(
-            self.model,
+            model,
             Loss(**config.loss, hardest=config.negatives.hardest),
             make_optimizer(
                 learning_rate(config.optimizer, steps),
