@@ -114,3 +114,22 @@ def _forget_programs():
     """Each compiled program holds memory maps, and the system allows a process so many."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """Options of a run that takes a second or two."""
+    folder = tmp_path_factory.mktemp("small")
+    synthetic.generate(60, 40, 2400, seed=1).write_csv(folder / "own.csv")
+    return {
+        "data.path": str(folder / "own.csv"),
+        "data.cache_dir": str(folder / "cache"),
+        "model.dim": 8,
+        "model.memory_slots": 4,
+        "model.max_prefs": 5,
+        "model.als.regularization": 0.1,
+        "model.ease.l2": 10.0,
+        "optimizer.learning_rate": 0.01,
+        "train.batch_size": 100,
+        "train.epochs": 3,
+    }

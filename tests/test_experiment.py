@@ -8,33 +8,13 @@ import pytest
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import experiment, report
 from hlrcml_jax.checkpoints import Checkpoints
-from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import MODELS
 from hlrcml_jax.workdir import best_checkpoint, open_run
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """Options of a run that takes a second or two."""
-    folder = tmp_path_factory.mktemp("data")
-    synthetic.generate(60, 40, 2400, seed=1).write_csv(folder / "own.csv")
-    return {
-        "data.path": str(folder / "own.csv"),
-        "data.cache_dir": str(folder / "cache"),
-        "model.dim": 8,
-        "model.memory_slots": 4,
-        "model.max_prefs": 5,
-        "model.als.regularization": 0.1,
-        "model.ease.l2": 10.0,
-        "optimizer.learning_rate": 0.01,
-        "train.batch_size": 100,
-        "train.epochs": 3,
-    }
-
-
-def make_config(base, **changes):
-    return config_lib.make_config(base | changes)
+def make_config(small, **changes):
+    return config_lib.make_config(small | changes)
 
 
 def newest_state(run):
@@ -46,13 +26,13 @@ def newest_state(run):
     ("model", "users"),
     [(model, "vectors") for model in MODELS] + [("cml", "items"), ("hlr++", "items")],
 )
-def test_every_model_trains_resumes_evaluates_and_recommends(base, tmp_path, model, users):
-    base = base | {"model.users": users}
-    whole = make_config(base, **{"model.name": model})
+def test_every_model_trains_resumes_evaluates_and_recommends(small, tmp_path, model, users):
+    small = small | {"model.users": users}
+    whole = make_config(small, **{"model.name": model})
     metrics = experiment.train_and_evaluate(whole, tmp_path / "whole")
     assert 0 < metrics["recall@20"]["mean"] <= 1
 
-    first = make_config(base, **{"model.name": model, "train.epochs": 1})
+    first = make_config(small, **{"model.name": model, "train.epochs": 1})
     experiment.train_and_evaluate(first, tmp_path / "parts")
     assert experiment.train_and_evaluate(whole, tmp_path / "parts") == metrics
     runs = [open_run(whole, tmp_path / name) for name in ("whole", "parts")]
@@ -70,8 +50,8 @@ def test_every_model_trains_resumes_evaluates_and_recommends(base, tmp_path, mod
         assert part["score"].is_sorted(descending=True)
 
 
-def test_per_user_metrics_have_the_means_that_are_reported(base, tmp_path):
-    metrics = experiment.train_and_evaluate(make_config(base), tmp_path)
+def test_per_user_metrics_have_the_means_that_are_reported(small, tmp_path):
+    metrics = experiment.train_and_evaluate(make_config(small), tmp_path)
     table = pl.read_parquet(tmp_path / "test_users.parquet")
     assert table["user_id"].is_unique().all()
     for name in ("ndcg@10", "recall@20"):
@@ -83,10 +63,10 @@ def losses(workdir):
 
 
 @pytest.fixture(scope="module")
-def plain(base, tmp_path_factory):
+def plain(small, tmp_path_factory):
     """Losses without any option."""
     workdir = tmp_path_factory.mktemp("plain")
-    experiment.train_and_evaluate(make_config(base), workdir)
+    experiment.train_and_evaluate(make_config(small), workdir)
     return losses(workdir)
 
 
@@ -99,18 +79,18 @@ def plain(base, tmp_path_factory):
         {"optimizer.clip_gradient": 0.01},
     ],
 )
-def test_options_of_the_optimizer_act_and_survive_resuming(base, plain, tmp_path, options):
-    experiment.train_and_evaluate(make_config(base, **options), tmp_path / "whole")
-    first = make_config(base, **options, **{"train.epochs": 2})
+def test_options_of_the_optimizer_act_and_survive_resuming(small, plain, tmp_path, options):
+    experiment.train_and_evaluate(make_config(small, **options), tmp_path / "whole")
+    first = make_config(small, **options, **{"train.epochs": 2})
     experiment.train_and_evaluate(first, tmp_path / "parts")
-    experiment.train_and_evaluate(make_config(base, **options), tmp_path / "parts")
+    experiment.train_and_evaluate(make_config(small, **options), tmp_path / "parts")
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
     assert losses(tmp_path / "whole")[2] != plain[2]
 
 
-def test_the_size_of_scoring_batches_changes_nothing(base, tmp_path):
-    whole = experiment.train_and_evaluate(make_config(base), tmp_path)
-    small = make_config(base, **{"scoring.batch_size": 7})
+def test_the_size_of_scoring_batches_changes_nothing(small, tmp_path):
+    whole = experiment.train_and_evaluate(make_config(small), tmp_path)
+    small = make_config(small, **{"scoring.batch_size": 7})
     run = open_run(small, tmp_path)
     again = experiment.test(best_checkpoint(run))
     assert again.keys() == whole.keys()
@@ -118,11 +98,11 @@ def test_the_size_of_scoring_batches_changes_nothing(base, tmp_path):
         np.testing.assert_allclose(again[name]["mean"], value["mean"], rtol=1e-5, err_msg=name)
 
 
-def test_analysis_leaves_relations_and_a_plot(base, tmp_path):
+def test_analysis_leaves_relations_and_a_plot(small, tmp_path):
     lines = "".join(f"{item},T{item},{'abc'[item % 3]}|d\n" for item in range(40))
     (tmp_path / "items.csv").write_text(f"item,title,kinds\n{lines}")
     changes = {"data.titles.path": str(tmp_path / "items.csv"), "data.titles.categories": "kinds"}
-    config = make_config(base, **changes)
+    config = make_config(small, **changes)
     experiment.train_and_evaluate(config, tmp_path / "run")
     run = open_run(config, tmp_path / "run")
     found = experiment.analyse(best_checkpoint(run))
@@ -138,21 +118,21 @@ def test_analysis_leaves_relations_and_a_plot(base, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pretrained(base, tmp_path_factory):
+def pretrained(small, tmp_path_factory):
     """A finished run of CML."""
     workdir = tmp_path_factory.mktemp("pretrained") / "cml"
-    config = make_config(base, **{"model.name": "cml"})
+    config = make_config(small, **{"model.name": "cml"})
     experiment.train_and_evaluate(config, workdir)
     return open_run(config, workdir)
 
 
-def test_frozen_tables_of_another_run_stay(base, tmp_path, pretrained):
+def test_frozen_tables_of_another_run_stay(small, tmp_path, pretrained):
     changes = {
         "pretrained.users": str(pretrained.workdir),
         "pretrained.items": str(pretrained.workdir),
         "pretrained.freeze": "items",
     }
-    config = make_config(base, **changes)
+    config = make_config(small, **changes)
     experiment.train_and_evaluate(config, tmp_path)
     params = newest_state(open_run(config, tmp_path)).params
     given = best_checkpoint(pretrained).params
@@ -160,16 +140,16 @@ def test_frozen_tables_of_another_run_stay(base, tmp_path, pretrained):
     assert (params["users"] != given["users"]).any()
 
 
-def test_a_run_without_user_vectors_has_none_to_give(base, tmp_path):
-    items = make_config(base, **{"model.name": "cml", "model.users": "items", "train.epochs": 1})
+def test_a_run_without_user_vectors_has_none_to_give(small, tmp_path):
+    items = make_config(small, **{"model.name": "cml", "model.users": "items", "train.epochs": 1})
     experiment.train_and_evaluate(items, tmp_path / "items")
-    config = make_config(base, **{"pretrained.users": str(tmp_path / "items")})
+    config = make_config(small, **{"pretrained.users": str(tmp_path / "items")})
     with pytest.raises(UserError, match="made its users of their items"):
         experiment.train_and_evaluate(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
-def test_vectors_of_a_file_are_matched_by_id(base, tmp_path, kind):
+def test_vectors_of_a_file_are_matched_by_id(small, tmp_path, kind):
     vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32) / 8
     path = tmp_path / f"items.{kind}"
     order = np.random.default_rng(1).permutation(40)
@@ -178,7 +158,7 @@ def test_vectors_of_a_file_are_matched_by_id(base, tmp_path, kind):
     else:
         np.save(path, vectors)
     changes = {"pretrained.items": str(path), "pretrained.freeze": "both"}
-    config = make_config(base, **changes)
+    config = make_config(small, **changes)
     experiment.train_and_evaluate(config, tmp_path / "run")
     run = open_run(config, tmp_path / "run")
     found = newest_state(run).params["items"]
@@ -201,10 +181,10 @@ def test_vectors_of_a_file_are_matched_by_id(base, tmp_path, kind):
         (None, "cannot be read"),
     ],
 )
-def test_vectors_that_do_not_fit(base, tmp_path, content, said):
+def test_vectors_that_do_not_fit(small, tmp_path, content, said):
     path = tmp_path / "items.npz"
     if content:
         np.savez(path, **content)
-    config = make_config(base, **{"pretrained.items": str(path)})
+    config = make_config(small, **{"pretrained.items": str(path)})
     with pytest.raises(UserError, match=rf"pretrained.items=.*{said}"):
         experiment.train_and_evaluate(config, tmp_path / "run")

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from hlrcml_jax import experiment, parallel
 from hlrcml_jax.data import synthetic
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -96,3 +97,23 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path):
     assert table["model"].to_list() == ["popularity", "cml", "hlr"]
     assert (tmp_path / "runs" / "table.tex").read_text().count(r"\\") == 4
     assert (tmp_path / "runs" / "table.md").read_text() in out
+
+
+def test_seeds_are_trained_side_by_side_where_that_is_faster(tables, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "side_by_side", lambda: 8)
+    sizes, train = [], experiment.train
+
+    def watched(begun, *args):
+        sizes.append(len(begun))
+        train(begun, *args)
+
+    monkeypatch.setattr(experiment, "train", watched)
+    (tmp_path / "small.py").write_text(
+        "from hlrcml_jax.config import make_config\n"
+        "def get_config(model):\n    return make_config({'model.name': model})\n"
+    )
+    tables.run_all(f"{tmp_path / 'small.py'}", ["cml", "popularity"], [1, 2, 3], tmp_path, small)
+    assert sizes == [3, 1, 1, 1, 3, 1, 1, 1]  # the others find nothing left to train
+    logs = [(tmp_path / f"cml-{seed}" / "metrics.jsonl").read_text() for seed in (1, 2, 3)]
+    assert [log.count("\n") for log in logs] == [3, 3, 3]
+    assert len(list(tmp_path.glob("*/test_users.parquet"))) == 6

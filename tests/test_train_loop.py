@@ -8,28 +8,14 @@ import pytest
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import experiment
-from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import Diverged
 from hlrcml_jax.workdir import best_checkpoint
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    synthetic.generate(60, 40, 2400, seed=1).write_csv(folder / "own.csv")
-    return {
-        "data.path": str(folder / "own.csv"),
-        "data.cache_dir": str(folder / "cache"),
-        "model.name": "hlr",
-        "model.dim": 8,
-        "model.memory_slots": 4,
-        "model.max_prefs": 5,
-        "model.memory_radius": 0.5,
-        "optimizer.learning_rate": 0.01,
-        "train.batch_size": 100,
-        "train.epochs": 4,
-        "early_stopping.patience": 2,
-    }
+def base(small):
+    more = {"model.memory_radius": 0.5, "train.epochs": 4, "early_stopping.patience": 2}
+    return small | {"model.name": "hlr"} | more
 
 
 def left(run):
