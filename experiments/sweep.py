@@ -139,7 +139,8 @@ def main(_) -> None:
     table.write_csv(folder / "trials.csv")
     if not _EACH.value:
         plot(table, base["early_stopping.metric"], folder / "trials.png")
-    with pl.Config(tbl_rows=20, tbl_cols=-1):
+    shown = {"tbl_rows": 20, "tbl_cols": -1, "tbl_width_chars": -1}
+    with pl.Config(**shown, tbl_hide_column_data_types=True):
         print(table)
 
 
