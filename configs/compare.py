@@ -29,6 +29,7 @@ TEMPERATURE = {
 }  # fmt: skip
 # Of the paper's loss; margins are those of its data sets.
 LEARNING_RATE = {"ml-latest-small": 3e-3, "lastfm-2k": 3e-3, "steam-200k": 3e-3}
+OWN_RATE = {"lastfm-2k": {"cml": 1e-3}}
 MARGIN = {"steam-200k": {"hlr": 0.75}}
 NEIGHBOURS = {"ml-latest-small": 1000, "lastfm-2k": 1000}
 EASE_L2 = {"ml-100k": 500.0, "ml-latest-small": 500.0, "lastfm-2k": 100.0, "steam-200k": 50.0}
@@ -50,7 +51,8 @@ def get_config(choice: str = "ml-100k,hinge,hlr"):
         if data == "steam-200k" and model not in ("cml", "lrml"):
             config.model.max_prefs = 20  # more gave nothing
     if loss == "paper" and data in LEARNING_RATE:
-        config.optimizer.learning_rate = LEARNING_RATE[data]
+        own = OWN_RATE.get(data, {})
+        config.optimizer.learning_rate = own.get(model, LEARNING_RATE[data])
         config.loss.margin = MARGIN.get(data, {}).get(model, config.loss.margin)
     if model == "bpr":
         config.optimizer.learning_rate, config.model.bpr.l2_vector = BPR.get(data, (5e-3, 0.0025))
