@@ -91,7 +91,7 @@ def machine(repeats: int) -> dict[str, float]:
 def interactions(n_users: int, n_items: int, n: int):
     """Synthetic interactions as CSR."""
     from hlrcml_jax.data import synthetic
-    from hlrcml_jax.data.interactions import to_csr
+    from hlrcml_jax.data.dataset import to_csr
 
     # The walks repeat pairs; so many more steps leave about as many distinct ones.
     table = synthetic.generate(n_users, n_items, int(1.5 * n), seed=0)
@@ -117,7 +117,7 @@ class Setting:
 
         from hlrcml_jax.config import default_config
         from hlrcml_jax.models import make_model
-        from hlrcml_jax.train import init_params
+        from hlrcml_jax.training.step import init_params
 
         options = default_config().model
         options.name, options.dim, options.memory_slots = name, _DIM.value, _SLOTS.value
@@ -127,7 +127,7 @@ class Setting:
 
     def scorer(self, model):
         """Ranks with the training interactions known."""
-        from hlrcml_jax.scoring import Scorer
+        from hlrcml_jax.ranking.scorer import Scorer
 
         prefs = _PREFS.value if model.uses_preferences else 0
         room = _MEMORY.value
@@ -139,11 +139,11 @@ def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
     import jax
     import numpy as np
 
-    from hlrcml_jax import parallel
-    from hlrcml_jax.losses import Loss
-    from hlrcml_jax.optimizer import make_optimizer, row_radii
-    from hlrcml_jax.sampling import Positives, Sampler
-    from hlrcml_jax.train import Trainer, init_state
+    from hlrcml_jax import devices
+    from hlrcml_jax.training.losses import Loss
+    from hlrcml_jax.training.optimizer import make_optimizer, row_radii
+    from hlrcml_jax.training.sampling import Positives, Sampler
+    from hlrcml_jax.training.step import Trainer, init_state
 
     model, params = setting.model(name)
     optimizer = make_optimizer(2e-4, row_radii(1.0 if model.in_ball else None))
@@ -159,17 +159,17 @@ def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
         candidates=_NEGATIVES.value,
         shared=_SHARED.value,
     )
-    state = parallel.replicate(jax.device_get(init_state(params, optimizer)))
-    data = parallel.replicate((sampler, positives))
-    arguments = (*data, parallel.replicate(jax.random.key_data(jax.random.key(1))))
+    state = devices.replicate(jax.device_get(init_state(params, optimizer)))
+    data = devices.replicate((sampler, positives))
+    arguments = (*data, devices.replicate(jax.random.key_data(jax.random.key(1))))
     started = time.perf_counter()
-    epoch = parallel.compiled(trainer.train_epoch, (state, *arguments), donate=(0,))
+    epoch = devices.compiled(trainer.train_epoch, (state, *arguments), donate=(0,))
     compile_s = time.perf_counter() - started
 
     def run():
         nonlocal state
         state, loss_T = epoch(state, *arguments)
-        parallel.first(loss_T)
+        devices.first(loss_T)
 
     found = timed(run, _REPEATS.value, f"train:{name}")
     examples_per_s = n / found["seconds"]
@@ -195,7 +195,7 @@ def sample(setting: Setting, _: str, rates: dict[str, float]) -> dict[str, float
     import jax
     import jax.numpy as jnp
 
-    from hlrcml_jax.sampling import Positives, Sampler, draw_batch
+    from hlrcml_jax.training.sampling import Positives, Sampler, draw_batch
 
     sampler, positives = jax.device_put(
         (Sampler.of(setting.train, _PREFS.value), Positives.of(setting.train))
@@ -215,12 +215,12 @@ def score(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
     """Milliseconds a user for exact scores of the whole catalogue and the best 20 unknown items."""
     import numpy as np
 
-    from hlrcml_jax import parallel
-    from hlrcml_jax.sampling import UserItems
-    from hlrcml_jax.train import widen
+    from hlrcml_jax import devices
+    from hlrcml_jax.training.sampling import UserItems
+    from hlrcml_jax.training.step import widen
 
     model, params = setting.model(name)
-    params = parallel.replicate(widen(model, params, UserItems.of(setting.train)))
+    params = devices.replicate(widen(model, params, UserItems.of(setting.train)))
     scorer = setting.scorer(model)
     users = np.arange(min(_RANKED.value, setting.n_users))
     found = timed(lambda: list(scorer.rank(params, users, 20)), _REPEATS.value, f"score:{name}")
@@ -251,14 +251,14 @@ def evaluate(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, 
     import numpy as np
     import scipy.sparse
 
-    from hlrcml_jax import evaluate as evaluation
-    from hlrcml_jax import parallel
-    from hlrcml_jax.data.interactions import Dataset
-    from hlrcml_jax.sampling import UserItems
-    from hlrcml_jax.train import widen
+    from hlrcml_jax import devices
+    from hlrcml_jax.data.dataset import Dataset
+    from hlrcml_jax.ranking import evaluation
+    from hlrcml_jax.training.sampling import UserItems
+    from hlrcml_jax.training.step import widen
 
     model, params = setting.model(name)
-    params = parallel.replicate(widen(model, params, UserItems.of(setting.train)))
+    params = devices.replicate(widen(model, params, UserItems.of(setting.train)))
     nothing = scipy.sparse.csr_array(setting.train.shape, dtype=bool)
     users = np.arange(min(_RANKED.value, setting.n_users))
     relevant = scipy.sparse.csr_array(
@@ -318,7 +318,7 @@ def main(_) -> None:
     started = time.perf_counter()
     import jax
 
-    import hlrcml_jax.experiment  # noqa: F401 (what a run imports)
+    import hlrcml_jax.runs.experiment  # noqa: F401 (what a run imports)
 
     jax.devices()
     import_s = time.perf_counter() - started

@@ -18,7 +18,7 @@ from hlrcml_jax import config as config_lib
 from hlrcml_jax import explain
 from hlrcml_jax.errors import run_program
 from hlrcml_jax.models.cml import user_rows
-from hlrcml_jax.workdir import best_checkpoint, open_run
+from hlrcml_jax.runs.workdir import best_checkpoint, open_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of a trained run.", required=True)
 _LEFT_OUT = flags.DEFINE_integer("left_out", 3, "Preferences.", lower_bound=1)

@@ -25,10 +25,10 @@ import numpy as np
 from absl import flags
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import run_program
-from hlrcml_jax.workdir import open_run
+from hlrcml_jax.runs.checkpoints import Checkpoints
+from hlrcml_jax.runs.workdir import open_run
 
 _FOLDER = flags.DEFINE_string("folder", None, "Where the runs go.", required=True)
 _KILLS = flags.DEFINE_integer("kills", 100, "How often it is killed.")

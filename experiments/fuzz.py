@@ -25,10 +25,10 @@ import rich
 import scipy.sparse
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import pretrained
 from hlrcml_jax.data import readers, splits
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.training import warm_start as pretrained
 
 SEPARATORS = (",", "\t", ";", " ", "::", "|", "||", "\x01")
 ENCODINGS = ("utf8", "latin-1", "utf-16", "ascii")

@@ -17,11 +17,11 @@ import scipy.sparse
 from absl import flags, logging
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import experiment
-from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import run_program
-from hlrcml_jax.evaluate import evaluate
-from hlrcml_jax.workdir import best_checkpoint, open_run
+from hlrcml_jax.ranking.evaluation import evaluate
+from hlrcml_jax.runs import experiment
+from hlrcml_jax.runs.workdir import best_checkpoint, open_run
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE:CHOICE.", required=True)
 _FOLDER = flags.DEFINE_string("folder", None, "Where the two runs go.", required=True)

@@ -21,9 +21,11 @@ import scipy.stats
 from absl import flags, logging
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import experiment, parallel, report
+from hlrcml_jax import devices
 from hlrcml_jax.errors import run_program
 from hlrcml_jax.models import MODELS
+from hlrcml_jax.reporting import console as report
+from hlrcml_jax.runs import experiment
 
 _CONFIGS = flags.DEFINE_string("configs", None, "FILE:CHOICE; MODEL is appended.", required=True)
 _FOLDER = flags.DEFINE_string("folder", None, "Where runs and tables go.", required=True)
@@ -57,7 +59,7 @@ def run_all(choice: str, models, seeds, folder: pathlib.Path, changes) -> None:
             for seed in seeds
             if not (folder / f"{model}-{seed}" / "test_users.parquet").exists()
         }
-        if parallel.side_by_side() > 1:
+        if devices.side_by_side() > 1:
             experiment.fit_all([*configs.values()], [*configs])
         for workdir, config in configs.items():
             experiment.train_and_evaluate(config, workdir)

@@ -80,10 +80,10 @@ def main(_) -> None:
     import numpy as np
     import polars as pl
 
-    from hlrcml_jax import parallel
+    from hlrcml_jax import devices
     from hlrcml_jax.config import make_config
-    from hlrcml_jax.data.interactions import Dataset, to_csr
-    from hlrcml_jax.run import Run
+    from hlrcml_jax.data.dataset import Dataset, to_csr
+    from hlrcml_jax.runs.build import Run
 
     config = make_config(
         {
@@ -104,11 +104,11 @@ def main(_) -> None:
     run = Run(config, Dataset(train, nothing, nothing, nothing, *names), pathlib.Path("unused"))
     state = run.place(run.initial_state())
     data = (run.sampler(), run.positives("train"))
-    key_data = parallel.replicate(jax.random.key_data(jax.random.key(1)))
-    compiled = parallel.compiled(run.trainer().train_epoch, (state, *data, key_data), donate=(0,))
+    key_data = devices.replicate(jax.random.key_data(jax.random.key(1)))
+    compiled = devices.compiled(run.trainer().train_epoch, (state, *data, key_data), donate=(0,))
     started = time.perf_counter()
     state, loss_T = compiled(state, *data, key_data)
-    loss = float(parallel.first(loss_T).sum()) / train.nnz
+    loss = float(devices.first(loss_T).sum()) / train.nnz
     seconds = time.perf_counter() - started
     n_devices, sharded = _DEVICES.value, _TABLES.value == "sharded"
     of_rows = (_PREFS.value, _BATCH.value)

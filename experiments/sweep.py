@@ -23,9 +23,9 @@ import polars as pl
 from absl import flags, logging
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import report
 from hlrcml_jax.errors import UserError, run_program
-from hlrcml_jax.experiment import fit_all
+from hlrcml_jax.reporting import console as report
+from hlrcml_jax.runs.experiment import fit_all
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE:CHOICE that trials start from.", required=True)
 _SPACE = flags.DEFINE_string("space", None, "FILE:CHOICE of what they change.", required=True)

@@ -7,11 +7,11 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "Recommender": "recommender",
-    "fit": "experiment",
-    "fit_all": "experiment",
+    "fit": "runs.experiment",
+    "fit_all": "runs.experiment",
     "load": "recommender",
     "make_config": "config",
-    "train_and_evaluate": "experiment",
+    "train_and_evaluate": "runs.experiment",
 }
 __all__ = list(_PLACES)
 

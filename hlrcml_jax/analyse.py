@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from hlrcml_jax import explain
-from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models.cml import CML
-from hlrcml_jax.scoring import Scorer
+from hlrcml_jax.ranking.scorer import Scorer
 
 TOP_CATEGORIES = 3
 BATCH = 512

@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from hlrcml_jax import files
+from hlrcml_jax import storage
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import DIVISIBLE, OF_ITEMS
 from hlrcml_jax.schema import SCHEMA, all_keys, unknown_key
@@ -171,7 +171,7 @@ def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 def get_config(workdir: str) -> ml_collections.ConfigDict:
     """The config of a run that exists: this file is the `--config` of a workdir."""
-    found = read_workdir(files.place(workdir))
+    found = read_workdir(storage.place(workdir))
     if found is None:
         raise UserError(f"{workdir}: there is no config.json here; give --config=FILE.")
     return make_config(found["config"])

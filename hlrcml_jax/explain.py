@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import polars as pl
 
-from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.frames import named
 from hlrcml_jax.models.cml import CML, user_rows
-from hlrcml_jax.recommend import named
-from hlrcml_jax.scoring import Scorer
+from hlrcml_jax.ranking.scorer import Scorer
 
 BATCH = 512
 

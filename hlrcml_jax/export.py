@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import files
-from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax import storage
+from hlrcml_jax.data.dataset import Dataset
+from hlrcml_jax.frames import named
 from hlrcml_jax.models.cml import CML, made_of_items
-from hlrcml_jax.recommend import named
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -42,13 +42,13 @@ def write(folder: pathlib.Path, model: CML, params: dict[str, Any], dataset: Dat
         if f"{kind}s" in params:
             vectors_RxD = np.asarray(params[f"{kind}s"], np.float32)[: len(columns[f"{kind}_id"])]
             table = pl.DataFrame({**columns, "vector": vectors_RxD})
-            files.write(folder / f"{kind}s.parquet", table.write_parquet)
+            storage.write(folder / f"{kind}s.parquet", table.write_parquet)
     memory = params["model"].get("memory", {})
     if memory:
         arrays = {name: np.asarray(array) for name, array in memory.items()}
-        files.write(folder / "memory.npz", lambda path: _savez(path, arrays))
+        storage.write(folder / "memory.npz", lambda path: _savez(path, arrays))
     data = bytes(scoring_function(model, params).serialize())
-    files.write(folder / "score.jax", lambda path: path.write_bytes(data))
+    storage.write(folder / "score.jax", lambda path: path.write_bytes(data))
 
 
 def _savez(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:

@@ -12,11 +12,13 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import experiment, parallel, report
+from hlrcml_jax import devices
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError, run_program
+from hlrcml_jax.reporting import console as report
+from hlrcml_jax.runs import experiment
+from hlrcml_jax.runs.workdir import best_checkpoint, open_run
 from hlrcml_jax.schema import all_keys, unknown_key
-from hlrcml_jax.workdir import best_checkpoint, open_run
 
 MODES = ("train", "evaluate", "recommend", "explain", "export", "analyse", "prepare")
 
@@ -43,11 +45,11 @@ def main(argv: list[str]) -> None:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         workdir = pathlib.Path("runs") / pathlib.Path(path).stem
     config_lib.validate(config)
-    parallel.join(_COORDINATOR.value, _N_PROCESSES.value, _PROCESS.value, _TIMEOUT.value)
-    rich.get_console().quiet = not parallel.is_first_process()
-    with parallel.together():
+    devices.join(_COORDINATOR.value, _N_PROCESSES.value, _PROCESS.value, _TIMEOUT.value)
+    rich.get_console().quiet = not devices.is_first_process()
+    with devices.together():
         if _MODE.value == "prepare":
-            parallel.in_first_process(
+            devices.in_first_process(
                 lambda: rich.print(f"Ready: {report.describe(prepare(config.data.to_dict()))}.")
             )
         elif _MODE.value == "train":

@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import explain, recommend
-from hlrcml_jax.data.interactions import count_items, to_csr
-from hlrcml_jax.scoring import Ranking, Scorer
-from hlrcml_jax.workdir import Best, best_checkpoint, open_run
+from hlrcml_jax import explain, frames
+from hlrcml_jax.data.dataset import count_items, to_csr
+from hlrcml_jax.ranking.scorer import Ranking, Scorer
+from hlrcml_jax.runs.workdir import Best, best_checkpoint, open_run
 
 Ids = Any  # one id, or several in whatever can be iterated
 
@@ -76,7 +76,7 @@ class Recommender:
         item_R = np.flatnonzero(texts.str.contains(wanted, literal=True).fill_null(False))
         count_I = count_items(self._dataset.train)
         item_R = item_R[np.argsort(-count_I[item_R], kind="stable")]
-        return pl.DataFrame(recommend.named(item_R, self._dataset))
+        return pl.DataFrame(frames.named(item_R, self._dataset))
 
     def recommend(
         self,
@@ -141,7 +141,7 @@ class Recommender:
         item_TxK = np.argsort(-likeness_TxI, axis=1, kind="stable")[:, :k]
         item_R = item_TxK.ravel()
         columns = {"to_item_id": self.items.gather(np.repeat(item_T, k))}
-        columns |= recommend.named(item_R, self._dataset)
+        columns |= frames.named(item_R, self._dataset)
         columns["score"] = np.take_along_axis(likeness_TxI, item_TxK, axis=1).ravel()
         columns["rank"] = np.tile(np.arange(1, k + 1), len(item_T))
         return pl.DataFrame(columns)
@@ -193,7 +193,7 @@ class Recommender:
     def _numbers(self, wanted: Ids, what: str) -> np.ndarray:
         single = isinstance(wanted, str | bytes) or not isinstance(wanted, Iterable)
         ids = {"user": self.users, "item": self.items}[what]
-        return recommend.numbers(ids, [wanted] if single else wanted, what)
+        return frames.numbers(ids, [wanted] if single else wanted, what)
 
     def _rank(self, scorer, ready, user_C, ids, k, filter_viewed, items) -> pl.DataFrame:
         only_I = None
@@ -201,8 +201,8 @@ class Recommender:
             only_I = np.zeros(len(self.items), bool)
             only_I[self._numbers(items, "item")] = True
         rankings = scorer.rank(ready, user_C, k, filter_viewed, only_I)
-        tables = [recommend.frame(ranking, ids, self._dataset) for ranking in rankings]
-        return pl.concat(tables or [recommend.frame(Ranking.empty(k), ids, self._dataset)])
+        tables = [frames.frame(ranking, ids, self._dataset) for ranking in rankings]
+        return pl.concat(tables or [frames.frame(Ranking.empty(k), ids, self._dataset)])
 
     def _new_users(self, histories) -> tuple[pl.Series, Scorer, dict[str, Any]]:
         """(ids, a scorer that knows their items, parameters with their vectors on the devices)."""
@@ -216,7 +216,7 @@ class Recommender:
         row = {user: number for number, user in enumerate(ids)}
         row_R = np.array([row[user] for user in user_R], np.int64)
         shape = (len(ids), len(self.items))
-        known = to_csr(row_R, recommend.numbers(self.items, item_R, "item"), shape)
+        known = to_csr(row_R, frames.numbers(self.items, item_R, "item"), shape)
         scorer = self._run.scorer_of(known, rarity_I=self._scorer.rarity_I)
         params = self._run.with_new_users(self._trained, known)
         return pl.Series("user_id", ids, strict=False), scorer, params

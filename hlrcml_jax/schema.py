@@ -9,15 +9,16 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from hlrcml_jax.data import catalog, readers, splits
+from hlrcml_jax.data import downloads as catalog
+from hlrcml_jax.data import readers, splits
+from hlrcml_jax.devices import TABLES
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.losses import KINDS as LOSSES
-from hlrcml_jax.metrics import DEFINITIONS, METRICS
 from hlrcml_jax.models import MODELS, USERS
-from hlrcml_jax.optimizer import ROWS, SCHEDULES
-from hlrcml_jax.parallel import TABLES
-from hlrcml_jax.sampling import CANDIDATE_WEIGHTS, PREFERENCE_WEIGHTS
-from hlrcml_jax.scoring import STORAGE
+from hlrcml_jax.ranking.metrics import DEFINITIONS, METRICS
+from hlrcml_jax.ranking.scorer import STORAGE
+from hlrcml_jax.training.losses import KINDS as LOSSES
+from hlrcml_jax.training.optimizer import ROWS, SCHEDULES
+from hlrcml_jax.training.sampling import CANDIDATE_WEIGHTS, PREFERENCE_WEIGHTS
 
 
 @dataclasses.dataclass(frozen=True)

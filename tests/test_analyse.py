@@ -7,12 +7,12 @@ import pytest
 import scipy.sparse
 
 from hlrcml_jax import analyse
-from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.lrml import LRML
-from hlrcml_jax.scoring import Scorer
-from hlrcml_jax.train import init_params
+from hlrcml_jax.ranking.scorer import Scorer
+from hlrcml_jax.training.step import init_params
 
 CATEGORIES = [["a"], ["a", "b"], ["b"], None, ["c"], ["c", "d"]]
 

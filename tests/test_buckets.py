@@ -14,7 +14,7 @@ from gcp_storage_emulator.handlers import objects
 from gcp_storage_emulator.handlers.objects import download
 from gcp_storage_emulator.server import create_server
 
-from hlrcml_jax import files
+from hlrcml_jax import storage
 from hlrcml_jax.errors import UserError
 
 
@@ -122,4 +122,4 @@ def test_a_bucket_that_is_not_there_is_named(cli, bucket):
 def test_what_reaches_buckets_may_be_missing(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"gs://bucket/run: .*pip install '\.\[gcs\]'"):
-        files.place("gs://bucket/run")
+        storage.place("gs://bucket/run")

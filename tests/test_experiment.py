@@ -6,11 +6,12 @@ import polars as pl
 import pytest
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import experiment, report
-from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import MODELS
-from hlrcml_jax.workdir import best_checkpoint, open_run
+from hlrcml_jax.reporting import console as report
+from hlrcml_jax.runs import experiment
+from hlrcml_jax.runs.checkpoints import Checkpoints
+from hlrcml_jax.runs.workdir import best_checkpoint, open_run
 
 
 def make_config(small, **changes):

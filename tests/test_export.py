@@ -7,12 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hlrcml_jax import experiment
 from hlrcml_jax.config import make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.recommender import Recommender
-from hlrcml_jax.workdir import best_checkpoint, open_run
+from hlrcml_jax.runs import experiment
+from hlrcml_jax.runs.workdir import best_checkpoint, open_run
 
 ALONE = """
 import sys

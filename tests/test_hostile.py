@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax.checkpoints import Checkpoints
 from hlrcml_jax.data import archives, readers
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.data.readers import Layout
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.runs.checkpoints import Checkpoints
 
 FOUND = sorted((pathlib.Path(__file__).parent / "fixtures" / "hostile").iterdir())
 fuzz = config_lib.load(ROOT / "experiments" / "fuzz.py")

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from hlrcml_jax import parallel
+from hlrcml_jax import devices
 from hlrcml_jax.config import default_config
-from hlrcml_jax.losses import KINDS, Batch, Loss
 from hlrcml_jax.models import OF_ITEMS, make_model
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR
-from hlrcml_jax.sampling import UserItems
-from hlrcml_jax.train import constants_of, init_params
+from hlrcml_jax.training.losses import KINDS, Batch, Loss
+from hlrcml_jax.training.sampling import UserItems
+from hlrcml_jax.training.step import constants_of, init_params
 
 LINE = {  # on a line: user 0 at 0, items at 1, 2, 3 and 4
     "users": jnp.array([[0.0]]),
@@ -198,7 +198,7 @@ def test_shared_candidates_are_candidates(name, beta, loops, kind, monkeypatch):
 
     Preferences are masked, one example has none, and one may not use some of the candidates.
     """
-    monkeypatch.setattr(parallel, "on_cpu", lambda: loops)
+    monkeypatch.setattr(devices, "on_cpu", lambda: loops)
     with jax.enable_x64(True):
         (model, params, constants), many = setting_of(name, beta), hlr_setting(7)[2]
         many = many.replace(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hlrcml_jax import metrics
+from hlrcml_jax.ranking import metrics
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 

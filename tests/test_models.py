@@ -10,10 +10,10 @@ import scipy.sparse
 from hlrcml_jax.config import default_config
 from hlrcml_jax.models import MODELS, make_model
 from hlrcml_jax.models.adacml import AdaCML
+from hlrcml_jax.models.closed_form import Solved
 from hlrcml_jax.models.relation import normalize
-from hlrcml_jax.models.solved import Solved
-from hlrcml_jax.sampling import UserItems
-from hlrcml_jax.train import init_params, widen
+from hlrcml_jax.training.sampling import UserItems
+from hlrcml_jax.training.step import init_params, widen
 
 U, D, S, N_ITEMS = 7, 8, 6, 23
 

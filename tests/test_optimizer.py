@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hlrcml_jax import metrics, optimizer
+from hlrcml_jax.ranking import metrics
+from hlrcml_jax.training import optimizer
 
 # XLA flushes subnormal numbers to zero on the CPU.
 COORDINATES = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)

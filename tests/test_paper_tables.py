@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hlrcml_jax import experiment, parallel
+from hlrcml_jax import devices
 from hlrcml_jax.data import synthetic
+from hlrcml_jax.runs import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = ROOT / "experiments" / "paper_tables.py"
@@ -100,7 +101,7 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path):
 
 
 def test_seeds_are_trained_side_by_side_where_that_is_faster(tables, small, tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "side_by_side", lambda: 8)
+    monkeypatch.setattr(devices, "side_by_side", lambda: 8)
     sizes, train = [], experiment.train
 
     def watched(begun, *args):

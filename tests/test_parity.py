@@ -15,15 +15,15 @@ import numpy as np
 import optax
 import pytest
 
-from hlrcml_jax.losses import Batch, Loss
 from hlrcml_jax.models.adacml import AdaCML
 from hlrcml_jax.models.bpr import BPR
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR, HLRPlusPlus
 from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.models.transcf import TransCF
-from hlrcml_jax.optimizer import keep_rows_in_balls, row_radii
-from hlrcml_jax.train import Trainer
+from hlrcml_jax.training.losses import Batch, Loss
+from hlrcml_jax.training.optimizer import keep_rows_in_balls, row_radii
+from hlrcml_jax.training.step import Trainer
 
 FOLDER = pathlib.Path(
     os.environ.get("HLRCML_FIXTURES") or pathlib.Path(__file__).parent / "fixtures"

@@ -11,8 +11,9 @@ import pytest
 import scipy.sparse
 
 from hlrcml_jax.config import default_config
-from hlrcml_jax.data import catalog, synthetic
-from hlrcml_jax.data.interactions import PARTS
+from hlrcml_jax.data import downloads as catalog
+from hlrcml_jax.data import synthetic
+from hlrcml_jax.data.dataset import PARTS
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hlrcml_jax.data import preprocess
-from hlrcml_jax.data.tables import above
+from hlrcml_jax.data import kcore as preprocess
+from hlrcml_jax.data.columns import above
 from hlrcml_jax.errors import UserError
 
 

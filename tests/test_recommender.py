@@ -10,14 +10,15 @@ import polars as pl
 import pytest
 
 import hlrcml_jax as hlr
-from hlrcml_jax import experiment, parallel, recommend
+from hlrcml_jax import devices, frames
 from hlrcml_jax.config import make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.fold_in import mean_of_items
 from hlrcml_jax.models import MODELS
-from hlrcml_jax.sampling import Positives, Sampler, UserItems
-from hlrcml_jax.train import widen
+from hlrcml_jax.runs import experiment
+from hlrcml_jax.training.fold_in import mean_of_items
+from hlrcml_jax.training.sampling import Positives, Sampler, UserItems
+from hlrcml_jax.training.step import widen
 
 OF_ITEMS = ("hlr++", "hlr-r")
 ATTENDING = ("hlr", "hlr++", "hlr-r", "adacml")
@@ -60,7 +61,7 @@ def trained(tmp_path_factory):
 def history(recommender, user):
     """The items that a user is known to have."""
     dataset = recommender._run.dataset
-    row = recommend.numbers(dataset.user_ids, [user], "user")
+    row = frames.numbers(dataset.user_ids, [user], "user")
     return dataset.item_ids.gather(dataset.known("test")[row].indices).to_list()
 
 
@@ -112,10 +113,10 @@ def test_items_are_found_by_their_titles(trained):
 
 def test_numbers_of_ids():
     ids = pl.Series([3, 10, 7])
-    np.testing.assert_array_equal(recommend.numbers(ids, ["7", 3, " 3"], "user"), [2, 0, 0])
+    np.testing.assert_array_equal(frames.numbers(ids, ["7", 3, " 3"], "user"), [2, 0, 0])
     for wrong in ("x", "3.0", 3.5, None):
         with pytest.raises(UserError, match=f"no user '{wrong}'"):
-            recommend.numbers(ids, [10, wrong], "user")
+            frames.numbers(ids, [10, wrong], "user")
 
 
 @pytest.mark.parametrize(
@@ -166,9 +167,9 @@ def test_fold_in_lowers_the_loss_of_each_user_by_its_items_alone(trained, model)
     def mean_loss(users):
         sampler = Sampler.of(known, run.config.model.max_prefs, candidates=20)
         data = params | {"users": users}, sampler, Positives.of(known), key
-        return float(parallel.first(parallel.pmap(run.trainer().mean_loss)(*map(place, data))))
+        return float(devices.first(devices.pmap(run.trainer().mean_loss)(*map(place, data))))
 
-    place, key = parallel.replicate, jax.random.key_data(jax.random.key(3))
+    place, key = devices.replicate, jax.random.key_data(jax.random.key(3))
     assert mean_loss(users) < mean_loss(mean_of_items(known, np.asarray(params["items"])))
     if model.in_ball:
         assert (np.linalg.norm(users, axis=1) <= 1 + 1e-6).all()
@@ -223,7 +224,7 @@ def test_similar_items(trained, model):
     items = np.asarray(recommender._trained["items"], np.float64)
     found = recommender.similar_items(["i4", "i9"], k=3)
     assert found["to_item_id"].to_list() == ["i4"] * 3 + ["i9"] * 3
-    of = recommend.numbers(recommender.items, ["i4"], "item")[0]
+    of = frames.numbers(recommender.items, ["i4"], "item")[0]
     vectors = items[:, :-1] if model == "bpr" else items
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     expected = unit @ unit[of]
@@ -238,7 +239,7 @@ def test_similar_items(trained, model):
 
 
 def test_a_table_in_parts_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(recommend, "USERS", 2)
+    monkeypatch.setattr(frames, "USERS", 2)
     users, calls = np.arange(5), []
 
     def make(user_C):
@@ -249,13 +250,13 @@ def test_a_table_in_parts_goes_on_where_it_was(tmp_path, monkeypatch):
 
     path = tmp_path / "lists.csv"
     with pytest.raises(KeyboardInterrupt):
-        recommend.write_in_parts(path, "csv", users, make, ["hlr", 1])
+        frames.write_in_parts(path, "csv", users, make, ["hlr", 1])
     assert not path.exists()
-    assert recommend.write_in_parts(path, "csv", users, make, ["hlr", 1]) == 5
+    assert frames.write_in_parts(path, "csv", users, make, ["hlr", 1]) == 5
     assert calls == [[0, 1], [2, 3], [2, 3], [4]]
     assert pl.read_csv(path)["user_id"].to_list() == [0, 1, 2, 3, 4]
     # Of another model nothing is taken over.
-    recommend.write_in_parts(path, "csv", users, make, ["hlr", 2])
+    frames.write_in_parts(path, "csv", users, make, ["hlr", 2])
     assert calls[4:] == [[0, 1], [2, 3], [4]]
     assert [found.name for found in tmp_path.iterdir()] == ["lists.csv"]
 

@@ -7,8 +7,8 @@ import pytest
 import scipy.sparse
 import scipy.stats
 
-from hlrcml_jax import sampling
-from hlrcml_jax.data.interactions import Known
+from hlrcml_jax.data.dataset import Known
+from hlrcml_jax.training import sampling
 
 N_DRAWS = 100_000
 ITEMS = np.array([1, 2, 5, 6, 9, 11])

@@ -9,18 +9,19 @@ import pytest
 import scipy.sparse
 from conftest import with_devices
 
-from hlrcml_jax import blocks as blocks_lib
-from hlrcml_jax import parallel, scoring
+from hlrcml_jax import devices
 from hlrcml_jax.config import default_config
-from hlrcml_jax.data.interactions import Dataset
-from hlrcml_jax.evaluate import Protocol, choose_users, evaluate
+from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.models import MODELS, make_model
+from hlrcml_jax.models.closed_form import Popularity, Solved
 from hlrcml_jax.models.cml import Direct, user_rows
 from hlrcml_jax.models.hlr import HLR
-from hlrcml_jax.models.solved import Popularity, Solved
-from hlrcml_jax.sampling import UserItems
-from hlrcml_jax.train import init_params, widen
-from hlrcml_jax.untrained import place_untrained_users
+from hlrcml_jax.ranking import kernels as blocks_lib
+from hlrcml_jax.ranking import scorer as scoring
+from hlrcml_jax.ranking.evaluation import Protocol, choose_users, evaluate
+from hlrcml_jax.ranking.untrained import place_untrained_users
+from hlrcml_jax.training.sampling import UserItems
+from hlrcml_jax.training.step import init_params, widen
 
 N_USERS, N_ITEMS, DIM, SLOTS, PREFS = 13, 37, 6, 4, 5
 
@@ -86,7 +87,7 @@ def direct_scores(model, params, ranking, known):
 
 def rank(model, params, known, users, k, memory_mb=64, storage="float32"):
     scorer = scoring.Scorer(model, known, PREFS, "uniform", memory_mb, 5, storage=storage)
-    return list(scorer.rank(parallel.replicate(params), np.asarray(users), k))
+    return list(scorer.rank(devices.replicate(params), np.asarray(users), k))
 
 
 def test_lists_are_the_best_unknown_items(setting):
@@ -119,7 +120,7 @@ def test_blocks_do_not_change_the_scores(setting, blocks, monkeypatch):
     (whole,) = rank(model, params, known, np.arange(N_USERS), 8)
     monkeypatch.setattr(scoring, "plan_blocks", lambda *_: blocks_lib.Blocks(*blocks))
     parts = rank(model, params, known, np.arange(N_USERS), 8)
-    chunk = blocks[0] * parallel.device_count() * parallel.workers()
+    chunk = blocks[0] * devices.device_count() * devices.workers()
     assert len(parts) == -(-N_USERS // chunk)
     joined = np.concatenate([part.score_CxK for part in parts])
     np.testing.assert_allclose(joined, whole.score_CxK, rtol=1e-5, atol=1e-5)
@@ -130,7 +131,7 @@ def test_without_loops_the_scores_are_the_same(name, monkeypatch):
     """As on devices that have no cache to keep a slot in."""
     model, params, known = make_setting(name)
     (loops,) = rank(model, params, known, np.arange(N_USERS), N_ITEMS)
-    monkeypatch.setattr(parallel, "on_cpu", lambda: False)
+    monkeypatch.setattr(devices, "on_cpu", lambda: False)
     (at_once,) = rank(model, params, known, np.arange(N_USERS), N_ITEMS)
     np.testing.assert_allclose(at_once.score_CxK, loops.score_CxK, rtol=1e-5, atol=1e-5)
 
@@ -163,7 +164,7 @@ def test_a_list_does_not_depend_on_the_company(setting):
 
 def rank_on_all_devices(sharded):
     """{(model, k): lists} of all users, in chunks of five; everything as arrays."""
-    found, place = {}, parallel.divide if sharded else parallel.replicate
+    found, place = {}, devices.divide if sharded else devices.replicate
     for name in ("hlr-r", "bpr", "cml, no user vectors"):
         model, params, known = make_setting(name)
         for k in (6, N_ITEMS):
@@ -213,9 +214,9 @@ def test_users_that_training_never_saw_stand_at_the_mean_of_their_items():
     train[0, 1] = known[0, 1] = known[1, 2] = known[1, 3] = True
     params = {"users": np.ones((3, 2)), "items": np.arange(8.0).reshape(4, 2), "model": {}}
     csr = scipy.sparse.csr_array
-    for sharded, place in ((False, parallel.replicate), (True, parallel.divide)):
+    for sharded, place in ((False, devices.replicate), (True, devices.divide)):
         found = place_untrained_users(place(params), csr(train), csr(known), sharded)
-        users = parallel.first(found["users"])
+        users = devices.first(found["users"])
         np.testing.assert_array_equal(users, [[1, 1], [5, 6], [0, 0]])
 
 
@@ -232,7 +233,7 @@ def test_evaluation_by_hand():
     empty = csr((3, 4), dtype=bool)
     dataset = Dataset(train, empty, test, empty, None, None)
     scorer = scoring.Scorer(Popularity(), dataset.known("test"), 1, "uniform", 64, seed=0)
-    params = parallel.replicate(Popularity().fit(train))
+    params = devices.replicate(Popularity().fit(train))
     found = evaluate(scorer, params, dataset, "test", PROTOCOL)
     by_user = dict(zip(found.user_B, found.values["mrr@5"], strict=True))
     # Lists: user 0 gets 3; user 1 gets 2, 3; user 2 gets 1, 2, 3.
@@ -257,14 +258,14 @@ def test_whole_rankings_and_users_with_k_items():
     params = init_params(jax.random.key(0), model, N_USERS, N_ITEMS, DIM)
     scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, seed=0)
     protocol = Protocol((3, 5, 0), "standard", 0, n_cohorts=1, cohort_size=100, seed=0)
-    found = evaluate(scorer, parallel.replicate(params), dataset, "test", protocol)
+    found = evaluate(scorer, devices.replicate(params), dataset, "test", protocol)
     counts = np.diff(relevant.indptr)
     assert sorted(found.user_B) == list(np.flatnonzero(counts >= 3))
     for name, least in (("ndcg@3", 3), ("ndcg@5", 5), ("map@all", 3)):
         np.testing.assert_array_equal(
             np.isnan(found.values[name]), counts[found.user_B] < least, err_msg=name
         )
-    rankings = list(scorer.rank(parallel.replicate(params), found.user_B, N_ITEMS))
+    rankings = list(scorer.rank(devices.replicate(params), found.user_B, N_ITEMS))
     lists = np.concatenate([ranking.item_CxK for ranking in rankings])
     qrels = {f"{u}": {f"{i}": 1 for i in relevant[[u]].indices} for u in found.user_B}
     run = {
@@ -294,6 +295,6 @@ def test_nobody_to_evaluate():
     train, empty = csr(np.eye(3, 4, dtype=bool)), csr((3, 4), dtype=bool)
     dataset = Dataset(train, empty, empty, empty, None, None)
     scorer = scoring.Scorer(Popularity(), train, 1, "uniform", 64, seed=0)
-    params = parallel.replicate(Popularity().fit(train))
+    params = devices.replicate(Popularity().fit(train))
     found = evaluate(scorer, params, dataset, "test", PROTOCOL)
     assert found.summary() == {}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from hlrcml_jax import parallel
+from hlrcml_jax import devices
 from hlrcml_jax.data import synthetic
-from hlrcml_jax.data.interactions import to_csr
+from hlrcml_jax.data.dataset import to_csr
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models import solved
-from hlrcml_jax.models.solved import ALS, EASE, ItemKNN
-from hlrcml_jax.scoring import Scorer
+from hlrcml_jax.models import closed_form as solved
+from hlrcml_jax.models.closed_form import ALS, EASE, ItemKNN
+from hlrcml_jax.ranking.scorer import Scorer
 
 K = 10
 
@@ -32,7 +32,7 @@ def csr_matrix(train):
 def ranked(model, train):
     """The product's lists: items and scores of every user, known items left out."""
     scorer = Scorer(model, train, 1, "uniform", 64, seed=0)
-    params = parallel.replicate(model.fit(train, seed=3))
+    params = devices.replicate(model.fit(train, seed=3))
     (ranking,) = scorer.rank(params, np.arange(train.shape[0]), K)
     return ranking.item_CxK, ranking.score_CxK
 

@@ -4,8 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hlrcml_jax.data import preprocess, splits
-from hlrcml_jax.data.interactions import to_csr
+from hlrcml_jax.data import kcore as preprocess
+from hlrcml_jax.data import splits
+from hlrcml_jax.data.dataset import to_csr
 from hlrcml_jax.data.splits import HISTORY, TEST, TRAIN, VALID
 from hlrcml_jax.errors import UserError
 

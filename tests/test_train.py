@@ -11,12 +11,12 @@ import pytest
 import scipy.sparse
 from conftest import with_devices
 
-from hlrcml_jax import parallel
-from hlrcml_jax.losses import Loss
+from hlrcml_jax import devices
 from hlrcml_jax.models.hlr import HLR
-from hlrcml_jax.optimizer import keep_rows_in_balls, make_optimizer, row_radii
-from hlrcml_jax.sampling import Positives, Sampler, draw_batch
-from hlrcml_jax.train import Trainer, improves, init_params, init_state
+from hlrcml_jax.training.losses import Loss
+from hlrcml_jax.training.optimizer import keep_rows_in_balls, make_optimizer, row_radii
+from hlrcml_jax.training.sampling import Positives, Sampler, draw_batch
+from hlrcml_jax.training.step import Trainer, improves, init_params, init_state
 
 
 def known(seed=0):
@@ -38,21 +38,21 @@ def run_epochs(trainer, matrix, n_epochs, user_vectors=True, weights="uniform"):
     sharded = trainer.tables == "sharded"
     params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8, user_vectors)
     state = jax.device_get(init_state(params, trainer.optimizer))
-    state = parallel.divide(state) if sharded else parallel.replicate(state)
-    parts = (parallel.device_count(), parallel.own_devices()) if sharded else None
+    state = devices.divide(state) if sharded else devices.replicate(state)
+    parts = (devices.device_count(), devices.own_devices()) if sharded else None
     sampler = Sampler.of(matrix, 5, parts, candidates=3, candidate_weights=weights).place()
-    positives = parallel.replicate(Positives.of(matrix))
+    positives = devices.replicate(Positives.of(matrix))
     if sharded:
-        positives = parallel.put(Positives.parts(matrix, *parts))
-    key_data = parallel.replicate(jax.random.key_data(jax.random.key(9)))
-    epoch = parallel.pmap(trainer.train_epoch)
+        positives = devices.put(Positives.parts(matrix, *parts))
+    key_data = devices.replicate(jax.random.key_data(jax.random.key(9)))
+    epoch = devices.pmap(trainer.train_epoch)
     losses = []
     for _ in range(n_epochs):
         state, loss_T = epoch(state, sampler, positives, key_data)
-        losses.append(parallel.first(loss_T))
+        losses.append(devices.first(loss_T))
     if not sharded:
-        return parallel.first(state), np.stack(losses)
-    return jax.tree.map(parallel.to_host, parallel.undivide(state)), np.stack(losses)
+        return devices.first(state), np.stack(losses)
+    return jax.tree.map(devices.to_host, devices.undivide(state)), np.stack(losses)
 
 
 def test_an_epoch_is_its_steps_one_by_one():
@@ -132,8 +132,8 @@ def test_lazy_rows_leave_the_others_and_their_moments(n_users):
     batch = draw_batch(
         sampler, positives, jax.random.key(1), jnp.arange(matrix.nnz), jnp.arange(16)
     )
-    step = parallel.pmap(trainer.train_step)
-    after, _ = parallel.first(step(*parallel.replicate(jax.device_get((state, batch)))))
+    step = devices.pmap(trainer.train_step)
+    after, _ = devices.first(step(*devices.replicate(jax.device_get((state, batch)))))
     real = np.arange(16) != 3
     items = [batch.positive_B[real], batch.negative_BxN[real].ravel()]
     items.append(batch.prefs_BxS[real][batch.mask_BxS[real]])

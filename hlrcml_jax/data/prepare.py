@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import files
-from hlrcml_jax.data import catalog, preprocess, readers, splits
-from hlrcml_jax.data.interactions import PARTS, Dataset, to_csr
-from hlrcml_jax.data.tables import ROLES, Layout
+from hlrcml_jax import storage
+from hlrcml_jax.data import downloads as catalog
+from hlrcml_jax.data import kcore as preprocess
+from hlrcml_jax.data import readers, splits
+from hlrcml_jax.data.columns import ROLES, Layout
+from hlrcml_jax.data.dataset import PARTS, Dataset, to_csr
 from hlrcml_jax.errors import UserError
 
 # Part of every cache key: raise it when the same inputs would give another data set.
@@ -204,7 +206,7 @@ def _check(dataset: Dataset) -> None:
 
 def _store(dataset: Dataset, folder: pathlib.Path) -> None:
     """Writes the cache entry beside its place and moves it there, so that it is whole or absent."""
-    with files.writing(f"data.cache_dir={str(folder.parents[1])!r}"):
+    with storage.writing(f"data.cache_dir={str(folder.parents[1])!r}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))
         try:

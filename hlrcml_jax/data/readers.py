@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import polars as pl
 import scipy.sparse
 
-from hlrcml_jax.data import mistakes
+from hlrcml_jax.data import diagnosis as mistakes
 from hlrcml_jax.data.archives import unpacked
-from hlrcml_jax.data.tables import ROLES, Layout, TextTable, above
+from hlrcml_jax.data.columns import ROLES, Layout, TextTable, above
 from hlrcml_jax.errors import UserError
 
 _YELP = ("user_id", "business_id", "stars", "date")

@@ -3,8 +3,8 @@
 import numpy as np
 import scipy.sparse
 
-from hlrcml_jax.data.interactions import to_csr
-from hlrcml_jax.data.preprocess import Positives
+from hlrcml_jax.data.dataset import to_csr
+from hlrcml_jax.data.kcore import Positives
 from hlrcml_jax.errors import UserError
 
 TRAIN, VALID, TEST, HISTORY = range(4)

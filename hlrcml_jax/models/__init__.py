@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from hlrcml_jax.models.adacml import AdaCML
 from hlrcml_jax.models.bpr import BPR
+from hlrcml_jax.models.closed_form import ALS, EASE, ItemKNN, Popularity
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR, HLRPlusPlus
 from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.models.residual import ResidualHLR
-from hlrcml_jax.models.solved import ALS, EASE, ItemKNN, Popularity
 from hlrcml_jax.models.transcf import TransCF
 
 # Each entry makes a model from the `model` section of a config.

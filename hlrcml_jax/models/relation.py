@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hlrcml_jax import parallel
+from hlrcml_jax import devices
 
 # Rows whose relations with a block of targets are computed at a time: they stay in cache.
 PIECE = 256
@@ -151,7 +151,7 @@ def attend_shared(
       beta: as in `attend`.
     """
     examples = (place_BxS, slot_0_BxMxN, query_BxM, mask_BxS1)
-    if parallel.on_cpu():
+    if devices.on_cpu():
         return _attend_shared(pairs_XxMxN, *examples, beta)
     attend_one = functools.partial(_attend_one, pairs_XxMxN, beta)
     return jax.vmap(lambda *example: attend_one(example)[0])(*examples)
@@ -228,7 +228,7 @@ def pair_logits(pairs_XxMxT: jax.Array, place_S: jax.Array, query_M: jax.Array) 
 
 def pair_products(pairs_XxMxT: jax.Array, place_S: jax.Array, with_MxT: jax.Array) -> jax.Array:
     """Their products (S, T) with a mixture (M, T) or (M, 1); a CPU keeps one slot in cache."""
-    if not parallel.on_cpu():
+    if not devices.on_cpu():
         return jnp.sum(pairs_XxMxT[place_S].astype(float) * with_MxT[None], axis=1)
     return jax.lax.map(
         lambda place: jnp.sum(pairs_XxMxT[place].astype(float) * with_MxT, axis=0), place_S
@@ -237,7 +237,7 @@ def pair_products(pairs_XxMxT: jax.Array, place_S: jax.Array, with_MxT: jax.Arra
 
 def mix_pairs(pairs_XxMxT: jax.Array, place_S: jax.Array, weights_SxT: jax.Array) -> jax.Array:
     """Mixture weights (M, T) of the weighted sum of those relations."""
-    if not parallel.on_cpu():
+    if not devices.on_cpu():
         return jnp.sum(pairs_XxMxT[place_S].astype(float) * weights_SxT[:, None], axis=0)
 
     def add(sum_MxT, slot):

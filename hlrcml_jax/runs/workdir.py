@@ -14,11 +14,11 @@ import filelock
 import ml_collections
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import files, parallel
-from hlrcml_jax.checkpoints import Checkpoints
+from hlrcml_jax import storage, devices
+from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.run import Run
+from hlrcml_jax.runs.build import Run
 from hlrcml_jax.schema import all_keys
 
 
@@ -57,7 +57,7 @@ def begin_run(
     lock = filelock.FileLock(_lock_of(run), blocking=False)
 
     def begin():
-        with files.writing(run.workdir):
+        with storage.writing(run.workdir):
             run.workdir.mkdir(parents=True, exist_ok=True)
             pathlib.Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -72,9 +72,9 @@ def begin_run(
             write_config(run)
 
     try:
-        parallel.in_first_process(begin)
+        devices.in_first_process(begin)
         # Without another process, checkpoints would wait to be closed.
-        with Checkpoints(run.workdir, writes=True) as checkpoints, parallel.together():
+        with Checkpoints(run.workdir, writes=True) as checkpoints, devices.together():
             yield run, checkpoints
     finally:
         lock.release()
@@ -82,7 +82,7 @@ def begin_run(
 
 def _lock_of(run: Run) -> pathlib.Path:
     """The file that keeps other programs out; for a bucket those of this machine alone."""
-    if not files.is_remote(run.workdir):
+    if not storage.is_remote(run.workdir):
         return run.workdir / ".lock"
     name = hashlib.sha256(str(run.workdir).encode()).hexdigest()[:16]
     return cache_folder(run.config.data.cache_dir) / "locks" / name
@@ -91,13 +91,13 @@ def _lock_of(run: Run) -> pathlib.Path:
 def _prepare(config, workdir) -> tuple[Run, dict[str, Any] | None]:
     """(run, what its workdir says of an earlier start)."""
     config_lib.validate(config)
-    parallel.keep_compiled(cache_folder(config.data.cache_dir) / "compiled")
-    workdir = files.place(workdir)
+    devices.keep_compiled(cache_folder(config.data.cache_dir) / "compiled")
+    workdir = storage.place(workdir)
     before = config_lib.read_workdir(workdir)
     if before is not None:
         _check_same(workdir, before["config"], config)
     data = config.data.to_dict()
-    dataset = parallel.in_first_process(lambda: prepare(data)) or prepare(data)
+    dataset = devices.in_first_process(lambda: prepare(data)) or prepare(data)
 
     def check():
         if before is not None and before["data"] != dataset.fingerprint():
@@ -106,7 +106,7 @@ def _prepare(config, workdir) -> tuple[Run, dict[str, Any] | None]:
                 "choose another --workdir, or restore the data."
             )
 
-    parallel.in_first_process(check)  # others need not read all of it
+    devices.in_first_process(check)  # others need not read all of it
     return Run(config, dataset, workdir), before
 
 
@@ -118,7 +118,7 @@ def write_config(run: Run) -> None:
         "data": run.dataset.fingerprint(),
         "versions": {name: importlib.metadata.version(name) for name in names},
     }
-    files.write_text(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
+    storage.write_text(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
 
 
 def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:

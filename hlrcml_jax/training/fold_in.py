@@ -15,10 +15,10 @@ import numpy as np
 import optax
 import scipy.sparse
 
-from hlrcml_jax.losses import Loss
 from hlrcml_jax.models.cml import CML
-from hlrcml_jax.optimizer import keep_rows_in_balls
-from hlrcml_jax.sampling import Sampler, UserItems
+from hlrcml_jax.training.losses import Loss
+from hlrcml_jax.training.optimizer import keep_rows_in_balls
+from hlrcml_jax.training.sampling import Sampler, UserItems
 
 USERS = 256  # at a time
 

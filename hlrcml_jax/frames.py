@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import files, parallel
-from hlrcml_jax.data.interactions import Dataset
+from hlrcml_jax import devices, storage
+from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.scoring import Ranking
+from hlrcml_jax.ranking.scorer import Ranking
 
 USERS = 20_000  # of a part of a file
 
@@ -99,20 +99,20 @@ def write_in_parts(
     parts = []
     for start in range(0, len(user_C), USERS):
         parts.append(folder / f"{start:012}.parquet")
-        if not parallel.any_process(parts[-1].exists()):
+        if not devices.any_process(parts[-1].exists()):
             table = make(user_C[start : start + USERS])
             write = table.write_parquet
-            parallel.in_first_process(lambda part=parts[-1], write=write: files.write(part, write))
+            devices.in_first_process(lambda part=parts[-1], write=write: storage.write(part, write))
 
     def join() -> int:
-        with files.local(parts) as paths:
+        with storage.local(parts) as paths:
             table = pl.scan_parquet(paths)
-            files.write(path, lambda scratch: WRITERS[format](table, scratch))
+            storage.write(path, lambda scratch: WRITERS[format](table, scratch))
             n_rows = table.select(pl.len()).collect().item()
         for part in parts:
             part.unlink()
-        if not files.is_remote(folder):  # buckets have no folders
+        if not storage.is_remote(folder):  # buckets have no folders
             folder.rmdir()
         return n_rows
 
-    return parallel.in_first_process(join) or 0
+    return devices.in_first_process(join) or 0

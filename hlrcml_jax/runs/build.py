@@ -11,18 +11,18 @@ import numpy as np
 import optax
 import scipy.sparse
 
-from hlrcml_jax import parallel
-from hlrcml_jax.data.interactions import Dataset, Known
-from hlrcml_jax.evaluate import Protocol
-from hlrcml_jax.fold_in import FoldIn
-from hlrcml_jax.losses import Loss
+from hlrcml_jax import devices
+from hlrcml_jax.data.dataset import Dataset, Known
+from hlrcml_jax.ranking.evaluation import Protocol
+from hlrcml_jax.training.fold_in import FoldIn
+from hlrcml_jax.training.losses import Loss
 from hlrcml_jax.models import make_model
 from hlrcml_jax.models.cml import CML
-from hlrcml_jax.models.solved import Solved
-from hlrcml_jax.optimizer import learning_rate, make_optimizer, row_radii
-from hlrcml_jax.sampling import Positives, Sampler, UserItems, rarity
-from hlrcml_jax.scoring import Scorer
-from hlrcml_jax.train import (
+from hlrcml_jax.models.closed_form import Solved
+from hlrcml_jax.training.optimizer import learning_rate, make_optimizer, row_radii
+from hlrcml_jax.training.sampling import Positives, Sampler, UserItems, rarity
+from hlrcml_jax.ranking.scorer import Scorer
+from hlrcml_jax.training.step import (
     Trainer,
     TrainState,
     constants_of,
@@ -31,7 +31,7 @@ from hlrcml_jax.train import (
     steps_per_epoch,
     widen,
 )
-from hlrcml_jax.untrained import place_untrained_users
+from hlrcml_jax.ranking.untrained import place_untrained_users
 
 # Of a config, what changes the numbers of training and no shape.
 NUMBERS = (
@@ -102,16 +102,16 @@ class Run:
     def place(self, tree: Any, model: CML | None = None) -> Any:
         """A state, or parameters of a model, for mapped functions, as `parallel.tables` says."""
         sharded = self._is_sharded(model or self.model)
-        return parallel.divide(tree) if sharded else parallel.replicate(tree)
+        return devices.divide(tree) if sharded else devices.replicate(tree)
 
     def keep(self, tree: Any) -> Any:
         """What `place` gave, to be kept: host arrays, and divided tables as a whole."""
         sharded = self._is_sharded(self.model)
-        return parallel.undivide(tree) if sharded else parallel.first(tree)
+        return devices.undivide(tree) if sharded else devices.first(tree)
 
     def collect(self, tree: Any) -> Any:
         """What `place` gave, as host arrays; divided tables may have rows of zeros at the end."""
-        return jax.tree.map(parallel.to_host, self.keep(tree))
+        return jax.tree.map(devices.to_host, self.keep(tree))
 
     @property
     def n_parameters(self) -> int:
@@ -146,13 +146,13 @@ class Run:
         """The interactions of a part, placed likewise."""
         matrix, parts = getattr(self.dataset, part), self._parts()
         if parts is None:
-            return parallel.replicate(Positives.of(matrix))
-        return parallel.put(Positives.parts(matrix, *parts))
+            return devices.replicate(Positives.of(matrix))
+        return devices.put(Positives.parts(matrix, *parts))
 
     def _parts(self) -> tuple[int, range] | None:
         """Into how many parts interactions are divided, and which are this process's, if any."""
         divided = self._is_sharded(self.model)
-        return (parallel.device_count(), parallel.own_devices()) if divided else None
+        return (devices.device_count(), devices.own_devices()) if divided else None
 
     def scorer(self, part: str, model: CML | None = None) -> Scorer:
         """Ranks with what may be known when a part is predicted."""
@@ -187,17 +187,17 @@ class Run:
         if not self._is_sharded(self.model):
             return jax.device_get(jax.jit(self._make_state)())
         # Each device draws its own rows, and no host has them all.
-        shardings = parallel.map_tables(
-            lambda _: parallel.divided(), lambda _: parallel.everywhere(), self.empty_state()
+        shardings = devices.map_tables(
+            lambda _: devices.divided(), lambda _: devices.everywhere(), self.empty_state()
         )
         state = jax.jit(self._make_state, out_shardings=shardings)()
-        return parallel.map_tables(lambda table: table, np.asarray, state)
+        return devices.map_tables(lambda table: table, np.asarray, state)
 
     def empty_state(self) -> TrainState:
         """What `initial_state` gives without its values, to restore a checkpoint into."""
         if not isinstance(self.model, Solved):
-            table = parallel.of_all if self._is_sharded(self.model) else _zeros
-            return parallel.map_tables(table, _zeros, jax.eval_shape(self._make_state))
+            table = devices.of_all if self._is_sharded(self.model) else _zeros
+            return devices.map_tables(table, _zeros, jax.eval_shape(self._make_state))
         n_rows = {"users": self.dataset.n_users, "items": self.dataset.n_items}
         widths = zip(n_rows.items(), self.model.widths(self.dataset.n_items), strict=True)
         tables = {name: np.zeros((n, width), np.float32) for (name, n), width in widths}
@@ -213,7 +213,7 @@ class Run:
             self.config.model.users == "vectors",
         )
         if self._is_sharded(self.model):
-            params = parallel.map_tables(parallel.fill_up, lambda x: x, params)
+            params = devices.map_tables(devices.fill_up, lambda x: x, params)
         return init_state(params, self.trainer().optimizer)
 
     def params_for(
@@ -229,7 +229,7 @@ class Run:
             ready = place_untrained_users(ready, self.dataset.train, known, sharded)
         if model.adds_constants:
             trained = UserItems.of(self.dataset.train)
-            ready = parallel.first(ready)
+            ready = devices.first(ready)
             ready = jax.device_get(jax.jit(lambda params: widen(model, params, trained))(ready))
             ready = self.place(ready, model)
         return ready

@@ -8,13 +8,13 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from hlrcml_jax import files
+from hlrcml_jax import storage
 
 
 def _save(figure: Figure, path: pathlib.Path) -> None:
     for axes in figure.axes:
         axes.spines["top"].set_visible(False)
-    files.write(path, lambda scratch: figure.savefig(scratch, dpi=120, format="png"))
+    storage.write(path, lambda scratch: figure.savefig(scratch, dpi=120, format="png"))
 
 
 def plot_relations(

@@ -18,14 +18,15 @@ import polars as pl
 import rich
 
 from hlrcml_jax import analyse as analysis
-from hlrcml_jax import explain, files, page, parallel, plots, recommend, report
+from hlrcml_jax import explain, storage, devices, frames
+from hlrcml_jax.reporting import report as page, plots, console as report
 from hlrcml_jax import export as export_lib
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.evaluate import Evaluation, evaluate
-from hlrcml_jax.models.solved import Popularity
-from hlrcml_jax.run import Run
-from hlrcml_jax.train_loop import in_common, train
-from hlrcml_jax.workdir import Best, begin_run, best_checkpoint
+from hlrcml_jax.ranking.evaluation import Evaluation, evaluate
+from hlrcml_jax.models.closed_form import Popularity
+from hlrcml_jax.runs.build import Run
+from hlrcml_jax.training.loop import in_common, train
+from hlrcml_jax.runs.workdir import Best, begin_run, best_checkpoint
 
 N_EXAMPLES = 3  # users on the report
 
@@ -51,7 +52,7 @@ def train_and_evaluate(
     rows = _test(best)
     examples, usage_M = _examples(best), page.memory_usage(best)
     log = report.read_log(run.workdir / "metrics.jsonl")
-    parallel.in_first_process(lambda: page.write(best, rows, log, examples, usage_M))
+    devices.in_first_process(lambda: page.write(best, rows, log, examples, usage_M))
     seconds = time.perf_counter() - started
     rich.print(f"Done in {seconds:.0f} s; everything is in {_shown(run.workdir)}.")
     return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
@@ -80,7 +81,7 @@ def fit_all(
       workdirs: of the runs, one for each.
       side_by_side: the most at a time; 0 leaves it to the device, a CPU has one.
     """
-    most = side_by_side or parallel.side_by_side()
+    most = side_by_side or devices.side_by_side()
     alike = collections.defaultdict(list)
     for place, config in enumerate(configs):
         alone = place if config.parallel.tables == "sharded" else None
@@ -98,7 +99,7 @@ def _fit(configs, workdirs, go_on: bool = False) -> list[Run]:
     with contextlib.ExitStack() as stack:
         each = zip(configs, workdirs, strict=True)
         begun = [stack.enter_context(begin_run(config, workdir)) for config, workdir in each]
-        where = f"{parallel.device_count()} {jax.default_backend()} device(s)"
+        where = f"{devices.device_count()} {jax.default_backend()} device(s)"
         for run, _ in begun:
             rich.print(f"{run.config.model.name} on {report.describe(run.dataset)}; {where}.")
         train(begun, go_on)
@@ -144,10 +145,10 @@ def _test(best: Best) -> dict[str, Evaluation]:
     by_user = pl.DataFrame({"user_id": ids, **found.values})
 
     def write():
-        files.write_text(run.workdir / "test_metrics.json", json.dumps(text, indent=2) + "\n")
-        files.write(run.workdir / "test_users.parquet", by_user.write_parquet)
+        storage.write_text(run.workdir / "test_metrics.json", json.dumps(text, indent=2) + "\n")
+        storage.write(run.workdir / "test_users.parquet", by_user.write_parquet)
 
-    parallel.in_first_process(write)
+    devices.in_first_process(write)
     if not len(found.user_B):
         rich.print("The test part is empty: nothing to evaluate.")
     else:
@@ -190,7 +191,7 @@ def write_reasons(best: Best) -> pathlib.Path:
 def _chosen_users(run: Run) -> np.ndarray:
     names = run.config.recommend.users
     ids = run.dataset.user_ids
-    return recommend.numbers(ids, names.split(","), "user") if names else np.arange(len(ids))
+    return frames.numbers(ids, names.split(","), "user") if names else np.arange(len(ids))
 
 
 def _write(best: Best, name: str, make) -> pathlib.Path:
@@ -206,7 +207,7 @@ def _write(best: Best, name: str, make) -> pathlib.Path:
         run.config.scoring.storage,
     ]
     table = make(best, options.k, options.reasons)
-    n_rows = recommend.write_in_parts(path, options.format, user_C, table, of)
+    n_rows = frames.write_in_parts(path, options.format, user_C, table, of)
     rich.print(f"{n_rows:,} rows for {len(user_C):,} users in {_shown(path)}.")
     return path
 
@@ -219,12 +220,12 @@ def _recommended(best: Best, k: int, _: int) -> Callable[[np.ndarray], pl.DataFr
     if run.config.recommend.only_items:
         only_I = np.zeros(run.dataset.n_items, bool)
         names = run.config.recommend.only_items.split(",")
-        only_I[recommend.numbers(run.dataset.item_ids, names, "item")] = True
+        only_I[frames.numbers(run.dataset.item_ids, names, "item")] = True
 
     def table(user_C):
         rankings = scorer.rank(ready, user_C, k, only_I=only_I)
         ids, dataset = run.dataset.user_ids, run.dataset
-        return pl.concat([recommend.frame(ranking, ids, dataset) for ranking in rankings])
+        return pl.concat([frames.frame(ranking, ids, dataset) for ranking in rankings])
 
     return table
 
@@ -236,8 +237,8 @@ def _explained(best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataF
 
     def table(user_C):
         best_R = recommended(user_C)
-        user_R = recommend.numbers(run.dataset.user_ids, best_R["user_id"], "user")
-        item_R = recommend.numbers(run.dataset.item_ids, best_R["item_id"], "item")
+        user_R = frames.numbers(run.dataset.user_ids, best_R["user_id"], "user")
+        item_R = frames.numbers(run.dataset.item_ids, best_R["item_id"], "item")
         pairs = (user_R, item_R, run.dataset.user_ids, run.dataset)
         why = explain.reasons(run.model, params, scorer, *pairs, most)
         keys = ["user_id", "item_id"]
@@ -257,7 +258,7 @@ def export(best: Best) -> pathlib.Path:
             "in the checkpoint."
         )
     params, folder = best.on_host, run.workdir / "export"
-    parallel.in_first_process(lambda: export_lib.write(folder, run.model, params, run.dataset))
+    devices.in_first_process(lambda: export_lib.write(folder, run.model, params, run.dataset))
     rich.print(f"Vectors and the scoring function are in {_shown(folder)}.")
     return folder
 
@@ -280,11 +281,11 @@ def analyse(best: Best) -> dict[str, dict[str, float]]:
     }
 
     def write():
-        files.write_text(run.workdir / "relations.json", json.dumps(matching, indent=2) + "\n")
-        files.write(run.workdir / "relations.npz", lambda path: np.savez(path, **arrays))
+        storage.write_text(run.workdir / "relations.json", json.dumps(matching, indent=2) + "\n")
+        storage.write(run.workdir / "relations.npz", lambda path: np.savez(path, **arrays))
         plots.plot_relations(*analysis.in_two_dimensions(found.vector_NxD), found.shared_N, plot)
 
-    parallel.in_first_process(write)
+    devices.in_first_process(write)
     report.print_matching(f"Relations of {run.config.model.name}", matching)
     rich.print(f"The plot is {_shown(plot)}.")
     return matching
@@ -293,5 +294,5 @@ def analyse(best: Best) -> dict[str, dict[str, float]]:
 def _shown(path: pathlib.Path) -> str:
     """A path for the console, short where it is below the current folder."""
     here = pathlib.Path.cwd()
-    below = not files.is_remote(path) and path.is_relative_to(here)
+    below = not storage.is_remote(path) and path.is_relative_to(here)
     return f"[bold]{path.relative_to(here) if below else path}[/bold]"

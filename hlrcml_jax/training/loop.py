@@ -16,16 +16,18 @@ import numpy as np
 import rich
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import parallel, pretrained, report
-from hlrcml_jax.checkpoints import Checkpoints
+from hlrcml_jax import devices
 from hlrcml_jax.errors import Diverged, Terminated, warn
-from hlrcml_jax.evaluate import evaluate
-from hlrcml_jax.models.solved import Solved
-from hlrcml_jax.run import NUMBERS, Run
-from hlrcml_jax.scoring import Scorer
-from hlrcml_jax.terminations import Terminations
-from hlrcml_jax.train import TrainState, improves, steps_per_epoch
-from hlrcml_jax.workdir import write_config
+from hlrcml_jax.models.closed_form import Solved
+from hlrcml_jax.ranking.evaluation import evaluate
+from hlrcml_jax.ranking.scorer import Scorer
+from hlrcml_jax.reporting import console as report
+from hlrcml_jax.runs.build import NUMBERS, Run
+from hlrcml_jax.runs.checkpoints import Checkpoints
+from hlrcml_jax.runs.workdir import write_config
+from hlrcml_jax.training import warm_start as pretrained
+from hlrcml_jax.training.preemption import Terminations
+from hlrcml_jax.training.step import TrainState, improves, steps_per_epoch
 
 
 def in_common(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def _open(
     else:
         epoch, state = latest
         # What may change may have changed.
-        parallel.in_first_process(lambda: write_config(run))
+        devices.in_first_process(lambda: write_config(run))
         rich.print(f"Going on after epoch {epoch}.")
     config = run.config
     show = progress.add(
@@ -129,7 +131,7 @@ class _Training:
 
     def _is_over(self) -> bool:
         config = self.run.config
-        waited = self.epoch - int(parallel.first(self.state.best_epoch))
+        waited = self.epoch - int(devices.first(self.state.best_epoch))
         patience = config.early_stopping.patience * config.train.validate_every
         return self.epoch >= config.train.epochs or waited >= patience
 
@@ -199,10 +201,10 @@ class _Training:
     @functools.cached_property
     def _loss_valid(self) -> Callable[[dict[str, Any]], float]:
         run = self.run
-        key_data = parallel.replicate(_key_data(run, 1))
+        key_data = devices.replicate(_key_data(run, 1))
         data = (run.sampler(), run.positives("valid"), key_data)
-        mean_loss = parallel.pmap(run.trainer().mean_loss)
-        return lambda params: float(parallel.first(mean_loss(params, *data)))
+        mean_loss = devices.pmap(run.trainer().mean_loss)
+        return lambda params: float(devices.first(mean_loss(params, *data)))
 
 
 class _Epoch:
@@ -217,18 +219,18 @@ class _Epoch:
             if values[0][name] is not None
         }
         key_data = np.stack([_key_data(each.run, 0) for each in runs])
-        of_all = parallel.replicate((key_data, numbers))
+        of_all = devices.replicate((key_data, numbers))
         self._data = (run.sampler(), run.positives("train"), *of_all)
         states = [each.state for each in runs]
         train = functools.partial(_train_epochs, run)
-        self._train = parallel.compiled(train, (states, *self._data), donate=(0,))
+        self._train = devices.compiled(train, (states, *self._data), donate=(0,))
 
     def __call__(self) -> np.ndarray:
         with jax.transfer_guard("disallow"):
             states, loss_RxT = self._train([each.state for each in self._runs], *self._data)
         for each, state in zip(self._runs, states, strict=True):
             each.state = state
-        return parallel.first(loss_RxT)
+        return devices.first(loss_RxT)
 
 
 def _train_epochs(run, states, sampler, positives, key_data_R, numbers):

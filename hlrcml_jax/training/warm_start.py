@@ -7,11 +7,11 @@ import polars as pl
 import rich
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import parallel
+from hlrcml_jax import devices
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.run import Run
-from hlrcml_jax.train import TrainState
-from hlrcml_jax.workdir import best_checkpoint, open_run
+from hlrcml_jax.runs.build import Run
+from hlrcml_jax.runs.workdir import best_checkpoint, open_run
+from hlrcml_jax.training.step import TrainState
 
 
 def begin(run: Run, state: TrainState) -> TrainState:
@@ -29,7 +29,7 @@ def begin(run: Run, state: TrainState) -> TrainState:
     for name, wanted in ids.items():
         path = run.config.pretrained[name]
         if path:
-            table = np.array(parallel.to_host(state.params[name])[: len(wanted)])
+            table = np.array(devices.to_host(state.params[name])[: len(wanted)])
             tables[name] = place(
                 f"pretrained.{name}={path}", read_vectors(path, name), wanted, table
             )
@@ -45,7 +45,7 @@ def read_vectors(path: str, name: str) -> tuple[pl.Series | None, np.ndarray]:
         params = best_checkpoint(other).params
         if name not in params:
             raise UserError(f"pretrained.{name}={path}: this run made its {name} of their items.")
-        return ids.cast(pl.String), parallel.to_host(params[name])[: len(ids)]
+        return ids.cast(pl.String), devices.to_host(params[name])[: len(ids)]
     try:
         with source.open("rb") as file:
             found = np.load(file, allow_pickle=False)

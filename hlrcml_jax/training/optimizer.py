@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hlrcml_jax import parallel
+from hlrcml_jax import devices
 
 SCHEDULES = ("constant", "exponential", "cosine")
 ROWS = ("dense", "lazy")
@@ -47,7 +47,7 @@ def take_rows(tree: Any, chosen: dict[str, jax.Array]) -> Any:
     """
 
     def take(path, leaf):
-        rows = chosen.get(parallel.table_name(path))
+        rows = chosen.get(devices.table_name(path))
         whole = rows is None or rows.dtype == bool
         return leaf if whole else leaf.at[rows].get(mode="fill", fill_value=0)
 
@@ -58,7 +58,7 @@ def put_rows(tree: Any, chosen: dict[str, jax.Array], new: Any) -> Any:
     """The tree with the chosen rows replaced by what was made of those `take_rows` took."""
 
     def put(path, leaf, new):
-        rows = chosen.get(parallel.table_name(path))
+        rows = chosen.get(devices.table_name(path))
         if rows is None:
             return new
         if rows.dtype == bool:

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
-from hlrcml_jax import parallel
-from hlrcml_jax.blocks import BITS, Blocks, compiled, is_long, plan_blocks
-from hlrcml_jax.data.interactions import Known
+from hlrcml_jax import devices
+from hlrcml_jax.data.dataset import Known
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.models.relation import PIECE
-from hlrcml_jax.sampling import Sampler, UserItems, evaluation_preferences, rarity
+from hlrcml_jax.ranking.kernels import BITS, Blocks, compiled, is_long, plan_blocks
+from hlrcml_jax.training.sampling import Sampler, UserItems, evaluation_preferences, rarity
 
 STORAGE = ("float32", "bfloat16", "float16")
 
@@ -91,7 +91,7 @@ class Scorer:
         self._memory_mb = memory_mb
         self._max_users = max_users
         self._storage = storage
-        n = parallel.device_count()
+        n = devices.device_count()
         self._user_parts, self._item_parts = (1, n) if sharded else (n, 1)
         self._key = jax.random.key(seed)
         self._weights = weights
@@ -121,10 +121,10 @@ class Scorer:
         k = min(k, self.known.shape[1])
         if len(user_C) == 0:
             return
-        parts = self._user_parts * parallel.workers()
+        parts = self._user_parts * devices.workers()
         share = math.ceil(len(user_C) / parts)
         if self._max_users:
-            share = min(share, math.ceil(self._max_users / parallel.workers()))
+            share = min(share, math.ceil(self._max_users / devices.workers()))
         blocks = self._plan(params, share, k)
         for start in range(0, len(user_C), blocks.users * parts):
             part_C = user_C[start : start + blocks.users * parts]
@@ -139,20 +139,20 @@ class Scorer:
         # Row, preferences and their relations, known items as bits, and list.
         lists = 4 * (n_own if is_long(k, n_items) else k)
         floats = width + (2 + slots) * self.max_prefs + n_own // 32 + lists
-        user_bytes = 4 * floats * parallel.workers()
+        user_bytes = 4 * floats * devices.workers()
         relates = slots > 1 or self._model.uses_preferences
         return plan_blocks(self._memory_mb, n_users, user_bytes, target_bytes, relates)
 
     def _rank_chunk(self, params, user_C, k, blocks, hide_known, only_I) -> Ranking:
         n_items, n_own = self.known.shape[1], params["items"].shape[1]
         # The last chunk is filled up with its first user, so that every chunk has one shape.
-        chunk = blocks.users * self._user_parts * parallel.workers()
+        chunk = blocks.users * self._user_parts * devices.workers()
         padded_C = np.concatenate([user_C, np.full(chunk - len(user_C), user_C[0])])
         known_CxI = self.known[padded_C]
         prefs_CxS, mask_CxS = self._preferences(known_CxI, padded_C)
         context_X, place_CxS = _context(prefs_CxS, mask_CxS, n_items)
         steps = compiled(self._model, blocks, k, n_items, self._item_parts)
-        context = steps.rows(params["items"], parallel.replicate(context_X))
+        context = steps.rows(params["items"], devices.replicate(context_X))
 
         of_history = self._model.user_is_history
 
@@ -167,19 +167,19 @@ class Scorer:
                 hidden_PxCxW |= self._bits(others, n_own, blocks)
             history_PxCxW = known_PxCxW[..., : None if of_history else 0]
             by_device += [_by_users(bits, blocks) for bits in (hidden_PxCxW, history_PxCxW)]
-            return steps.begin(params, context, *parallel.shard(by_device))
+            return steps.begin(params, context, *devices.shard(by_device))
 
-        parts = np.split(np.arange(chunk), parallel.workers())
+        parts = np.split(np.arange(chunk), devices.workers())
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
             users = list(pool.map(begin, parts))
             pairs = self._room_for_pairs(len(context_X), blocks.targets)
             for first in range(0, n_own, blocks.targets):
-                place = parallel.replicate(np.int32(first))
+                place = devices.replicate(np.int32(first))
                 items, place = steps.items(params, context, place, pairs)
                 pairs = items["pairs_XxMxT"] if self._model.relates_items else None
                 block = itertools.repeat((params, items, place))
                 users = list(pool.map(steps.rank, users, block))
-            lists = parallel.all_parts(list(pool.map(steps.finish, users)))
+            lists = devices.all_parts(list(pool.map(steps.finish, users)))
         item_CxK, score_CxK = (
             # When users are not divided, all devices have the same lists.
             np.concatenate([x[: self._user_parts].reshape(-1, k) for x in xs])[: len(user_C)]
@@ -192,13 +192,13 @@ class Scorer:
         if not self._model.relates_items:
             return None
         shape = (n_context, self._model.memory_slots, targets)
-        return parallel.replicate(np.zeros(shape, jnp.dtype(self._storage)))
+        return devices.replicate(np.zeros(shape, jnp.dtype(self._storage)))
 
     def _divide(self, of_users: np.ndarray, blocks: Blocks) -> np.ndarray:
         """The users of each device, (devices, users, ...)."""
         shape = (blocks.users, *of_users.shape[1:])
         by_part = of_users.reshape(self._user_parts, *shape)
-        return np.broadcast_to(by_part, (parallel.device_count(), *shape))
+        return np.broadcast_to(by_part, (devices.device_count(), *shape))
 
     def _bits(self, items, n_own: int, blocks: Blocks) -> np.ndarray:
         """CSR (C, I) as bits of each part of the items, for a whole number of blocks, (P, C, W)."""
@@ -223,7 +223,7 @@ class Scorer:
 
 def _by_users(bits_PxCxW: np.ndarray, blocks: Blocks) -> np.ndarray:
     """Bits of one part and all devices' users, or of all parts and one device's, by devices."""
-    return bits_PxCxW.reshape(parallel.device_count(), blocks.users, bits_PxCxW.shape[2])
+    return bits_PxCxW.reshape(devices.device_count(), blocks.users, bits_PxCxW.shape[2])
 
 
 def _context(prefs_CxS, mask_CxS, n_items: int) -> tuple[np.ndarray, np.ndarray]:

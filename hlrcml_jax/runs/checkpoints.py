@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from hlrcml_jax import files, parallel
+from hlrcml_jax import storage, devices
 from hlrcml_jax.errors import UserError, warn
 
 Tree = Any
@@ -34,7 +34,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, writes: bool = False):
-        self.folder = files.place(workdir) / "checkpoints"
+        self.folder = storage.place(workdir) / "checkpoints"
         self._writes = writes
         options = ocp.CheckpointManagerOptions(
             best_fn=_rank,
@@ -48,7 +48,7 @@ class Checkpoints:
             create=writes,
         )
         try:
-            parallel.in_first_process(self._check_ranks)
+            devices.in_first_process(self._check_ranks)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise UserError(f"{self.folder} cannot be used ({error}).") from None
@@ -95,7 +95,7 @@ class Checkpoints:
             raise self._not_written(error) from None
 
     def _not_written(self, error: Exception) -> UserError:
-        if parallel.lost_another(error):
+        if devices.lost_another(error):
             raise error
         kept = [step for step in self._manager.all_steps() if (self.folder / str(step)).is_dir()]
         last = f"that of epoch {max(kept)} is whole" if kept else "there is none before it"
@@ -133,7 +133,7 @@ class Checkpoints:
             for other, error in damaged.items():
                 warn(f"{error} That of epoch {epoch} is used in its place.")
                 if self._writes:
-                    parallel.in_first_process(functools.partial(self._set_aside, other))
+                    devices.in_first_process(functools.partial(self._set_aside, other))
                     self._manager.reload()
             return epoch, state
         if damaged:
@@ -146,7 +146,7 @@ class Checkpoints:
     def _set_aside(self, epoch: int) -> None:
         aside = self.folder.with_name("damaged")
         n = len(list(aside.iterdir())) if aside.exists() else 0
-        files.move_folder(self.folder / str(epoch), aside / f"{epoch}-{n}")
+        storage.move_folder(self.folder / str(epoch), aside / f"{epoch}-{n}")
 
     def restore(self, epoch: int, target: Tree) -> Tree:
         """Reads a checkpoint into the structure, shapes and types of a target.

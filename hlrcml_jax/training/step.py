@@ -1,6 +1,6 @@
 """The train state, the pure train step, and the epoch as one scanned call.
 
-These functions are mapped over devices by `parallel.pmap`; each device takes its part of every
+These functions are mapped over devices by `devices.pmap`; each device takes its part of every
 batch and the gradients are summed, so that any number of devices does what one does.
 """
 
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hlrcml_jax import parallel
-from hlrcml_jax.losses import Batch, Loss, Rows, widen_rows
+from hlrcml_jax import devices
 from hlrcml_jax.models.cml import CML
-from hlrcml_jax.optimizer import distinct, put_rows, take_rows
-from hlrcml_jax.sampling import Positives, Sampler, UserItems, draw_batch
+from hlrcml_jax.training.losses import Batch, Loss, Rows, widen_rows
+from hlrcml_jax.training.optimizer import distinct, put_rows, take_rows
+from hlrcml_jax.training.sampling import Positives, Sampler, UserItems, draw_batch
 
 # Of the preferences' rows in a block: what a core keeps at hand.
 BLOCK_BYTES = 2_000_000
@@ -119,19 +119,19 @@ class Trainer:
         tables = {name: table for name, table in params.items() if name != "model"}
         if self.tables == "replicated":
             return touched_rows(batch, {name: len(table) for name, table in tables.items()})
-        n_devices = parallel.device_count()
+        n_devices = devices.device_count()
         n_rows = {name: n_devices * len(table) for name, table in tables.items()}
         touched, batch = touched_rows(batch, n_rows)
-        own = {name: parallel.own_rows(rows, len(tables[name])) for name, rows in touched.items()}
+        own = {name: devices.own_rows(rows, len(tables[name])) for name, rows in touched.items()}
         return own, batch
 
     def _take_rows(self, params, touched):
         """Parameters with these rows of the tables, from whichever device has them."""
         few = take_rows(params, touched)
-        return few if self.tables == "replicated" else parallel.psum_tables(few)
+        return few if self.tables == "replicated" else devices.psum_tables(few)
 
     def _update(self, state, batch, constants):
-        loss, gradients = parallel.psum(self.gradients(state.params, batch, constants))
+        loss, gradients = devices.psum(self.gradients(state.params, batch, constants))
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return state.replace(params=params, opt_state=opt_state), loss
@@ -167,7 +167,7 @@ class Trainer:
 
     def _n_blocks(self, batch, params) -> int:
         in_one = batch.is_shared or batch.prefs_BxS.shape[1] == 0
-        if in_one or not parallel.on_cpu():
+        if in_one or not devices.on_cpu():
             return 1
         floats = batch.prefs_BxS.size * params["items"].shape[1]
         return max(1, round(4 * floats / self.block_bytes))
@@ -204,18 +204,18 @@ class Trainer:
             if self.tables == "sharded":
                 touched, batch = self._touched_rows(params, batch)
                 some = self._take_rows(params, touched)
-            return carry, parallel.psum(self.loss(self.model, some, batch, constants))
+            return carry, devices.psum(self.loss(self.model, some, batch, constants))
 
         _, loss_T = self._scan(step, 0, sampler, positives, key)
         return jnp.sum(loss_T) / positives.total
 
     def _scan(self, step, carry, sampler, positives, epoch_key):
         n = positives.total
-        share = math.ceil(self.batch_size / parallel.device_count())
-        first = parallel.index() * share
+        share = math.ceil(self.batch_size / devices.device_count())
+        first = devices.index() * share
         divided = sampler.known.divided
         place_B = (
-            jnp.arange(share * parallel.device_count()) if divided else first + jnp.arange(share)
+            jnp.arange(share * devices.device_count()) if divided else first + jnp.arange(share)
         )
         order_key, draw_key = jax.random.split(epoch_key)
         order_E = jax.random.permutation(order_key, n)
@@ -256,9 +256,9 @@ def touched_rows(batch: Batch, n_rows: dict[str, int]) -> tuple[dict[str, jax.Ar
         masks = used[table].items()
         ids = {name: jnp.where(mask, getattr(batch, name), n) for name, mask in masks}
         id_N, to_fields = jax.flatten_util.ravel_pytree(ids)
-        all_ids = parallel.all_gather(id_N).reshape(-1)
+        all_ids = devices.all_gather(id_N).reshape(-1)
         touched[table], place = distinct(all_ids, n)
-        first = parallel.index() * len(id_N)
+        first = devices.index() * len(id_N)
         places |= to_fields(jax.lax.dynamic_slice_in_dim(place, first, len(id_N)))
     return touched, batch.replace(**places)
 

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from tensorboardX import SummaryWriter
 
-from hlrcml_jax import files, parallel
-from hlrcml_jax.data.interactions import Dataset
-from hlrcml_jax.evaluate import shown
+from hlrcml_jax import devices, storage
+from hlrcml_jax.data.dataset import Dataset
+from hlrcml_jax.ranking.evaluation import shown
 
 # Metrics that tables show in percent, and what they are called there.
 COLUMNS = {
@@ -34,7 +34,7 @@ class TrainingProgress:
     """A bar over epochs for each run, on stderr or in a notebook; plain lines where none shows."""
 
     def __init__(self):
-        self._console = Console(stderr=True, quiet=not parallel.is_first_process())
+        self._console = Console(stderr=True, quiet=not devices.is_first_process())
         widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
         self._live = self._console.is_terminal or widgets
         self._bar = Progress(
@@ -92,10 +92,10 @@ class MetricsLog:
         self._path = path
         kept = [record for record in read_log(path) if record["epoch"] <= epoch]
         text = "".join(json.dumps(record) + "\n" for record in kept)
-        parallel.in_first_process(lambda: files.write_text(path, text))
+        devices.in_first_process(lambda: storage.write_text(path, text))
         self._events = None
-        if parallel.is_first_process():
-            with files.writing(path.parent):
+        if devices.is_first_process():
+            with storage.writing(path.parent):
                 self._events = SummaryWriter(str(path.parent), purge_step=epoch + 1)
 
     def __enter__(self) -> "MetricsLog":
@@ -109,13 +109,13 @@ class MetricsLog:
         """Appends a line, in the first process."""
 
         def append():
-            files.append_text(self._path, json.dumps(record) + "\n")
-            with files.writing(self._path):
+            storage.append_text(self._path, json.dumps(record) + "\n")
+            with storage.writing(self._path):
                 for name, value in record.items():
                     self._events.add_scalar(name, value, record["epoch"])
                 self._events.flush()
 
-        parallel.in_first_process(append)
+        devices.in_first_process(append)
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, float]]:

@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import explain, files, plots
-from hlrcml_jax.data.interactions import count_items
-from hlrcml_jax.evaluate import Evaluation, popularity_ranks, shown
+from hlrcml_jax import explain, storage
+from hlrcml_jax.data.dataset import count_items
+from hlrcml_jax.models.closed_form import Solved
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.lrml import LRML
-from hlrcml_jax.models.solved import Solved
-from hlrcml_jax.report import COLUMNS
-from hlrcml_jax.run import Run
-from hlrcml_jax.workdir import Best
+from hlrcml_jax.ranking.evaluation import Evaluation, popularity_ranks, shown
+from hlrcml_jax.reporting import plots
+from hlrcml_jax.reporting.console import COLUMNS
+from hlrcml_jax.runs.build import Run
+from hlrcml_jax.runs.workdir import Best
 
 N_PAIRS = 2000  # test interactions whose relations show how the memory is used
 NBSP = "\N{NO-BREAK SPACE}"
@@ -80,7 +81,7 @@ def write(
         "</html>\n",
     ]
     path = run.workdir / "report.html"
-    files.write_text(path, "\n".join(parts))
+    storage.write_text(path, "\n".join(parts))
     return path
 
 

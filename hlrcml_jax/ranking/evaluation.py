@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
-from hlrcml_jax import metrics, sampling
-from hlrcml_jax.data.interactions import Dataset, count_items
-from hlrcml_jax.scoring import Scorer
+from hlrcml_jax.data.dataset import Dataset, count_items
+from hlrcml_jax.ranking import metrics
+from hlrcml_jax.ranking.scorer import Scorer
+from hlrcml_jax.training import sampling
 
 
 @dataclasses.dataclass(frozen=True)

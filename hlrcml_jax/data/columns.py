@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from hlrcml_jax.data import mistakes
+from hlrcml_jax.data import diagnosis as mistakes
 from hlrcml_jax.errors import UserError
 
 ROLES = ("user", "item", "value", "time")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 
-from hlrcml_jax import parallel
+from hlrcml_jax import devices
 from hlrcml_jax.models.cml import CML, made_of_items
 
 LONG = 4  # lists longer than a quarter of the catalogue are sorted once, at the end
@@ -49,16 +49,16 @@ def plan_blocks(
     """
     budget = memory_mb * 2**20
     # A CPU keeps one user's part of a block in its cache; other devices want much at a time.
-    group, most_targets = (64, 64) if parallel.on_cpu() else (2048, 128)
+    group, most_targets = (64, 64) if devices.on_cpu() else (2048, 128)
     most_targets = most_targets if relates else 1024
     targets = _clamp(budget // 2 // target_bytes, 8, most_targets) // 8 * 8
-    user_bytes += 4 * 4 * targets * parallel.workers()  # a block's scores, and what sorts them
+    user_bytes += 4 * 4 * targets * devices.workers()  # a block's scores, and what sorts them
     most = max(budget // 2 // user_bytes, 1)
     # Chunks of one size, in whole groups.
     users = math.ceil(n_users / math.ceil(n_users / most))
     group = min(users, group)
     users = math.ceil(users / group) * group
-    return Blocks(users, group, 1 if parallel.on_cpu() else group, targets)
+    return Blocks(users, group, 1 if devices.on_cpu() else group, targets)
 
 
 def is_long(k: int, n_items: int) -> bool:
@@ -108,7 +108,7 @@ class Steps:
 
     def rows(self, table_RxD, row_N):
         """Some rows of a table, (N, D)."""
-        return table_RxD[row_N] if self.item_parts == 1 else parallel.gather_rows(table_RxD, row_N)
+        return table_RxD[row_N] if self.item_parts == 1 else devices.gather_rows(table_RxD, row_N)
 
     def begin(self, params, context_XxD, user_C, prefs_CxS, mask_CxS, hidden_CxW, known_CxW):
         """What a chunk of users needs for all blocks; `best` is what it has so far."""
@@ -190,7 +190,7 @@ class Steps:
         if self.item_parts > 1:
             # Parts follow each other, so that of equal scores the first item still comes first.
             item_CxK, score_CxN = (
-                jnp.moveaxis(parallel.all_gather(x), 0, 1).reshape(len(x), -1)
+                jnp.moveaxis(devices.all_gather(x), 0, 1).reshape(len(x), -1)
                 for x in (item_CxK, score_CxK)
             )
             score_CxK, place_CxK = jax.lax.top_k(score_CxN, self.k)
@@ -208,7 +208,7 @@ class Steps:
 
     def _number(self, own):
         """The numbers of this device's items."""
-        return own + parallel.index() * self._n_own if self.item_parts > 1 else own
+        return own + devices.index() * self._n_own if self.item_parts > 1 else own
 
     def _bind(self, params):
         return self.model.bind({"params": params["model"]})
@@ -229,11 +229,11 @@ def _from_bits(bits_CxW: jax.Array) -> jax.Array:
 def compiled(*static) -> SimpleNamespace:
     steps = Steps(*static)
     return SimpleNamespace(
-        rows=parallel.pmap(steps.rows),
-        begin=parallel.pmap(steps.begin),
-        items=parallel.pmap(steps.items, donate=(3,)),
-        rank=_waiting(parallel.pmap(steps.rank, donate=(0,))),
-        finish=_waiting(parallel.pmap(steps.finish)),
+        rows=devices.pmap(steps.rows),
+        begin=devices.pmap(steps.begin),
+        items=devices.pmap(steps.items, donate=(3,)),
+        rank=_waiting(devices.pmap(steps.rank, donate=(0,))),
+        finish=_waiting(devices.pmap(steps.finish)),
     )
 
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
-from hlrcml_jax import parallel
-from hlrcml_jax.data.interactions import Known, count_items
-from hlrcml_jax.losses import Batch
+from hlrcml_jax import devices
+from hlrcml_jax.data.dataset import Known, count_items
+from hlrcml_jax.training.losses import Batch
 
 PREFERENCE_WEIGHTS = ("uniform", "unpop")
 CANDIDATE_WEIGHTS = ("uniform", "popularity")
@@ -96,7 +96,7 @@ class UserItems(flax.struct.PyTreeNode):
             return self.item_E[number]
         place = number - self.first
         is_here = (place >= 0) & (place < self.start_U1[-1])
-        return parallel.psum(jnp.where(is_here, self.item_E[place], 0))
+        return devices.psum(jnp.where(is_here, self.item_E[place], 0))
 
     def users(self) -> jax.Array:
         """The user of each item in `item_E`, (E,)."""
@@ -208,8 +208,8 @@ class Sampler(flax.struct.PyTreeNode):
 
     def place(self) -> "Sampler":
         """On the devices, for mapped functions."""
-        put = parallel.put if self.known.divided else parallel.replicate
-        placed = parallel.replicate(self.log_weight_I)
+        put = devices.put if self.known.divided else devices.replicate
+        placed = devices.replicate(self.log_weight_I)
         return self.replace(known=put(self.known), log_weight_I=placed)
 
     def negatives(self, key: jax.Array, user: jax.Array) -> jax.Array:
@@ -360,7 +360,7 @@ def draw_batch(
         if not sampler.known.divided:
             return batch
         batch = jax.tree.map(lambda x: jnp.where(is_here, x, jnp.zeros_like(x)), batch)
-        return parallel.psum(batch.replace(mask_BxS=batch.mask_BxS.astype(jnp.int32)))
+        return devices.psum(batch.replace(mask_BxS=batch.mask_BxS.astype(jnp.int32)))
 
     batch = jax.vmap(draw)(place_B)
     batch = batch.replace(mask_BxS=batch.mask_BxS.astype(bool))

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from hlrcml_jax import parallel
-from hlrcml_jax.data.interactions import Known
+from hlrcml_jax import devices
+from hlrcml_jax.data.dataset import Known
 
 PAIRS = 100_000  # of such users and their items, placed at a time
 
@@ -32,23 +32,23 @@ def place_untrained_users(
         return params
 
     def begin(users_RxD, new_N):
-        own_N = parallel.own_rows(new_N, len(users_RxD)) if sharded else new_N
+        own_N = devices.own_rows(new_N, len(users_RxD)) if sharded else new_N
         return users_RxD.at[own_N].set(0, mode="drop")
 
     def add(users_RxD, items_RxD, user_P, item_P, weight_P):
-        rows_PxD = parallel.gather_rows(items_RxD, item_P) if sharded else items_RxD[item_P]
-        own_P = parallel.own_rows(user_P, len(users_RxD)) if sharded else user_P
+        rows_PxD = devices.gather_rows(items_RxD, item_P) if sharded else items_RxD[item_P]
+        own_P = devices.own_rows(user_P, len(users_RxD)) if sharded else user_P
         return users_RxD.at[own_P].add(weight_P[:, None] * rows_PxD, mode="drop")
 
-    users = parallel.pmap(begin)(params["users"], parallel.replicate(new_N))
+    users = devices.pmap(begin)(params["users"], devices.replicate(new_N))
     items_NxI = known[new_N]
     row_P, item_P = items_NxI.nonzero()
     weight_P = 1 / np.diff(items_NxI.indptr)[row_P].astype(np.float32)
-    step = parallel.pmap(add, donate=(0,))
+    step = devices.pmap(add, donate=(0,))
     for start in range(0, len(row_P), PAIRS):
         # Filled up with what adds nothing, so that all pieces have one shape.
         pairs = [x[start : start + PAIRS] for x in (new_N[row_P], item_P, weight_P)]
         missing = min(PAIRS, len(row_P)) - len(pairs[0])
-        pairs = parallel.replicate([np.pad(x, (0, missing)) for x in pairs])
+        pairs = devices.replicate([np.pad(x, (0, missing)) for x in pairs])
         users = step(users, params["items"], *pairs)
     return params | {"users": users}

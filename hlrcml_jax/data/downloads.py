@@ -12,8 +12,8 @@ import zipfile
 
 import rich.progress
 
+from hlrcml_jax.data.columns import Layout
 from hlrcml_jax.data.readers import ItemFile
-from hlrcml_jax.data.tables import Layout
 from hlrcml_jax.errors import UserError
 
 MOVIELENS = "https://files.grouplens.org/datasets/movielens"

@@ -1,0 +1,1 @@
+"""From parameters to ranked lists: scoring the catalogue, metrics, evaluation."""
