@@ -16,7 +16,7 @@ import numpy as np
 from hlrcml_jax import explain
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models.cml import CML
+from hlrcml_jax.models.base import Model
 from hlrcml_jax.ranking.scorer import Scorer
 
 TOP_CATEGORIES = 3
@@ -54,7 +54,7 @@ def top_categories(dataset: Dataset) -> list[frozenset[str]]:
 
 
 def relations(
-    model: CML, params: dict[str, Any], scorer: Scorer, dataset: Dataset, most: int, seed: int
+    model: Model, params: dict[str, Any], scorer: Scorer, dataset: Dataset, most: int, seed: int
 ) -> Relations:
     """Relations of test interactions whose user and item have a category in common.
 
@@ -87,18 +87,17 @@ def relations(
 
 
 def relation_vectors(
-    model: CML, params: dict[str, Any], scorer: Scorer, user_N: np.ndarray, item_N: np.ndarray
+    model: Model, params: dict[str, Any], scorer: Scorer, user_N: np.ndarray, item_N: np.ndarray
 ) -> np.ndarray:
     """The vectors (N, D) that move users towards items."""
     return explain.of_pairs(_vectors, model, params, scorer, user_N, item_N)[0]
 
 
-def _vectors(bound: CML, user_BxD, target_BxD, prefs_BxSxD, mask_BxS) -> jax.Array:
-    history = bound.history(user_BxD, prefs_BxSxD, mask_BxS)
-    relation = bound.relation(user_BxD, target_BxD, history)
-    if relation is None:
+def _vectors(bound: Model, *arguments) -> jax.Array:
+    relation_Bx1xD = bound.relation(*arguments)
+    if relation_Bx1xD is None:
         raise UserError(f"{type(bound).__name__} has no relations to analyse.")
-    return bound.translate(jnp.zeros_like(user_BxD), relation)
+    return relation_Bx1xD[:, 0]
 
 
 def nearest(vector_NxD: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ import polars as pl
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.frames import named
-from hlrcml_jax.models.cml import CML, user_rows
+from hlrcml_jax.models.base import Model
+from hlrcml_jax.models.past import Examples, from_items
 from hlrcml_jax.ranking.scorer import Scorer
 
 BATCH = 512
@@ -23,7 +24,7 @@ BATCH = 512
 
 def of_pairs(
     function: Callable[..., Any],
-    model: CML,
+    model: Model,
     params: dict[str, Any],
     scorer: Scorer,
     user_N: np.ndarray,
@@ -32,7 +33,7 @@ def of_pairs(
     """(what a function gives for pairs of users and items, preferences (N, S), their mask).
 
     Args:
-      function: of the bound model and the arguments of its call.
+      function: of the bound model and the arguments of its `scores`, for one target of each user.
       model: the model.
       params: host arrays.
       scorer: gives each user's preferences.
@@ -47,7 +48,10 @@ def of_pairs(
         size = min(BATCH, 1 << (len(user_N) - start - 1).bit_length())
         place_B = np.minimum(np.arange(start, start + size), len(user_N) - 1)
         mask_BxS, prefs_BxSxD = mask_NxS[place_B], items_IxD[prefs_NxS[place_B]]
-        user_BxD = user_rows(params, user_N[place_B], prefs_BxSxD, mask_BxS)
+        if "users" in params:
+            user_BxD = params["users"][user_N[place_B]]
+        else:
+            user_BxD = from_items(prefs_BxSxD, mask_BxS)
         rows = (user_BxD, items_IxD[item_N[place_B]], prefs_BxSxD, mask_BxS)
         parts.append(jax.device_get(_compiled(function, model)(params["model"], *rows)))
     found = jax.tree.map(lambda *x: np.concatenate(x)[: len(user_N)], *parts)
@@ -55,22 +59,23 @@ def of_pairs(
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(function, model: CML):
-    return jax.jit(lambda params, *rows: function(model.bind({"params": params}), *rows))
+def _compiled(function, model: Model):
+    def of_rows(params, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+        bound = model.bind({"params": params})
+        examples = Examples.of(bound, user_BxD, prefs_BxSxD, mask_BxS)
+        return function(bound, *examples.with_target(bound, target_BxD))
+
+    return jax.jit(of_rows)
 
 
-def explains(model: CML) -> bool:
-    """Whether a model gives reasons."""
-    return type(model).reasons is not CML.reasons
-
-
-def shares(bound: CML, *rows) -> dict[str, jax.Array]:
-    """See `CML.reasons`."""
-    return bound.reasons(*rows)
+def shares(bound: Model, *arguments) -> dict[str, jax.Array]:
+    """Shares (B, S) of each of the model's attentions; see `Attention.shares`."""
+    attentions = bound.attention(*arguments)
+    return {name: attended.shares()[:, :, 0] for name, attended in attentions.items()}
 
 
 def reasons(
-    model: CML,
+    model: Model,
     params: dict[str, Any],
     scorer: Scorer,
     user_N: np.ndarray,
@@ -100,9 +105,9 @@ def reasons(
     Raises:
       UserError: when the model attends to nothing.
     """
-    if not explains(model):
+    if not model.spec.attends:
         raise UserError(
-            f"a model of kind {type(model).__name__} attends to nothing, so there are no reasons; "
+            f"{type(model).__name__} has no attention, so it cannot explain its recommendations; "
             "train hlr, hlr++, hlr-r or adacml."
         )
     found, prefs_NxS, mask_NxS = of_pairs(shares, model, params, scorer, user_N, item_N)

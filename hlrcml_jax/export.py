@@ -22,12 +22,13 @@ import polars as pl
 from hlrcml_jax import storage
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.frames import named
-from hlrcml_jax.models.cml import CML, made_of_items
+from hlrcml_jax.models.base import Model
+from hlrcml_jax.models.past import from_items, own_scores
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(folder: pathlib.Path, model: CML, params: dict[str, Any], dataset: Dataset) -> None:
+def write(folder: pathlib.Path, model: Model, params: dict[str, Any], dataset: Dataset) -> None:
     """Writes all files of a model.
 
     Args:
@@ -56,16 +57,17 @@ def _savez(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, **arrays)
 
 
-def scoring_function(model: CML, params: dict[str, Any]) -> jax.export.Exported:
+def scoring_function(model: Model, params: dict[str, Any]) -> jax.export.Exported:
     """The scores of pairs as a function of rows, to be serialized; see the module."""
     of_items = "users" not in params
 
     def score(user_BxD, item_BxD, prefs_BxSxD, mask_BxS):
         if of_items:
-            user_BxD = made_of_items(prefs_BxSxD, mask_BxS)
+            user_BxD = from_items(prefs_BxSxD, mask_BxS)
         variables = {"params": params["model"]}
         with jax.default_matmul_precision("float32"):
-            return -model.apply(variables, user_BxD, item_BxD, prefs_BxSxD, mask_BxS)
+            rows = (user_BxD, item_BxD, prefs_BxSxD, mask_BxS)
+            return model.apply(variables, *rows, method=own_scores)
 
     b, s = jax.export.symbolic_shape("B, S")
     width = params["items"].shape[1]

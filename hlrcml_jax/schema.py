@@ -16,7 +16,7 @@ from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import MODELS, USERS
 from hlrcml_jax.ranking.metrics import DEFINITIONS, METRICS
 from hlrcml_jax.ranking.scorer import STORAGE
-from hlrcml_jax.training.losses import KINDS as LOSSES
+from hlrcml_jax.training.losses import LOSSES
 from hlrcml_jax.training.optimizer import ROWS, SCHEDULES
 from hlrcml_jax.training.sampling import CANDIDATE_WEIGHTS, PREFERENCE_WEIGHTS
 

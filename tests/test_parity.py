@@ -5,6 +5,7 @@ Besides the product's code, a textbook form of the models stands here as a secon
 every relation as a vector, which the product never does.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -20,8 +21,11 @@ from hlrcml_jax.models.bpr import BPR
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR, HLRPlusPlus
 from hlrcml_jax.models.lrml import LRML
+from hlrcml_jax.models.past import Examples, TablePast, own_scores
 from hlrcml_jax.models.transcf import TransCF
-from hlrcml_jax.training.losses import Batch, Loss
+from hlrcml_jax.training.batch import Batch
+from hlrcml_jax.training.losses import hinge, logistic
+from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.optimizer import keep_rows_in_balls, row_radii
 from hlrcml_jax.training.step import Trainer
 
@@ -59,7 +63,7 @@ class Case:
         self.model = MODELS[self.flags["model"]](self.flags)
         self.params = self.tree("param0")
         self.bound = self.model.bind({"params": self.params["model"]})
-        self.constants = self.neighbours() if self.model.adds_constants else {}
+        self.constants = self.neighbours() if self.model.spec.constants else {}
         prefs_BxS, mask_BxS = self.preferences("pref_items", "n_prefs", self.arrays["users"])
         self.batch = Batch(
             user_B=jnp.asarray(self.arrays["users"]),
@@ -115,8 +119,9 @@ class Case:
         return row_BxD
 
     def moved(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
-        history = self.bound.history(user_BxD, prefs_BxSxD, mask_BxS)
-        return self.bound.translate(user_BxD, self.bound.relation(user_BxD, target_BxD, history))
+        examples = Examples.of(self.bound, user_BxD, prefs_BxSxD, mask_BxS)
+        moved_Bx1xD = self.bound.moved(*examples.with_target(self.bound, target_BxD))
+        return moved_Bx1xD[:, 0]
 
     def examples(self, target_B):
         """Rows of the batch's users, of targets and of preferences, and the mask."""
@@ -126,7 +131,9 @@ class Case:
 
     @property
     def loss(self):
-        return Loss(margin=self.flags["margin"], copy_relation=self.flags["copy"])
+        pairwise = functools.partial(hinge, margin=self.flags["margin"])
+        loss = logistic if self.model.spec.logistic else pairwise
+        return Objective(loss, copy_relation=self.flags["copy"])
 
 
 @pytest.fixture(params=CASES)
@@ -205,7 +212,7 @@ def test_relations(case, side):
 
 def test_neighbours_are_the_programs(case):
     """TransCF's own means equal the vectors that the paper's program was fed."""
-    if case.model.adds_constants:
+    if case.model.spec.constants:
         given = {
             ("users", "user"): case.batch.user_B,
             ("items", "pos"): case.batch.positive_B,
@@ -217,12 +224,12 @@ def test_neighbours_are_the_programs(case):
 
 def test_distances(case):
     # What the program calls BPR's distances are its scores.
-    sign = -1.0 if case.flags["model"] == "bpr" else 1.0
+    sign = 1.0 if case.flags["model"] == "bpr" else -1.0
     sides = {"pos": case.batch.positive_B, "neg": case.batch.negative_BxN[:, 0]}
     for side, target_B in sides.items():
         if side == "pos" or not case.flags["copy"]:
             expected_B = case.arrays[f"out/{side}_distances"].reshape(-1)
-            check(sign * case.bound(*case.examples(target_B)), expected_B, side)
+            check(sign * own_scores(case.bound, *case.examples(target_B)), expected_B, side)
 
 
 def test_loss_and_gradients(case):
@@ -258,7 +265,7 @@ def scale_by_paper_adam(b1=0.9, b2=0.999, epsilon=1e-8):
 
 
 def test_weights_after_steps(case):
-    clip_norm = case.flags["clip_norm"] if case.model.in_ball else None
+    clip_norm = case.flags["clip_norm"] if case.model.spec.ball else None
     optimizer = optax.chain(
         scale_by_paper_adam(),
         optax.scale_by_learning_rate(case.flags["learning_rate"]),
@@ -281,16 +288,14 @@ def test_scores(case):
     if case.flags["model"] == "lrml":  # the program's LRML ranks by the root of the distance
         expected_BxI = -np.square(expected_BxI)
 
-    out_IxMxI = jnp.zeros((60, getattr(case.model, "memory_slots", 0), 60))
-    items = case.bound.block_items(item_IxD, item_IxD, out_IxMxI)
-    pairs = case.bound.block_users(user_BxD, item_IxD)
-    history = jax.vmap(case.bound.block_history)(user_BxD, item_IxD[prefs_BxS], mask_BxS)
-    block_BxI = jax.vmap(lambda *user: case.bound.block_distances(items, *user))(
-        pairs, history, prefs_BxS, mask_BxS
-    )
-    check(-block_BxI, expected_BxI, "block form")
+    past_BxSxD = item_IxD[prefs_BxS]
+    users = case.bound.users(user_BxD, past_BxSxD, mask_BxS)
+    met = case.bound.meet(users, item_IxD[None])
+    past = TablePast(case.bound.relate(item_IxD, item_IxD), mask_BxS, item_IxD, prefs_BxS)
+    score_BxI = case.bound.scores(users, met, item_IxD[None], past)
+    check(score_BxI, expected_BxI, "targets that all users share")
 
     for target in (0, 17, len(item_IxD) - 1):
         target_BxD = jnp.broadcast_to(item_IxD[target], user_BxD.shape)
-        direct_B = case.bound(user_BxD, target_BxD, item_IxD[prefs_BxS], mask_BxS)
-        check(-direct_B, expected_BxI[:, target], "one target at a time")
+        score_B = own_scores(case.bound, user_BxD, target_BxD, past_BxSxD, mask_BxS)
+        check(score_B, expected_BxI[:, target], "a target of one's own")

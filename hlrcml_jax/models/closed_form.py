@@ -1,35 +1,38 @@
 """Models that are solved instead of trained, and score by an inner product."""
 
+import abc
 import contextlib
+import dataclasses
 import importlib
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.sparse
 import threadpoolctl
 
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models.cml import CML, cosine
+from hlrcml_jax.models.base import Model, Spec
+from hlrcml_jax.models.distances import cosine, products
 
 MAX_ITEMS = 50_000
 
 
-class Solved(CML):
+_SPEC = Spec(ball=False, closed_form=True, users_from_items=False, sharded=False)
+_OF_HISTORIES = dataclasses.replace(_SPEC, rows_are_histories=True)
+
+
+class ClosedForm(Model):
     """score(u, t) = <u, t> with rows that `fit` computes from the training interactions.
 
-    With `user_is_history` a user's row is its interactions as 0 and 1, (I,), and an item's row is
-    the item's column of a matrix W (I, I): the user's own table is not used.
+    Where a user's row is its history, 0 and 1 for each item (I,), an item's row is the item's
+    column of a matrix W (I, I), and the user's own table is not used.
     """
 
-    user_is_history: ClassVar[bool] = False
+    spec: ClassVar[Spec] = _SPEC
 
-    def widths(self, n_items: int) -> tuple[int, int]:
-        """Length of a user's and an item's row."""
-        return (1, n_items) if self.user_is_history else (1, 1)
-
+    @abc.abstractmethod
     def fit(self, train: scipy.sparse.csr_array, seed: int) -> dict[str, Any]:
         """The parameters: `users`, `items` and nothing for the module itself, as host arrays.
 
@@ -37,24 +40,29 @@ class Solved(CML):
           train: boolean CSR (U, I).
           seed: of any random start.
         """
-        raise TypeError(f"{type(self).__name__} has no fit")
+
+    def widths(self, n_items: int) -> tuple[int, int]:
+        """Length of a user's and an item's row."""
+        return (1, n_items) if self.spec.rows_are_histories else (1, 1)
 
     def fold_in(self, items_IxD: np.ndarray, histories: scipy.sparse.csr_array) -> np.ndarray:
         """Rows of new users (N, D), from their items, CSR (N, I)."""
         return np.zeros((histories.shape[0], 1))  # a history is its own row
 
-    def distance(self, user_BxD, relation, target_BxD):
-        return -jnp.sum(user_BxD * target_BxD, axis=1)
+    def closeness(self, moved_BxTxD, target_BxTxD):
+        return products(moved_BxTxD, target_BxTxD)
 
-    def likeness(self, items_IxD, item_T):
+    def similarity(self, items_IxD, item_T):
         """The cosine of the rows, or the weight that an item has for others."""
-        return items_IxD.T[item_T] if self.user_is_history else cosine(items_IxD, item_T)
-
-    def block_users(self, user_CxD, target_TxD):
-        return -user_CxD @ target_TxD.T
+        return items_IxD.T[item_T] if self.spec.rows_are_histories else cosine(items_IxD, item_T)
 
 
-class Popularity(Solved):
+def closed_form(model: Model) -> ClosedForm | None:
+    """The model, if it is solved and not trained."""
+    return cast(ClosedForm, model) if model.spec.closed_form else None
+
+
+class Popularity(ClosedForm):
     """Every user gets the items that most users have: 1 times the number of interactions."""
 
     def fit(self, train, seed=0):
@@ -68,7 +76,7 @@ class Popularity(Solved):
         return np.ones((histories.shape[0], 1))
 
 
-class ALS(Solved):
+class ALS(ClosedForm):
     """Weighted matrix factorisation by alternating least squares (Hu et al., ICDM 2008).
 
     Solved by the library `implicit`.
@@ -100,13 +108,13 @@ class ALS(Solved):
         return np.linalg.solve(gram_DxD, (histories.astype(np.float32) @ items_IxD).T).T
 
 
-class ItemKNN(Solved):
+class ItemKNN(ClosedForm):
     """score(u, t) = sum of the similarities of t to the user's items (Sarwar et al., WWW 2001).
 
     Each item counts for its nearest neighbours alone. Solved by the library `implicit`.
     """
 
-    user_is_history: ClassVar[bool] = True
+    spec: ClassVar[Spec] = _OF_HISTORIES
 
     similarity: str = "cosine"
     neighbours: int = 50
@@ -124,13 +132,13 @@ class ItemKNN(Solved):
         return _from_weights(train, lambda: knn.similarity.toarray())
 
 
-class EASE(Solved):
+class EASE(ClosedForm):
     """x_u W with the W of least squares and zero diagonal (Steck, WWW 2019), in closed form.
 
     W = -P / diag(P) off the diagonal, with P = (X'X + l2 I)^-1 in float64.
     """
 
-    user_is_history: ClassVar[bool] = True
+    spec: ClassVar[Spec] = _OF_HISTORIES
 
     l2: float = 500.0
 

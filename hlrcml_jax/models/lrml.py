@@ -1,18 +1,22 @@
 """LRML (Tay et al., WWW 2018): one latent relation of user and target, read from a memory."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
-from hlrcml_jax.models.cml import CML, pairwise_squared_distance
-from hlrcml_jax.models.relation import RelationMemory
+from hlrcml_jax.models import distances
+from hlrcml_jax.models.base import Model, Spec
+from hlrcml_jax.models.memory import RelationMemory
 
 
-class LRML(CML):
-    """d(u, t) = ||u + rel(u, t) - t||^2.
+class LRML(Model):
+    """score(u, t) = -||u + rel(u, t) - t||^2.
 
-    Models with hierarchies of such relations (see `hlr.py`) give `relation` and `block_relation`
-    anew; both are mixture weights of the memory's rows.
+    Models with hierarchies of such relations attend to more of them (see `hlr.py`).
     """
+
+    spec: ClassVar[Spec] = Spec(memory=True)
 
     dim: int
     memory_slots: int = 20
@@ -22,38 +26,29 @@ class LRML(CML):
     def setup(self):
         self.memory = RelationMemory(self.dim, self.memory_slots, self.key_scale, self.value_scale)
 
-    def relation(self, user_BxD, target_BxD, history):
-        """Mixture weights (B, M) of the relation of each user and its target."""
-        return self.memory.weights(user_BxD, target_BxD)
+    def users(self, user_BxD, past_BxSxD, mask_BxS):
+        return {"user_BxD": user_BxD, "query_BxMx1": self.memory.query(user_BxD)[:, :, None]}
 
-    def translate(self, user_BxD, relation):
-        return user_BxD + self.memory.read(relation)
-
-    def block_items(self, context_XxD, target_TxD, out_XxMxT):
-        """The targets' queries."""
-        return {"query_MxT": self.memory.query(target_TxD).T}
-
-    def block_users(self, user_CxD, target_TxD):
-        """rel(t, u) of all pairs, and their distances without a relation."""
+    def meet(self, users, target_BxTxD):
+        """rel(u, t), and the distance without any relation."""
         return {
-            "weights_MxT": self.memory.block_weights(user_CxD, target_TxD),
-            "distance_T": pairwise_squared_distance(user_CxD, target_TxD),
+            "rel_BxMxT": self.memory.weights(users["user_BxD"], target_BxTxD),
+            "distance_BxT": distances.squared(users["user_BxD"][:, None], target_BxTxD),
         }
 
-    def block_history(self, user_D, prefs_SxD, mask_S):
-        """The user's query."""
-        return {"query_M": self.memory.query(user_D)}
+    def mixture(self, users, met, target_BxTxD, past) -> jax.Array:
+        """Mixture weights (B, M, T) of the relations: of what is attended to, or rel(u, t)."""
+        attentions = self.attention(users, met, target_BxTxD, past).values()
+        return sum(each.mixture_BxMxT for each in attentions) if attentions else met["rel_BxMxT"]
 
-    def block_relation(self, items, pairs, history, prefs_S, mask_S) -> jax.Array:
-        """`relation` of one user and a block of targets: mixture weights (M, T)."""
-        return pairs["weights_MxT"]
+    def relation(self, users, met, target_BxTxD, past):
+        return self.memory.read(self.mixture(users, met, target_BxTxD, past))
 
-    def block_distances(self, items, pairs, history, prefs_S, mask_S):
-        a_MxT = self.block_relation(items, pairs, history, prefs_S, mask_S)
-        return self.moved_distances(items, pairs, history, a_MxT)
-
-    def moved_distances(self, items, pairs, history, a_MxT) -> jax.Array:
+    def scores(self, users, met, target_BxTxD, past):
         """||u - t + aV||^2 = ||u - t||^2 + 2 a.(Vu - Vt) + a (VV') a', without the vector aV."""
-        linear_MxT = 2.0 * (history["query_M"][:, None] - items["query_MxT"])
+        a_BxMxT = self.mixture(users, met, target_BxTxD, past)
+        query_BxMxT = jnp.swapaxes(self.memory.query(target_BxTxD), 1, 2)
         gram_MxM = self.memory.query(self.memory.values_MxD)
-        return pairs["distance_T"] + jnp.sum(a_MxT * (linear_MxT + gram_MxM @ a_MxT), axis=0)
+        linear_BxMxT = 2.0 * (users["query_BxMx1"] - query_BxMxT)
+        square_BxMxT = jnp.einsum("nm,bmt->bnt", gram_MxM, a_BxMxT)
+        return -met["distance_BxT"] - jnp.sum(a_BxMxT * (linear_BxMxT + square_BxMxT), axis=1)

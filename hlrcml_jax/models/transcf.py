@@ -5,19 +5,20 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from hlrcml_jax.models.cml import CML, pairwise_squared_distance, squared_distance
+from hlrcml_jax.models import distances
+from hlrcml_jax.models.base import Model, Spec
 
 CHUNK = 1 << 16
 
 
-class TransCF(CML):
-    """d(u, t) = ||u + n_u * n_t - t||^2, element-wise, with the means of the neighbours n.
+class TransCF(Model):
+    """score(u, t) = -||u + n_u * n_t - t||^2, element-wise, with the means of the neighbours n.
 
     n_u is the mean vector of the user's items, n_t that of the item's users; they are taken at the
     beginning of an epoch and no gradient flows through them. A row is a vector with its n behind.
     """
 
-    adds_constants: ClassVar[bool] = True
+    spec: ClassVar[Spec] = Spec(constants=True, users_from_items=False, sharded=False)
 
     weight_neighbours: float = 0.1
     weight_distance: float = 0.1
@@ -48,31 +49,32 @@ class TransCF(CML):
             "items": of_item_IxD / jnp.maximum(count_Ix1, 1),
         }
 
-    def relation(self, user_BxD, target_BxD, history):
-        """The relation vectors (B, D)."""
-        return _halves(user_BxD)[1] * _halves(target_BxD)[1]
+    def users(self, user_BxD, past_BxSxD, mask_BxS):
+        user_BxD, neighbours_BxD = _halves(user_BxD)
+        return {"user_BxD": user_BxD, "neighbours_BxD": neighbours_BxD}
 
-    def translate(self, user_BxD, relation):
-        return _halves(user_BxD)[0] + relation
+    def relation(self, users, met, target_BxTxD, past):
+        return users["neighbours_BxD"][:, None] * _halves(target_BxTxD)[1]
 
-    def distance(self, user_BxD, relation, target_BxD):
-        return squared_distance(self.translate(user_BxD, relation), _halves(target_BxD)[0])
+    def closeness(self, moved_BxTxD, target_BxTxD):
+        return super().closeness(moved_BxTxD, _halves(target_BxTxD)[0])
 
-    def penalty(self, user_BxD, relation, positive_BxD, negative_NxBxD):
+    def scores(self, users, met, target_BxTxD, past):
+        """||u - t||^2 + 2 <u - t, n_u * n_t> + ||n_u * n_t||^2 by products of users and targets."""
+        u_Bx1xD, nu_Bx1xD = users["user_BxD"][:, None], users["neighbours_BxD"][:, None]
+        t_BxTxD, nt_BxTxD = _halves(target_BxTxD)
+        linear_BxT = distances.products(u_Bx1xD * nu_Bx1xD, nt_BxTxD)
+        linear_BxT -= distances.products(nu_Bx1xD, t_BxTxD * nt_BxTxD)
+        square_BxT = distances.products(jnp.square(nu_Bx1xD), jnp.square(nt_BxTxD))
+        return -distances.squared(u_Bx1xD, t_BxTxD) - 2.0 * linear_BxT - square_BxT
+
+    def penalty(self, user_BxD, positive_BxD, negative_NxBxD, score_B):
         """Vectors near the means of their neighbours, and positives near the moved users."""
         rows = (user_BxD, positive_BxD, *negative_NxBxD)
-        neighbours_B = sum(squared_distance(*_halves(row_BxD)) for row_BxD in rows)
-        distance_B = self.distance(user_BxD, relation, positive_BxD)
-        return self.weight_neighbours * neighbours_B + self.weight_distance * distance_B
-
-    def block_users(self, user_CxD, target_TxD):
-        """||u - t||^2 + 2 <u - t, n_u * n_t> + ||n_u * n_t||^2 of all pairs, by matrix products."""
-        (u_CxD, nu_CxD), (t_TxD, nt_TxD) = _halves(user_CxD), _halves(target_TxD)
-        linear_CxT = (u_CxD * nu_CxD) @ nt_TxD.T - nu_CxD @ (t_TxD * nt_TxD).T
-        square_CxT = jnp.square(nu_CxD) @ jnp.square(nt_TxD).T
-        return pairwise_squared_distance(u_CxD, t_TxD) + 2.0 * linear_CxT + square_CxT
+        from_neighbours_B = sum(jnp.sum(jnp.square(a - b), axis=1) for a, b in map(_halves, rows))
+        return self.weight_neighbours * from_neighbours_B - self.weight_distance * score_B
 
 
-def _halves(row_BxD: jax.Array) -> list[jax.Array]:
-    """(vector, mean of the neighbours) of wide rows."""
-    return jnp.split(row_BxD, 2, axis=-1)
+def _halves(row: jax.Array) -> list[jax.Array]:
+    """(vector, mean of the neighbours) of wide rows, whatever their leading axes."""
+    return jnp.split(row, 2, axis=-1)

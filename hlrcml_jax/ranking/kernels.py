@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax import devices
-from hlrcml_jax.models.cml import CML, made_of_items
+from hlrcml_jax.models.base import Model, Related
+from hlrcml_jax.models.past import TablePast, from_items
 
 LONG = 4  # lists longer than a quarter of the catalogue are sorted once, at the end
 BITS = 8  # of a byte: known items travel as bits
+PIECE = 256  # past items that are related to a block of targets at a time: they stay in cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Steps:
       item_parts: into how many parts the tables are divided.
     """
 
-    model: CML
+    model: Model
     blocks: Blocks
     k: int
     n_items: int
@@ -114,23 +116,22 @@ class Steps:
         """What a chunk of users needs for all blocks; `best` is what it has so far."""
         bound = self._bind(params)
         n = len(user_C)
-        has_rows = "users" in params and not self.model.user_is_history
+        of_histories = self.model.spec.rows_are_histories
+        has_rows = "users" in params and not of_histories
         user_CxD = self.rows(params["users"], user_C) if has_rows else jnp.zeros((n, 0))
 
         def begin(group):
             user_GxD, prefs_GxS, mask_GxS, known_GxW = group
-            prefs_GxSxD = context_XxD[prefs_GxS]
-            if self.model.user_is_history:
+            past_GxSxD = jnp.where(mask_GxS[:, :, None], context_XxD[prefs_GxS], 0.0)
+            if of_histories:
                 user_GxD = _from_bits(known_GxW)[:, : self.n_items].astype(float)
             elif not has_rows:
-                user_GxD = made_of_items(prefs_GxSxD, mask_GxS)
-            return user_GxD, jax.vmap(bound.block_history)(user_GxD, prefs_GxSxD, mask_GxS)
+                user_GxD = from_items(past_GxSxD, mask_GxS)
+            return bound.users(user_GxD, past_GxSxD, mask_GxS)
 
-        begun_KxG = jax.lax.map(begin, self._groups((user_CxD, prefs_CxS, mask_CxS, known_CxW)))
-        user_CxD, history = jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), begun_KxG)
+        users_KxG = jax.lax.map(begin, self._groups((user_CxD, prefs_CxS, mask_CxS, known_CxW)))
         return {
-            "user_CxD": user_CxD,
-            "history": history,
+            "users": jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), users_KxG),
             "prefs_CxS": prefs_CxS,
             "mask_CxS": mask_CxS,
             "hidden_CxW": hidden_CxW,
@@ -143,28 +144,48 @@ class Steps:
             return jnp.full((n, width), -jnp.inf)
         return jnp.full((n, self.k), -1), jnp.full((n, self.k), -jnp.inf)
 
-    def items(self, params, context_XxD, first, out_XxMxT):
-        """What a block needs of items alone, and its first one."""
+    def relate(self, params, context_XxD, first, out: Related):
+        """What past items and a block's targets have in common, written over `out`; and `first`.
+
+        The context is taken in pieces that stay in cache, and no fresh memory is needed: to get
+        pages for arrays of this size takes longer than the arithmetic.
+        """
+        bound, target_TxD = self._bind(params), self._targets(params, first)
+        n_rows = len(context_XxD)
+        rows = PIECE if n_rows % PIECE == 0 else n_rows
+
+        def write(piece, out):
+            start = piece * rows
+            past_PxD = jax.lax.dynamic_slice_in_dim(context_XxD, start, rows)
+            related = bound.relate(past_PxD, target_TxD)
+
+            def put(x, out):
+                return jax.lax.dynamic_update_slice_in_dim(out, x.astype(out.dtype), start, axis=0)
+
+            return jax.tree.map(put, related, out)
+
         # Of several processes, jax takes no mapped function without any result.
-        target_TxD = self._targets(params, first)
-        return self._bind(params).block_items(context_XxD, target_TxD, out_XxMxT), first
+        return jax.lax.fori_loop(0, n_rows // rows, write, out), first
 
     def rank(self, users, block):
         """The users with what is best after a block."""
-        params, items, first = block
+        params, context_XxD, related, first = block
         bound = self._bind(params)
-        target_TxD = self._targets(params, first)
+        target_1xTxD = self._targets(params, first)[None]
+        rows = self.blocks.rows if self.model.spec.attends else self.blocks.group
 
-        def score_user(example):
-            return -bound.block_distances(items, *example)
+        def score_rows(example):
+            users, met, prefs_RxS, mask_RxS = example
+            past = TablePast(related, mask_RxS, context_XxD, prefs_RxS)
+            return bound.scores(users, met, target_1xTxD, past)
 
         def score_group(group):
-            pairs = bound.block_users(group["user_CxD"], target_TxD)
-            examples = (pairs, group["history"], group["prefs_CxS"], group["mask_CxS"])
-            return jax.lax.map(score_user, examples, batch_size=self.blocks.rows)
+            met = bound.meet(group["users"], target_1xTxD)
+            examples = (group["users"], met, group["prefs_CxS"], group["mask_CxS"])
+            return jax.lax.map(score_rows, _parts(examples, rows))
 
-        n = len(users["user_CxD"])
-        names = ("user_CxD", "history", "prefs_CxS", "mask_CxS")
+        n = len(users["prefs_CxS"])
+        names = ("users", "prefs_CxS", "mask_CxS")
         groups = self._groups({name: users[name] for name in names})
         score_CxT = jax.lax.map(score_group, groups).reshape(n, -1)
         hidden_CxW = jax.lax.dynamic_slice_in_dim(
@@ -198,9 +219,7 @@ class Steps:
         return jnp.where(score_CxK > -jnp.inf, item_CxK, -1), score_CxK
 
     def _groups(self, tree):
-        """Arrays (C, ...) as (groups, users of a group, ...)."""
-        group = self.blocks.group
-        return jax.tree.map(lambda x: x.reshape(len(x) // group, group, *x.shape[1:]), tree)
+        return _parts(tree, self.blocks.group)
 
     @property
     def _n_own(self):
@@ -219,6 +238,11 @@ class Steps:
         return items_IxD[place_T]
 
 
+def _parts(tree, size):
+    """Arrays (C, ...) as (parts, size, ...)."""
+    return jax.tree.map(lambda x: x.reshape(len(x) // size, size, *x.shape[1:]), tree)
+
+
 def _from_bits(bits_CxW: jax.Array) -> jax.Array:
     """Booleans (C, 8 W) from bytes (C, W)."""
     bit_8 = jnp.arange(BITS, dtype=jnp.uint8)[None, None]
@@ -231,7 +255,7 @@ def compiled(*static) -> SimpleNamespace:
     return SimpleNamespace(
         rows=devices.pmap(steps.rows),
         begin=devices.pmap(steps.begin),
-        items=devices.pmap(steps.items, donate=(3,)),
+        relate=devices.pmap(steps.relate, donate=(3,)),
         rank=_waiting(devices.pmap(steps.rank, donate=(0,))),
         finish=_waiting(devices.pmap(steps.finish)),
     )

@@ -20,10 +20,8 @@ import scipy.sparse
 
 from hlrcml_jax import devices
 from hlrcml_jax.data.dataset import Known
-from hlrcml_jax.models.cml import CML
-from hlrcml_jax.models.lrml import LRML
-from hlrcml_jax.models.relation import PIECE
-from hlrcml_jax.ranking.kernels import BITS, Blocks, compiled, is_long, plan_blocks
+from hlrcml_jax.models.base import Model, Related
+from hlrcml_jax.ranking.kernels import BITS, PIECE, Blocks, compiled, is_long, plan_blocks
 from hlrcml_jax.training.sampling import Sampler, UserItems, evaluation_preferences, rarity
 
 STORAGE = ("float32", "bfloat16", "float16")
@@ -74,7 +72,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: CML,
+        model: Model,
         known: Known | scipy.sparse.csr_array,
         max_prefs: int,
         weights: str,
@@ -133,14 +131,16 @@ class Scorer:
     def _plan(self, params, n_users: int, k: int) -> Blocks:
         n_items = self.known.shape[1]
         _, n_own, dim = params["items"].shape
-        slots = self._model.memory_slots if isinstance(self._model, LRML) else 1
-        width = n_items if self._model.user_is_history else dim
-        target_bytes = jnp.dtype(self._storage).itemsize * n_items * slots
+        related, of_pair = self._shapes(params)
+        slots = max(1, of_pair)
+        width = n_items if self._model.spec.rows_are_histories else dim
+        of_item = sum(x.dtype.itemsize * x.size for x in jax.tree.leaves(related))
+        target_bytes = n_items * max(4, of_item)
         # Row, preferences and their relations, known items as bits, and list.
         lists = 4 * (n_own if is_long(k, n_items) else k)
         floats = width + (2 + slots) * self.max_prefs + n_own // 32 + lists
         user_bytes = 4 * floats * devices.workers()
-        relates = slots > 1 or self._model.uses_preferences
+        relates = of_pair > 1 or self._model.spec.attends
         return plan_blocks(self._memory_mb, n_users, user_bytes, target_bytes, relates)
 
     def _rank_chunk(self, params, user_C, k, blocks, hide_known, only_I) -> Ranking:
@@ -154,7 +154,7 @@ class Scorer:
         steps = compiled(self._model, blocks, k, n_items, self._item_parts)
         context = steps.rows(params["items"], devices.replicate(context_X))
 
-        of_history = self._model.user_is_history
+        of_history = self._model.spec.rows_are_histories
 
         def begin(part):
             """What a worker's users need for all blocks, and their empty lists."""
@@ -172,12 +172,11 @@ class Scorer:
         parts = np.split(np.arange(chunk), devices.workers())
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
             users = list(pool.map(begin, parts))
-            pairs = self._room_for_pairs(len(context_X), blocks.targets)
+            related = self._room(params, len(context_X), blocks.targets)
             for first in range(0, n_own, blocks.targets):
                 place = devices.replicate(np.int32(first))
-                items, place = steps.items(params, context, place, pairs)
-                pairs = items["pairs_XxMxT"] if self._model.relates_items else None
-                block = itertools.repeat((params, items, place))
+                related, place = steps.relate(params, context, place, related)
+                block = itertools.repeat((params, context, related, place))
                 users = list(pool.map(steps.rank, users, block))
             lists = devices.all_parts(list(pool.map(steps.finish, users)))
         item_CxK, score_CxK = (
@@ -188,11 +187,33 @@ class Scorer:
         n = len(user_C)
         return Ranking(user_C, item_CxK, score_CxK, prefs_CxS[:n], mask_CxS[:n])
 
-    def _room_for_pairs(self, n_context: int, targets: int) -> jax.Array | None:
-        if not self._model.relates_items:
-            return None
-        shape = (n_context, self._model.memory_slots, targets)
-        return devices.replicate(np.zeros(shape, jnp.dtype(self._storage)))
+    def _room(self, params, n_context: int, targets: int) -> Related:
+        """Zeros for what past items and a block of targets have in common."""
+
+        def zeros(x):
+            return np.zeros((n_context, *x.shape[1:-1], targets), x.dtype)
+
+        return devices.replicate(jax.tree.map(zeros, self._shapes(params)[0]))
+
+    def _shapes(self, params) -> tuple[Related, int]:
+        """(what one past item and one target have in common, floats of a pair with a user)."""
+        model = self._model
+        user_width = params.get("users", params["items"]).shape[2]
+        if model.spec.rows_are_histories:
+            user_width = params["items"].shape[2]
+
+        def shapes(model_params, user_1xD, item_1xD, mask_1xS):
+            bound = model.bind({"params": model_params})
+            users = bound.users(user_1xD, item_1xD[None], mask_1xS)
+            return bound.relate(item_1xD, item_1xD), bound.meet(users, item_1xD[None])
+
+        model_params = jax.tree.map(lambda x: x[0], params["model"])
+        rows = (jnp.zeros((1, width)) for width in (user_width, params["items"].shape[2]))
+        related, met = jax.eval_shape(shapes, model_params, *rows, jnp.ones((1, 1), bool))
+        if related.relation is not None:
+            dtype = jnp.dtype(self._storage)
+            related = related.replace(relation=related.relation.update(dtype=dtype))
+        return related, sum(x.size for x in jax.tree.leaves(met))
 
     def _divide(self, of_users: np.ndarray, blocks: Blocks) -> np.ndarray:
         """The users of each device, (devices, users, ...)."""
@@ -230,7 +251,7 @@ def _context(prefs_CxS, mask_CxS, n_items: int) -> tuple[np.ndarray, np.ndarray]
     """(items that occur among the preferences, preferences as places among them).
 
     The number of items is padded to a power of two, or is the whole catalogue in whole pieces
-    (see `RelationMemory.write_block_weights`), so that few different shapes are compiled.
+    (see `Steps.relate`), so that few different shapes are compiled.
     """
     distinct = np.unique(prefs_CxS[mask_CxS])
     size = 1 << max(len(distinct) - 1, 0).bit_length()

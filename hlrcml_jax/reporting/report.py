@@ -10,9 +10,6 @@ import polars as pl
 
 from hlrcml_jax import explain, storage
 from hlrcml_jax.data.dataset import count_items
-from hlrcml_jax.models.closed_form import Solved
-from hlrcml_jax.models.cml import CML
-from hlrcml_jax.models.lrml import LRML
 from hlrcml_jax.ranking.evaluation import Evaluation, popularity_ranks, shown
 from hlrcml_jax.reporting import plots
 from hlrcml_jax.reporting.console import COLUMNS
@@ -93,7 +90,7 @@ def _pictures(best: Best, found: Evaluation, log, usage_M, k: int) -> list[str]:
         draw(*args, folder / f"{name}.png")
         figures.append(_figure(folder / f"{name}.png", caption))
 
-    if not isinstance(run.model, Solved):
+    if not run.model.spec.closed_form:
         metric = run.config.early_stopping.metric
         caption = f"Loss of training, and {metric} on validation; the best epoch is {best.epoch}."
         add("learning_curve", caption, plots.plot_learning_curve, log, metric, best.epoch)
@@ -148,18 +145,18 @@ def memory_usage(best: Best) -> np.ndarray | None:
     None without a memory or test interactions. All processes must ask together.
     """
     run = best.run
-    if not isinstance(run.model, LRML) or not run.dataset.test.nnz:
+    if not run.model.spec.memory or not run.dataset.test.nnz:
         return None
     user_E, item_E = run.dataset.test.nonzero()
     chosen = np.random.default_rng(0).permutation(len(user_E))[:N_PAIRS]
     pairs = user_E[chosen], item_E[chosen]
-    weight_NxM = explain.of_pairs(_relation, run.model, best.on_host, run.scorer("test"), *pairs)[0]
-    weight_M = np.abs(weight_NxM[:, : run.model.memory_slots]).mean(axis=0)
+    weight_NxM = explain.of_pairs(_mixture, run.model, best.on_host, run.scorer("test"), *pairs)[0]
+    weight_M = np.abs(weight_NxM).mean(axis=0)
     return weight_M / weight_M.sum()
 
 
-def _relation(bound: CML, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
-    return bound.relation(user_BxD, target_BxD, bound.history(user_BxD, prefs_BxSxD, mask_BxS))
+def _mixture(bound, *arguments):
+    return bound.mixture(*arguments)[:, :, 0]
 
 
 def _figure(path: pathlib.Path, caption: str) -> str:

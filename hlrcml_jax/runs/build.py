@@ -15,10 +15,11 @@ from hlrcml_jax import devices
 from hlrcml_jax.data.dataset import Dataset, Known
 from hlrcml_jax.ranking.evaluation import Protocol
 from hlrcml_jax.training.fold_in import FoldIn
-from hlrcml_jax.training.losses import Loss
+from hlrcml_jax.training.losses import make_loss
+from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.models import make_model
-from hlrcml_jax.models.cml import CML
-from hlrcml_jax.models.closed_form import Solved
+from hlrcml_jax.models.base import Model
+from hlrcml_jax.models.closed_form import closed_form
 from hlrcml_jax.training.optimizer import learning_rate, make_optimizer, row_radii
 from hlrcml_jax.training.sampling import Positives, Sampler, UserItems, rarity
 from hlrcml_jax.ranking.scorer import Scorer
@@ -60,7 +61,7 @@ class Run:
     workdir: pathlib.Path
 
     @property
-    def model(self) -> CML:
+    def model(self) -> Model:
         return make_model(self.config.model)
 
     @property
@@ -82,12 +83,17 @@ class Run:
         with config.ignore_type():
             config.update_from_flattened_dict(numbers or {})
         options, model = config.model, make_model(config.model)
-        clip_norm = options.clip_norm if model.in_ball else None
+        clip_norm = options.clip_norm if model.spec.ball else None
         frozen = {"": (), "both": ("users", "items")}
         steps = steps_per_epoch(self.dataset.train.nnz, config.train.batch_size)
         return Trainer(
             model,
-            Loss(**config.loss, hardest=config.negatives.hardest),
+            Objective(
+                make_loss(config.loss, model.spec.logistic),
+                config.negatives.hardest,
+                config.loss.temperature,
+                config.loss.copy_relation,
+            ),
             make_optimizer(
                 learning_rate(config.optimizer, steps),
                 row_radii(clip_norm, options.clip_memory, options.memory_radius),
@@ -99,7 +105,7 @@ class Run:
             config.parallel.tables,
         )
 
-    def place(self, tree: Any, model: CML | None = None) -> Any:
+    def place(self, tree: Any, model: Model | None = None) -> Any:
         """A state, or parameters of a model, for mapped functions, as `parallel.tables` says."""
         sharded = self._is_sharded(model or self.model)
         return devices.divide(tree) if sharded else devices.replicate(tree)
@@ -121,12 +127,12 @@ class Run:
         tables = sum(rows[name] * params[name].shape[1] for name in rows if name in params)
         return tables + sum(leaf.size for leaf in jax.tree.leaves(params["model"]))
 
-    def _is_sharded(self, model: CML) -> bool:
-        return self.config.parallel.tables == "sharded" and not isinstance(model, Solved)
+    def _is_sharded(self, model: Model) -> bool:
+        return self.config.parallel.tables == "sharded" and not model.spec.closed_form
 
-    def _max_prefs(self, model: CML) -> int:
-        made_of_items = self.config.model.users == "items" and not isinstance(model, Solved)
-        return self.config.model.max_prefs if model.uses_preferences or made_of_items else 0
+    def _max_prefs(self, model: Model) -> int:
+        from_items = self.config.model.users == "items" and not model.spec.closed_form
+        return self.config.model.max_prefs if model.spec.needs_past or from_items else 0
 
     def sampler(self) -> Sampler:
         """Draws the examples of training, as the config says; placed, and divided as tables are."""
@@ -154,14 +160,14 @@ class Run:
         divided = self._is_sharded(self.model)
         return (devices.device_count(), devices.own_devices()) if divided else None
 
-    def scorer(self, part: str, model: CML | None = None) -> Scorer:
+    def scorer(self, part: str, model: Model | None = None) -> Scorer:
         """Ranks with what may be known when a part is predicted."""
         return self.scorer_of(self.dataset.known(part), model)
 
     def scorer_of(
         self,
         known: Known | scipy.sparse.csr_array,
-        model: CML | None = None,
+        model: Model | None = None,
         rarity_I: np.ndarray | None = None,
     ) -> Scorer:
         """Ranks with what is known, see `Scorer`."""
@@ -181,8 +187,8 @@ class Run:
 
     def initial_state(self) -> TrainState:
         """The state before training, to be placed; of a solved model its solution."""
-        if isinstance(self.model, Solved):
-            params = self.model.fit(self.dataset.train, self.config.seed)
+        if solved := closed_form(self.model):
+            params = solved.fit(self.dataset.train, self.config.seed)
             return jax.device_get(init_state(params, optax.identity()))
         if not self._is_sharded(self.model):
             return jax.device_get(jax.jit(self._make_state)())
@@ -195,11 +201,12 @@ class Run:
 
     def empty_state(self) -> TrainState:
         """What `initial_state` gives without its values, to restore a checkpoint into."""
-        if not isinstance(self.model, Solved):
+        solved = closed_form(self.model)
+        if solved is None:
             table = devices.of_all if self._is_sharded(self.model) else _zeros
             return devices.map_tables(table, _zeros, jax.eval_shape(self._make_state))
         n_rows = {"users": self.dataset.n_users, "items": self.dataset.n_items}
-        widths = zip(n_rows.items(), self.model.widths(self.dataset.n_items), strict=True)
+        widths = zip(n_rows.items(), solved.widths(self.dataset.n_items), strict=True)
         tables = {name: np.zeros((n, width), np.float32) for (name, n), width in widths}
         return jax.device_get(init_state(tables | {"model": {}}, optax.identity()))
 
@@ -217,17 +224,17 @@ class Run:
         return init_state(params, self.trainer().optimizer)
 
     def params_for(
-        self, params: dict[str, Any], part: str, model: CML | None = None
+        self, params: dict[str, Any], part: str, model: Model | None = None
     ) -> dict[str, Any]:
         """Parameters made ready to predict a part, and placed."""
         model = model or self.model
-        has_users = "users" in params and not model.user_is_history
+        has_users = "users" in params and not model.spec.rows_are_histories
         ready = self.place(params, model)
         if has_users:
             known = self.dataset.known(part)
             sharded = self._is_sharded(model)
             ready = place_untrained_users(ready, self.dataset.train, known, sharded)
-        if model.adds_constants:
+        if model.spec.constants:
             trained = UserItems.of(self.dataset.train)
             ready = devices.first(ready)
             ready = jax.device_get(jax.jit(lambda params: widen(model, params, trained))(ready))
@@ -246,18 +253,18 @@ class Run:
         config, model = self.config, self.model
         if "users" not in params:  # they are made of their items
             return self.place(params)
-        if isinstance(model, Solved):
-            users = model.fold_in(params["items"], histories)
+        if solved := closed_form(model):
+            users = solved.fold_in(params["items"], histories)
             return self.place(params | {"users": users.astype(np.float32)})
         constants = {}
-        if model.adds_constants:
+        if model.spec.constants:
             constants_of_known = jax.jit(functools.partial(constants_of, model))
             trained = constants_of_known(params, UserItems.of(self.dataset.train))
             nobody = {"users": np.zeros((histories.shape[0], params["users"].shape[1]))}
             new = constants_of_known(params | nobody, UserItems.of(histories))
             constants = jax.device_get({"users": new["users"], "items": trained["items"]})
-        radius = config.model.clip_norm if model.in_ball else None
-        fold_in = FoldIn(model, self.trainer().loss, radius)
+        radius = config.model.clip_norm if model.spec.ball else None
+        fold_in = FoldIn(model, self.trainer().objective, radius)
         users = fold_in(
             params,
             histories,

@@ -165,7 +165,7 @@ def _examples(best: Best) -> list[pl.DataFrame]:
     run = best.run
     count_U = np.diff(run.dataset.train.indptr)
     user_C = np.argsort(count_U < 10, kind="stable")[:N_EXAMPLES]
-    make = _explained if explain.explains(run.model) else _recommended
+    make = _explained if run.model.spec.attends else _recommended
     table = make(best, 10, 3)(user_C)
     ids = run.dataset.user_ids.gather(user_C)
     tables = [table.filter(pl.col("user_id") == id) for id in ids]
@@ -252,7 +252,7 @@ def _explained(best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataF
 def export(best: Best) -> pathlib.Path:
     """Writes vectors, memory and the scoring function to `export/` in the workdir."""
     run = best.run
-    if run.model.user_is_history:
+    if run.model.spec.rows_are_histories:
         raise UserError(
             f"a model of kind {type(run.model).__name__} has no vectors to export; its weights are "
             "in the checkpoint."

@@ -15,8 +15,8 @@ import numpy as np
 import optax
 import scipy.sparse
 
-from hlrcml_jax.models.cml import CML
-from hlrcml_jax.training.losses import Loss
+from hlrcml_jax.models.base import Model
+from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.optimizer import keep_rows_in_balls
 from hlrcml_jax.training.sampling import Sampler, UserItems
 
@@ -29,15 +29,15 @@ class FoldIn:
 
     Attributes:
       model: the model.
-      loss: that it was trained with.
+      objective: that it was trained with.
       radius: of the ball of user rows; None leaves them free.
       steps: of Adam on each user's vector, whose rate falls to zero.
       examples: of each user in a step.
       learning_rate: of the first step.
     """
 
-    model: CML
-    loss: Loss
+    model: Model
+    objective: Objective
     radius: float | None
     steps: int = 12
     examples: int = 32
@@ -56,7 +56,7 @@ class FoldIn:
         Args:
           params: of one device, tables without constants; `users` are not looked at.
           histories: CSR (N, I), the items of each new user.
-          constants: of new users and of items, see `CML.constants`; or nothing.
+          constants: of new users and of items, see `Model.constants`; or nothing.
           seed: of all draws.
           **how: attributes of `sampling.Sampler`.
         """
@@ -112,7 +112,7 @@ def _descend(how: FoldIn, fixed, sampler: Sampler, constants, users_NxD, key):
         batch = jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), batch_NxP)
 
         def total(tables):
-            return how.loss(how.model, fixed | tables, batch, constants)
+            return how.objective(how.model, fixed | tables, batch, constants)
 
         updates, state = optimizer.update(jax.grad(total)(tables), state, tables)
         return (optax.apply_updates(tables, updates), state), None

@@ -18,7 +18,6 @@ import rich
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import devices
 from hlrcml_jax.errors import Diverged, Terminated, warn
-from hlrcml_jax.models.closed_form import Solved
 from hlrcml_jax.ranking.evaluation import evaluate
 from hlrcml_jax.ranking.scorer import Scorer
 from hlrcml_jax.reporting import console as report
@@ -47,7 +46,7 @@ def train(begun: Sequence[tuple[Run, Checkpoints]], go_on: bool = False) -> None
       Diverged: the loss is not finite any more.
       Terminated: SIGTERM came; what was trained is saved.
     """
-    if isinstance(begun[0][0].model, Solved):
+    if begun[0][0].model.spec.closed_form:
         for run, checkpoints in begun:
             _solve(run, checkpoints)
         return

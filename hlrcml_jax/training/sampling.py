@@ -7,6 +7,7 @@ algorithm, so nothing is rejected and every shape is static.
 """
 
 import math
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -16,10 +17,20 @@ import scipy.sparse
 
 from hlrcml_jax import devices
 from hlrcml_jax.data.dataset import Known, count_items
-from hlrcml_jax.training.losses import Batch
+from hlrcml_jax.training.batch import Batch
 
 PREFERENCE_WEIGHTS = ("uniform", "unpop")
 CANDIDATE_WEIGHTS = ("uniform", "popularity")
+
+# Draws N items of the catalogue, whoever the user is, from (key, N, popularity (I,)):
+# (items (N,), logarithm of the probability of each (N,)).
+CandidateSampler = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def uniform(key: jax.Array, n: int, count_I: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Every item with the same probability; a `CandidateSampler`."""
+    item_N = jax.random.randint(key, (n,), 0, len(count_I))
+    return item_N, jnp.full(n, -math.log(len(count_I)))
 
 
 class UserItems(flax.struct.PyTreeNode):
@@ -177,7 +188,7 @@ class Sampler(flax.struct.PyTreeNode):
       max_prefs: S; 0 for a model that uses none.
       candidates: N.
       weights: "uniform" or "unpop" (weight 1 / popularity).
-      candidate_weights: "uniform" or "popularity".
+      candidate_weights: "uniform", "popularity" or a sampler of one's own.
       shared: whether the examples of a batch share their candidates.
       correction: whether candidates stand for the catalogue, see `log_weights`.
     """
@@ -187,7 +198,9 @@ class Sampler(flax.struct.PyTreeNode):
     max_prefs: int = flax.struct.field(pytree_node=False)
     candidates: int = flax.struct.field(pytree_node=False, default=1)
     weights: str = flax.struct.field(pytree_node=False, default="uniform")
-    candidate_weights: str = flax.struct.field(pytree_node=False, default="uniform")
+    candidate_weights: str | CandidateSampler = flax.struct.field(
+        pytree_node=False, default="uniform"
+    )
     shared: bool = flax.struct.field(pytree_node=False, default=False)
     correction: bool = flax.struct.field(pytree_node=False, default=False)
 
@@ -212,49 +225,46 @@ class Sampler(flax.struct.PyTreeNode):
         placed = devices.replicate(self.log_weight_I)
         return self.replace(known=put(self.known), log_weight_I=placed)
 
-    def negatives(self, key: jax.Array, user: jax.Array) -> jax.Array:
-        """N candidates for a user, with replacement, (N,).
+    def negatives(self, key: jax.Array, user: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """N candidates for a user, with replacement, and their log weights, each (N,).
 
         Uniform ones are drawn among the items that the user does not have: the r-th of those is
         r + the number of the user's items before it. For a user with all items the result means
-        nothing (see `draw_batch`). By popularity, any item may come (see `Batch.log_weight_BxN`).
+        nothing (see `draw_batch`). Other samplers may draw any item (see `log_weights`).
         """
-        if self.candidate_weights == "popularity":
-            return self.any_items(key)
-        n_free = self.known.n_items - self.known.count(user)
-        rank_N = jax.random.randint(key, (self.candidates,), 0, jnp.maximum(n_free, 1))
+        if self.candidate_weights != "uniform":
+            item_N, log_q_N = self.any_items(key)
+            return item_N, self.log_weights(user, item_N, log_q_N)
+        n_free = jnp.maximum(self.known.n_items - self.known.count(user), 1)
+        rank_N = jax.random.randint(key, (self.candidates,), 0, n_free)
 
         def nth_free(rank):
             return rank + self.known.search(user, lambda item, place: item - place <= rank)
 
-        return jnp.minimum(jax.vmap(nth_free)(rank_N), self.known.n_items - 1)
+        item_N = jnp.minimum(jax.vmap(nth_free)(rank_N), self.known.n_items - 1)
+        return item_N, self._corrected(jnp.full(item_N.shape, -jnp.log(n_free)))
 
-    def any_items(self, key: jax.Array) -> jax.Array:
-        """N candidates from the whole catalogue, with replacement, (N,)."""
-        if self.candidate_weights == "uniform":
-            return jax.random.randint(key, (self.candidates,), 0, self.known.n_items)
-        # An item of a random interaction: as often as it is popular.
-        return self.known.at(jax.random.randint(key, (self.candidates,), 0, self.known.total))
+    def any_items(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """N candidates from the whole catalogue, and the logarithms of their probabilities."""
+        if self.candidate_weights == "popularity":
+            # An item of a random interaction: as often as it is popular.
+            item_N = self.known.at(jax.random.randint(key, (self.candidates,), 0, self.known.total))
+            return item_N, -self.log_weight_I[item_N] - math.log(self.known.total)
+        draw = uniform if self.candidate_weights == "uniform" else self.candidate_weights
+        return draw(key, self.candidates, jnp.exp(-self.log_weight_I))
 
-    def log_weights(self, user: jax.Array, item_N: jax.Array) -> jax.Array:
-        """Log weights (N,) of a user's candidates in a softmax; -inf for items of the user.
-
-        With the correction they are -log(N q) for candidates that are drawn with probability q, so
-        that their weighted sum estimates that of the catalogue; without, 0.
-        """
-        every = self.shared or self.candidate_weights == "popularity"
-        log_weight_N = jnp.zeros(item_N.shape)
-        if self.correction:
-            if self.candidate_weights == "popularity":
-                log_q_N = -self.log_weight_I[item_N] - math.log(self.known.total)
-            else:
-                n_drawn_from = self.known.n_items - (0 if every else self.known.count(user))
-                log_q_N = -jnp.log(jnp.maximum(n_drawn_from, 1.0))
-            log_weight_N -= math.log(self.candidates) + log_q_N
-        if not every:  # they were drawn among the others
-            return log_weight_N
+    def log_weights(self, user: jax.Array, item_N: jax.Array, log_q_N: jax.Array) -> jax.Array:
+        """Log weights (N,) of candidates that may be any items; -inf for items of the user."""
         has_N = jax.vmap(lambda item: self.known.find(user, item)[1])(item_N)
-        return jnp.where(has_N, -jnp.inf, log_weight_N)
+        return jnp.where(has_N, -jnp.inf, self._corrected(log_q_N))
+
+    def _corrected(self, log_q_N):
+        """Log weights of candidates that were drawn with some probabilities.
+
+        With the logQ correction they are -log(N q), so that the weighted sum of the candidates
+        estimates that of the catalogue; without, 0.
+        """
+        return -math.log(self.candidates) - log_q_N if self.correction else jnp.zeros_like(log_q_N)
 
     def preferences(
         self, key: jax.Array, user: jax.Array, left_out: jax.Array, is_left_out: jax.Array
@@ -281,15 +291,21 @@ class Sampler(flax.struct.PyTreeNode):
         return self.known.item_E[self.known.start(user) + place_S], mask_S
 
     def example(
-        self, key: jax.Array, user: jax.Array, item: jax.Array, shared_N: jax.Array | None = None
+        self,
+        key: jax.Array,
+        user: jax.Array,
+        item: jax.Array,
+        shared: tuple[jax.Array, jax.Array] | None = None,
     ) -> Batch:
         """One example, without a leading axis: an item of a user, with what is drawn for it.
 
         Its weight is 0 for a user who has all items, because there is no negative.
         """
         negative_key, preference_key = jax.random.split(key)
-        negative_N = shared_N if self.shared else self.negatives(negative_key, user)
-        log_weight_N = self.log_weights(user, negative_N)
+        if shared is None:
+            negative_N, log_weight_N = self.negatives(negative_key, user)
+        else:
+            negative_N, log_weight_N = shared[0], self.log_weights(user, *shared)
         prefs_S, mask_S = self.preferences(preference_key, user, *self.known.find(user, item))
         weight = (self.known.count(user) < self.known.n_items).astype(jnp.float32)
         return Batch(user, item, negative_N, log_weight_N, prefs_S, mask_S, weight)
@@ -350,12 +366,12 @@ def draw_batch(
     n = order_E.shape[0]
     # Keys of steps follow those of places.
     step_key = jax.random.fold_in(epoch_key, n + step)
-    shared_N = sampler.any_items(step_key) if sampler.shared else None
+    shared = sampler.any_items(step_key) if sampler.shared else None
 
     def draw(place):
         pair = order_E[jnp.minimum(place, n - 1)]
         user, item, is_here = positives.at(pair)
-        batch = sampler.example(jax.random.fold_in(epoch_key, place), user, item, shared_N)
+        batch = sampler.example(jax.random.fold_in(epoch_key, place), user, item, shared)
         batch = batch.replace(weight_B=batch.weight_B * (place < n))
         if not sampler.known.divided:
             return batch
@@ -364,7 +380,9 @@ def draw_batch(
 
     batch = jax.vmap(draw)(place_B)
     batch = batch.replace(mask_BxS=batch.mask_BxS.astype(bool))
-    return batch.replace(negative_BxN=shared_N) if sampler.shared else batch
+    if shared is None:
+        return batch
+    return batch.replace(negative_BxN=shared[0][None], shared=True)
 
 
 def rarity(known: Known | scipy.sparse.csr_array) -> np.ndarray:

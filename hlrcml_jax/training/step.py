@@ -16,8 +16,10 @@ import numpy as np
 import optax
 
 from hlrcml_jax import devices
-from hlrcml_jax.models.cml import CML
-from hlrcml_jax.training.losses import Batch, Loss, Rows, widen_rows
+from hlrcml_jax.models.base import Model
+from hlrcml_jax.models.past import own_scores
+from hlrcml_jax.training.batch import Batch, Rows, widen_rows
+from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.optimizer import distinct, put_rows, take_rows
 from hlrcml_jax.training.sampling import Positives, Sampler, UserItems, draw_batch
 
@@ -44,19 +46,18 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def init_params(
-    key: jax.Array, model: CML, n_users: int, n_items: int, dim: int, user_vectors: bool = True
+    key: jax.Array, model: Model, n_users: int, n_items: int, dim: int, user_vectors: bool = True
 ) -> dict[str, Any]:
     """Tables and the model's own parameters, drawn anew.
 
-    Without `user_vectors` there is no table `users`: they are made of their items.
+    Without `user_vectors` there is no table `users`: they are represented by their items.
     """
     user_key, item_key, model_key = jax.random.split(key, 3)
-    row_1xD = jnp.zeros((1, dim * 2 if model.adds_constants else dim))
-    variables = model.init(model_key, row_1xD, row_1xD, row_1xD[None], jnp.ones((1, 1), bool))
-    params = {
-        "items": model.init_rows(item_key, n_items, dim),
-        "model": variables.get("params", {}),
-    }
+    items_IxD = model.init_rows(item_key, n_items, dim)
+    row_1xD = jnp.zeros((1, items_IxD.shape[1] * (2 if model.spec.constants else 1)))
+    rows = (row_1xD, row_1xD, row_1xD[None], jnp.ones((1, 1), bool))
+    variables = model.init(model_key, *rows, method=own_scores)
+    params = {"items": items_IxD, "model": variables.get("params", {})}
     return {"users": model.init_rows(user_key, n_users, dim)} | params if user_vectors else params
 
 
@@ -82,7 +83,7 @@ class Trainer:
 
     Attributes:
       model: the model.
-      loss: of a batch.
+      objective: the loss of a batch.
       optimizer: of the parameters.
       batch_size: positives a step, over all devices.
       rows: "dense" updates all rows of the tables in every step, as Adam does; "lazy" those that
@@ -91,8 +92,8 @@ class Trainer:
       block_bytes: of preferences' rows in a block of examples, on a CPU.
     """
 
-    model: CML
-    loss: Loss
+    model: Model
+    objective: Objective
     optimizer: optax.GradientTransformation
     batch_size: int
     rows: str = "dense"
@@ -146,13 +147,13 @@ class Trainer:
         """
         n_blocks = self._n_blocks(batch, params)
         if n_blocks == 1:
-            loss_and_gradients = jax.value_and_grad(self.loss, argnums=1)
+            loss_and_gradients = jax.value_and_grad(self.objective, argnums=1)
             return loss_and_gradients(self.model, params, batch, constants)
         loss_and_gradients = jax.value_and_grad(self._loss_of_rows, argnums=(0, 1))
 
         def add_block(carry, block):
             loss, (tables, model) = carry
-            block = self.loss.choose(self.model, params, block, constants)
+            block = self.objective.choose(self.model, params, block, constants)
             rows = Rows.of(params, block)
             block_loss, of_block = loss_and_gradients(rows, params["model"], block, constants)
             of_rows, of_model = of_block
@@ -166,7 +167,7 @@ class Trainer:
         return loss, tables | {"model": model}
 
     def _n_blocks(self, batch, params) -> int:
-        in_one = batch.is_shared or batch.prefs_BxS.shape[1] == 0
+        in_one = batch.shared or batch.prefs_BxS.shape[1] == 0
         if in_one or not devices.on_cpu():
             return 1
         floats = batch.prefs_BxS.size * params["items"].shape[1]
@@ -174,7 +175,7 @@ class Trainer:
 
     def _loss_of_rows(self, rows, model_params, batch, constants):
         rows = widen_rows(rows, constants, lambda wide: Rows.of(wide, batch))
-        return self.loss.of_rows(self.model, model_params, rows, batch)
+        return self.objective.of_rows(self.model, model_params, rows, batch)
 
     def train_epoch(
         self, state: TrainState, sampler: Sampler, positives: Positives, key_data: jax.Array
@@ -204,7 +205,7 @@ class Trainer:
             if self.tables == "sharded":
                 touched, batch = self._touched_rows(params, batch)
                 some = self._take_rows(params, touched)
-            return carry, devices.psum(self.loss(self.model, some, batch, constants))
+            return carry, devices.psum(self.objective(self.model, some, batch, constants))
 
         _, loss_T = self._scan(step, 0, sampler, positives, key)
         return jnp.sum(loss_T) / positives.total
@@ -241,7 +242,7 @@ def touched_rows(batch: Batch, n_rows: dict[str, int]) -> tuple[dict[str, jax.Ar
     """
     real_B = batch.weight_B > 0
     real_Bx1 = real_B[:, None]
-    candidates = True if batch.is_shared else real_Bx1
+    candidates = True if batch.shared else real_Bx1
     used = {
         "users": {"user_B": real_B},
         "items": {
@@ -266,7 +267,7 @@ def touched_rows(batch: Batch, n_rows: dict[str, int]) -> tuple[dict[str, jax.Ar
 def part_of_batch(batch: Batch, first: jax.Array, size: int) -> Batch:
     """Some of the examples of a batch; candidates that all share stay."""
     part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), batch)
-    return part.replace(negative_BxN=batch.negative_BxN) if batch.is_shared else part
+    return part.replace(negative_BxN=batch.negative_BxN) if batch.shared else part
 
 
 def split_batch(batch: Batch, n: int) -> Batch:
@@ -281,13 +282,13 @@ def split_batch(batch: Batch, n: int) -> Batch:
     return jax.tree.map(split, batch)
 
 
-def constants_of(model: CML, params: dict[str, Any], known: UserItems) -> dict[str, jax.Array]:
+def constants_of(model: Model, params: dict[str, Any], known: UserItems) -> dict[str, jax.Array]:
     """The model's constants from the tables and the training interactions."""
     tables = {name: table for name, table in params.items() if name != "model"}
     return model.constants(tables, known.users(), known.item_E)
 
 
-def widen(model: CML, params: dict[str, Any], known: UserItems) -> dict[str, Any]:
+def widen(model: Model, params: dict[str, Any], known: UserItems) -> dict[str, Any]:
     """Parameters whose tables have the model's constants behind each row."""
     constants = constants_of(model, params, known)
     widened = {name: jnp.concatenate([params[name], constants[name]], 1) for name in constants}

@@ -1,0 +1,32 @@
+"""Products and distances of users and targets, of a user's own targets or of shared ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def products(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
+    """<u, t>, (B, T).
+
+    Args:
+      user_BxTxD: a user for each target, or (B, 1, D).
+      target_BxTxD: targets of each user, or (1, T, D) for all.
+    """
+    if len(target_BxTxD) == 1 and user_BxTxD.shape[1] == 1:
+        return user_BxTxD[:, 0] @ target_BxTxD[0].T
+    return jnp.sum(user_BxTxD * target_BxTxD, axis=2)
+
+
+def squared(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
+    """||u - t||^2, (B, T), of arguments as in `products`; of shared targets by a matrix product."""
+    if len(target_BxTxD) == 1 and user_BxTxD.shape[1] == 1:
+        user_Bx1 = jnp.sum(jnp.square(user_BxTxD), axis=2)
+        target_1xT = jnp.sum(jnp.square(target_BxTxD), axis=2)
+        return user_Bx1 + target_1xT - 2.0 * products(user_BxTxD, target_BxTxD)
+    return jnp.sum(jnp.square(user_BxTxD - target_BxTxD), axis=2)
+
+
+def cosine(rows_IxD: np.ndarray, row_T: np.ndarray) -> np.ndarray:
+    """Cosines (T, I) of some rows with all; 0 for a row of zeros."""
+    unit_IxD = rows_IxD / np.maximum(np.linalg.norm(rows_IxD, axis=1, keepdims=True), 1e-30)
+    return unit_IxD[row_T] @ unit_IxD.T

@@ -1,0 +1,59 @@
+"""The memory of latent relations (paper, section 3).
+
+The relation of two vectors is read from M slots, rel(a, b) = softmax((a * b) A) V, and a hierarchy
+of relations is a weighted sum of such reads. Every relation is therefore a mixture of the M value
+rows: its mixture weights are carried (`_M`), and the D-dimensional vector is left unbuilt. With
+q = V x, the product <rel, x> is weights . q.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class RelationMemory(nn.Module):
+    """M slots of keys A (D, M) and values V (M, D).
+
+    They are drawn from N(0, 1/D), times the scales: with products t * p of rows in a unit ball the
+    paper's keys leave all mixture weights almost equal when training starts, and values of zero let
+    it start as CML.
+    """
+
+    dim: int
+    slots: int
+    key_scale: float = 1.0
+    value_scale: float = 1.0
+
+    def setup(self):
+        def init(scale):
+            return nn.initializers.normal(stddev=scale * self.dim**-0.5)
+
+        self.keys_DxM = self.param("keys", init(self.key_scale), (self.dim, self.slots))
+        self.values_MxD = self.param("values", init(self.value_scale), (self.slots, self.dim))
+
+    def weights(self, a_BxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
+        """Mixture weights (B, M, T) of rel(a, t), for targets of one's own or shared ones."""
+        if len(target_BxTxD) == 1:  # one matrix product for every pair
+            keyed_DxMxT = self.keys_DxM[:, :, None] * target_BxTxD[0].T[:, None]
+            return jax.nn.softmax(jnp.tensordot(a_BxD, keyed_DxMxT, axes=1), axis=1)
+        return jnp.swapaxes(self.slot_weights(target_BxTxD, a_BxD), 1, 2)
+
+    def slot_weights(self, slots_BxSxD: jax.Array, b_BxD: jax.Array) -> jax.Array:
+        """Mixture weights (B, S, M) of rel(s, b) for the S slots of each example."""
+        return jax.nn.softmax((slots_BxSxD * b_BxD[:, None]) @ self.keys_DxM)
+
+    def relate(self, past: jax.Array, target: jax.Array) -> jax.Array:
+        """Mixture weights of rel(p, t): (X, M, T), or (B, S, M) of own ones; see `Related`."""
+        return (
+            self.weights(past, target[None])
+            if past.ndim == 2
+            else self.slot_weights(past, target[:, 0])
+        )
+
+    def query(self, x: jax.Array) -> jax.Array:
+        """V x, the inner product with each value row: (..., D) to (..., M)."""
+        return x @ self.values_MxD.T
+
+    def read(self, mixture_BxMxT: jax.Array) -> jax.Array:
+        """The relations themselves, (B, T, D)."""
+        return jnp.einsum("bmt,md->btd", mixture_BxMxT, self.values_MxD)

@@ -1,0 +1,133 @@
+"""The loss of a batch: which candidates of each example count, their scores, and the penalties."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hlrcml_jax.models.base import Model
+from hlrcml_jax.models.past import Examples, TablePast
+from hlrcml_jax.training import losses
+from hlrcml_jax.training.batch import Batch, Rows, widen_rows
+
+Constants = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Sum over a batch of the loss of each example, with the penalties of the model.
+
+    Attributes:
+      loss: of the scores, see `losses.py`.
+      hardest: how many candidates count, those of the highest scores; 0 for all. An example's own
+        are judged by the positive's relation (see `choose`), shared ones by their own, which are
+        at hand.
+      temperature: of the scores, where candidates' weights add to what they are judged by.
+      copy_relation: candidates use the positive's relation in the loss too.
+    """
+
+    loss: losses.Loss = losses.hinge
+    hardest: int = 0
+    temperature: float = 1.0
+    copy_relation: bool = False
+
+    def __call__(
+        self, model: Model, params: dict[str, Any], batch: Batch, constants: Constants | None = None
+    ) -> jax.Array:
+        """The loss of one batch.
+
+        Args:
+          model: the model.
+          params: `users` (U, D) and `items` (I, D), and the `model`'s own parameters.
+          batch: the ids.
+          constants: of the epoch, see `Model.constants`.
+        """
+        constants = constants or {}
+        if not batch.shared:
+            batch = self.choose(model, params, batch, constants)
+        rows = self._rows(params, batch, constants)
+        if not batch.shared:
+            return self.of_rows(model, params["model"], rows, batch)
+        bound = model.bind({"params": params["model"]})
+        examples = Examples.of(bound, rows.user_BxD, rows.prefs_BxSxD, batch.mask_BxS)
+        _, positive_B = _own_score(bound, examples, rows.positive_BxD)
+        items_IxD = widen_rows(params["items"], constants, lambda wide: wide["items"])
+        target_1xNxD = jnp.swapaxes(rows.negative_NxBxD, 0, 1)
+        related = bound.relate(items_IxD, target_1xNxD[0])
+        past = TablePast(related, batch.mask_BxS, items_IxD, batch.prefs_BxS)
+        met = bound.meet(examples.users, target_1xNxD)
+        negative_BxN = bound.scores(examples.users, met, target_1xNxD, past)
+        if self._chooses(negative_BxN.shape[1]):
+            hardest = self._hardest(negative_BxN, batch.log_weight_BxN, negative_BxN)
+        else:
+            hardest = negative_BxN, batch.log_weight_BxN
+        return self._total(bound, rows, batch, positive_B, *hardest, rows.negative_NxBxD[:0])
+
+    def _rows(self, params, batch, constants):
+        rows = widen_rows(Rows.of(params, batch), constants, lambda wide: Rows.of(wide, batch))
+        return rows.with_users(batch.mask_BxS)
+
+    def choose(
+        self, model: Model, params: dict[str, Any], batch: Batch, constants: Constants
+    ) -> Batch:
+        """The batch with its hardest candidates alone, as judged by the positive's relation.
+
+        So candidates cost little: only the chosen ones need relations of their own.
+        """
+        if not self._chooses(batch.negative_BxN.shape[1]):
+            return batch
+        rows = self._rows(params, batch, constants)
+        bound = model.bind({"params": params["model"]})
+        examples = Examples.of(bound, rows.user_BxD, rows.prefs_BxSxD, batch.mask_BxS)
+        moved_Bx1xD, _ = _own_score(bound, examples, rows.positive_BxD)
+        score_BxN = _scores_of_moved(bound, moved_Bx1xD, rows.negative_NxBxD)
+        chosen = self._hardest(score_BxN, batch.log_weight_BxN, batch.negative_BxN)
+        return batch.replace(negative_BxN=chosen[0], log_weight_BxN=chosen[1])
+
+    def of_rows(self, model: Model, model_params: Any, rows: Rows, batch: Batch) -> jax.Array:
+        """The loss of examples whose own candidates are chosen, from gathered rows."""
+        bound = model.bind({"params": model_params})
+        rows = rows.with_users(batch.mask_BxS)
+        examples = Examples.of(bound, rows.user_BxD, rows.prefs_BxSxD, batch.mask_BxS)
+        moved_Bx1xD, positive_B = _own_score(bound, examples, rows.positive_BxD)
+        negative_NxBxD = rows.negative_NxBxD
+        if self.copy_relation:
+            negative_BxN = _scores_of_moved(bound, moved_Bx1xD, negative_NxBxD)
+        elif len(negative_NxBxD) == 1:  # without a loop the compiler does much better
+            negative_BxN = _own_score(bound, examples, negative_NxBxD[0])[1][:, None]
+        else:
+            negative_BxN = jax.lax.map(
+                lambda row_BxD: _own_score(bound, examples, row_BxD)[1], negative_NxBxD
+            ).T
+        scores = positive_B, negative_BxN, batch.log_weight_BxN
+        return self._total(bound, rows, batch, *scores, negative_NxBxD)
+
+    def _total(self, bound, rows, batch, positive_B, negative_BxN, log_weight_BxN, penalized_NxBxD):
+        loss_B = self.loss(positive_B, negative_BxN, log_weight_BxN)
+        penalty_B = bound.penalty(rows.user_BxD, rows.positive_BxD, penalized_NxBxD, positive_B)
+        return jnp.sum((loss_B + penalty_B) * batch.weight_B)
+
+    def _chooses(self, n_candidates: int) -> bool:
+        return 0 < self.hardest < n_candidates
+
+    def _hardest(self, score_BxN, log_weight_BxN, value_BxN):
+        """(values, log weights), each (B, K), of the K hardest candidates."""
+        judged_BxN = score_BxN / self.temperature + log_weight_BxN
+        row_BxK = jax.lax.top_k(judged_BxN, self.hardest)[1]
+        return tuple(
+            jnp.take_along_axis(x_BxN, row_BxK, axis=1) for x_BxN in (value_BxN, log_weight_BxN)
+        )
+
+
+def _own_score(bound: Model, examples: Examples, target_BxD):
+    """(the users moved (B, 1, D), scores (B,)) of a target of each example."""
+    arguments = examples.with_target(bound, target_BxD)
+    moved_Bx1xD = bound.moved(*arguments)
+    return moved_Bx1xD, bound.closeness(moved_Bx1xD, target_BxD[:, None])[:, 0]
+
+
+def _scores_of_moved(bound: Model, moved_Bx1xD, row_NxBxD):
+    """Scores (B, N) of candidates for users that are moved already."""
+    score = jax.vmap(lambda row_BxD: bound.closeness(moved_Bx1xD, row_BxD[:, None])[:, 0])
+    return score(row_NxBxD).T
