@@ -129,7 +129,7 @@ class Setting:
         """Ranks with the training interactions known."""
         from hlrcml_jax.ranking.scorer import Scorer
 
-        prefs = _PREFS.value if model.uses_preferences else 0
+        prefs = _PREFS.value if model.spec.needs_past else 0
         room = _MEMORY.value
         return Scorer(model, self.train, prefs, "uniform", room, seed=0, storage=_STORAGE.value)
 
@@ -140,14 +140,16 @@ def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
     import numpy as np
 
     from hlrcml_jax import devices
-    from hlrcml_jax.training.losses import Loss
+    from hlrcml_jax.training.losses import hinge, logistic
+    from hlrcml_jax.training.objective import Objective
     from hlrcml_jax.training.optimizer import make_optimizer, row_radii
     from hlrcml_jax.training.sampling import Positives, Sampler
     from hlrcml_jax.training.step import Trainer, init_state
 
     model, params = setting.model(name)
-    optimizer = make_optimizer(2e-4, row_radii(1.0 if model.in_ball else None))
-    trainer = Trainer(model, Loss(margin=0.2), optimizer, _BATCH.value, _ROWS.value)
+    optimizer = make_optimizer(2e-4, row_radii(1.0 if model.spec.ball else None))
+    objective = Objective(logistic if model.spec.logistic else hinge)
+    trainer = Trainer(model, objective, optimizer, _BATCH.value, _ROWS.value)
     positives = Positives.of(setting.train)
     n = _STEPS.value * _BATCH.value
     chosen = np.random.default_rng(0).integers(0, setting.train.nnz, n)
@@ -155,7 +157,7 @@ def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
     positives = positives.replace(user_E=users, item_E=items, count=np.int32(n), total=n)
     sampler = Sampler.of(
         setting.train,
-        _PREFS.value if model.uses_preferences else 0,
+        _PREFS.value if model.spec.needs_past else 0,
         candidates=_NEGATIVES.value,
         shared=_SHARED.value,
     )

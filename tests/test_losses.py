@@ -1,5 +1,7 @@
 """Which negative is chosen, and what counts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jax.test_util
@@ -12,7 +14,10 @@ from hlrcml_jax.config import default_config
 from hlrcml_jax.models import OF_ITEMS, make_model
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR
-from hlrcml_jax.training.losses import KINDS, Batch, Loss
+from hlrcml_jax.models.past import Examples
+from hlrcml_jax.training.batch import Batch
+from hlrcml_jax.training.losses import LOSSES, hinge, softmax
+from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.sampling import UserItems
 from hlrcml_jax.training.step import constants_of, init_params
 
@@ -21,6 +26,18 @@ LINE = {  # on a line: user 0 at 0, items at 1, 2, 3 and 4
     "items": jnp.array([[1.0], [2.0], [3.0], [4.0]]),
     "model": {},
 }
+
+
+def hinged(margin, **options):
+    return Objective(functools.partial(hinge, margin=margin), **options)
+
+
+def softened(temperature, **options):
+    return Objective(functools.partial(softmax, temperature=temperature), **options)
+
+
+def of_kind(kind, margin, **options):
+    return softened(0.3, **options) if kind == "softmax" else hinged(margin, **options)
 
 
 def batch(negatives, positive=1, weight=1.0):
@@ -37,41 +54,41 @@ def batch(negatives, positive=1, weight=1.0):
 
 def test_hinge_by_hand():
     # d(u, positive) = 4; the negatives are at 1, 9 and 16; margin 6.
-    assert Loss(margin=6.0)(CML(), LINE, batch([0])) == 6 + 4 - 1
-    assert Loss(margin=6.0)(CML(), LINE, batch([2])) == 6 + 4 - 9
-    assert Loss(margin=6.0)(CML(), LINE, batch([3])) == 0
+    assert hinged(6.0)(CML(), LINE, batch([0])) == 6 + 4 - 1
+    assert hinged(6.0)(CML(), LINE, batch([2])) == 6 + 4 - 9
+    assert hinged(6.0)(CML(), LINE, batch([3])) == 0
 
 
 def test_candidates_are_averaged_or_the_hardest_is_kept():
     candidates = batch([3, 0, 2])
-    mean = Loss(margin=6.0)(CML(), LINE, candidates)
+    mean = hinged(6.0)(CML(), LINE, candidates)
     np.testing.assert_allclose(mean, (0 + 9 + 1) / 3, rtol=1e-6)
-    assert Loss(margin=6.0, hardest=1)(CML(), LINE, candidates) == 9
+    assert hinged(6.0, hardest=1)(CML(), LINE, candidates) == 9
 
 
 def test_softmax_by_hand():
     """z = 4 - 9 and 4 - 16, at temperature 2; the candidate at 1 is an item of the user."""
     candidates = batch([0, 2, 3]).replace(log_weight_BxN=jnp.array([[-jnp.inf, 0, 0]]))
     expected = np.log(1 + np.exp((4 - 9) / 2) + np.exp((4 - 16) / 2))
-    found = Loss("softmax", temperature=2.0)(CML(), LINE, candidates)
+    found = softened(2.0)(CML(), LINE, candidates)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_weighted_candidates_count_as_often():
     """A candidate of weight 3 is three of weight 1."""
     once = batch([0, 2]).replace(log_weight_BxN=jnp.log(jnp.array([[1.0, 3.0]])))
-    loss = Loss("softmax", temperature=2.0)
+    loss = softened(2.0)
     np.testing.assert_allclose(
         loss(CML(), LINE, once), loss(CML(), LINE, batch([0, 2, 2, 2])), rtol=1e-6
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 def test_several_hardest_candidates_are_those_nearest(kind):
     """The user is at 0; of the items at 4, 1 and 3 those at 1 and 3 are nearest."""
-    own, loss = batch([3, 0, 2]), Loss(kind, margin=6.0, hardest=2)
-    shared = own.replace(negative_BxN=own.negative_BxN[0])
-    expected = Loss(kind, margin=6.0)(CML(), LINE, batch([0, 2]))
+    own, loss = batch([3, 0, 2]), of_kind(kind, 6.0, hardest=2)
+    shared = own.replace(shared=True)
+    expected = of_kind(kind, 6.0)(CML(), LINE, batch([0, 2]))
     for candidates in (own, shared):
         np.testing.assert_allclose(loss(CML(), LINE, candidates), expected, rtol=1e-6)
 
@@ -83,24 +100,24 @@ def test_users_made_of_their_items():
     items = {name: table for name, table in LINE.items() if name != "users"}
     user = 4 / np.sqrt(2)
     expected = 6 + (user - 2) ** 2 - (user - 4) ** 2
-    np.testing.assert_allclose(Loss(margin=6.0)(CML(), items, example), expected, rtol=1e-6)
+    np.testing.assert_allclose(hinged(6.0)(CML(), items, example), expected, rtol=1e-6)
     nobody = example.replace(mask_BxS=jnp.zeros((1, 3), bool))
-    assert Loss(margin=6.0)(CML(), items, nobody) == Loss(margin=6.0)(CML(), LINE, batch([3]))
+    assert hinged(6.0)(CML(), items, nobody) == hinged(6.0)(CML(), LINE, batch([3]))
 
 
 def test_items_of_the_user_do_not_count():
     candidates = batch([3, 0, 2]).replace(log_weight_BxN=jnp.array([[0, -jnp.inf, 0]]))
-    np.testing.assert_allclose(Loss(margin=6.0)(CML(), LINE, candidates), (0 + 1) / 2)
-    assert Loss(margin=6.0, hardest=1)(CML(), LINE, candidates) == 1
+    np.testing.assert_allclose(hinged(6.0)(CML(), LINE, candidates), (0 + 1) / 2)
+    assert hinged(6.0, hardest=1)(CML(), LINE, candidates) == 1
     nothing = candidates.replace(log_weight_BxN=jnp.full((1, 3), -jnp.inf))
-    for loss in (Loss(margin=6.0), Loss(margin=6.0, hardest=1), Loss("softmax")):
+    for loss in (hinged(6.0), hinged(6.0, hardest=1), softened(0.3)):
         value, gradient = jax.value_and_grad(loss, argnums=1)(CML(), LINE, nothing)
         assert value == 0
         assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_examples_that_fill_a_batch_weigh_nothing():
-    loss = jax.value_and_grad(Loss(margin=6.0), argnums=1)
+    loss = jax.value_and_grad(hinged(6.0), argnums=1)
     value, gradient = loss(CML(), LINE, batch([0], weight=0.0))
     assert value == 0
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
@@ -126,17 +143,16 @@ def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own(
     model, params, many = hlr_setting(8)
     bound = model.bind({"params": params["model"]})
     prefs = params["items"][many.prefs_BxS]
-    history = bound.history(params["users"], prefs, many.mask_BxS)
-    relation = bound.relation(params["users"], params["items"][many.positive_B], history)
-    moved = bound.translate(params["users"], relation)
+    examples = Examples.of(bound, params["users"], prefs, many.mask_BxS)
+    moved = bound.moved(*examples.with_target(bound, params["items"][many.positive_B]))
     candidates = params["items"][many.negative_BxN]
-    nearest = jnp.argmin(jnp.sum((moved[:, None] - candidates) ** 2, axis=-1), axis=1)
+    nearest = jnp.argmin(jnp.sum((moved - candidates) ** 2, axis=-1), axis=1)
     chosen = many.replace(
         negative_BxN=many.negative_BxN[jnp.arange(4), nearest][:, None],
         log_weight_BxN=many.log_weight_BxN[:, :1],
     )
-    hardest = jax.value_and_grad(Loss(margin=0.5, hardest=1), argnums=1)(model, params, many)
-    single = jax.value_and_grad(Loss(margin=0.5), argnums=1)(model, params, chosen)
+    hardest = jax.value_and_grad(hinged(0.5, hardest=1), argnums=1)(model, params, many)
+    single = jax.value_and_grad(hinged(0.5), argnums=1)(model, params, chosen)
     for a, b in zip(jax.tree.leaves(hardest), jax.tree.leaves(single), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
@@ -144,7 +160,7 @@ def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own(
 @pytest.mark.parametrize("copy_relation", [False, True])
 def test_uniform_is_the_mean_of_single_negatives(copy_relation):
     model, params, many = hlr_setting(4)
-    loss = Loss(margin=0.5, copy_relation=copy_relation)
+    loss = hinged(0.5, copy_relation=copy_relation)
     singles = [
         loss(
             model,
@@ -183,11 +199,11 @@ def test_gradients_agree_with_finite_differences(name, users):
         (model, params, constants), many = setting_of(name), hlr_setting(2)[2]
         if users == "items":
             del params["users"]
-        loss = jax.jit(lambda params: Loss(margin=0.5)(model, params, many, constants))
+        loss = jax.jit(lambda params: hinged(0.5)(model, params, many, constants))
         jax.test_util.check_grads(loss, (params,), order=1, modes=["rev"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize(
     ("name", "beta", "loops"),
     [(name, 1.0, True) for name in NAMES]
@@ -205,9 +221,9 @@ def test_shared_candidates_are_candidates(name, beta, loops, kind, monkeypatch):
             mask_BxS=jnp.arange(6)[None] < jnp.array([6, 0, 3, 1])[:, None],
             log_weight_BxN=many.log_weight_BxN.at[1, 2:5].set(-jnp.inf),
         )
-        shared = many.replace(negative_BxN=many.negative_BxN[0])
+        shared = many.replace(negative_BxN=many.negative_BxN[:1], shared=True)
         own = many.replace(negative_BxN=jnp.broadcast_to(many.negative_BxN[0], (4, 7)))
-        model_loss = Loss(kind, margin=3.0)
+        model_loss = of_kind(kind, 3.0)
         if name == "transcf":  # its penalty counts the negatives of each example
             model = model.clone(weight_neighbours=0.0)
         if name == "bpr":

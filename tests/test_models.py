@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from hlrcml_jax import devices
 from hlrcml_jax.config import default_config
 from hlrcml_jax.models import MODELS, make_model
 from hlrcml_jax.models.adacml import AdaCML
-from hlrcml_jax.models.closed_form import Solved
-from hlrcml_jax.models.relation import normalize
+from hlrcml_jax.models.attention import softmax
+from hlrcml_jax.models.base import Related
+from hlrcml_jax.models.past import Examples, OwnPast, TablePast, own_scores
 from hlrcml_jax.training.sampling import UserItems
 from hlrcml_jax.training.step import init_params, widen
 
@@ -25,7 +27,7 @@ def named(name, beta=1.0):
     return options
 
 
-TRAINED = [name for name in MODELS if not isinstance(make_model(named(name)), Solved)]
+TRAINED = [name for name, kind in MODELS.items() if not kind.spec.closed_form]
 
 
 def make(name, beta=1.0):
@@ -35,6 +37,11 @@ def make(name, beta=1.0):
     # Far from zero, so that attention has something to weigh.
     params = jax.tree.map(lambda x: 3.0 * x, params)
     return model, widen(model, params, UserItems.of(known))
+
+
+def score(model, params, *rows):
+    """Scores (B,) of users and one target each."""
+    return own_scores(model.bind({"params": params["model"]}), *rows)
 
 
 @pytest.fixture(params=TRAINED)
@@ -55,8 +62,9 @@ def test_a_mask_is_a_slice(setting):
     for count in range(S + 1):
         user, target, prefs, mask = rows(params, [count] * U)
         bound = model.bind({"params": params["model"]})
-        masked = bound(user, target, jnp.where(mask[:, :, None], prefs, 1e6), mask)
-        sliced = bound(user, target, prefs[:, :count], mask[:, :count])
+        junk = jnp.where(mask[:, :, None], prefs, jnp.nan)
+        masked = own_scores(bound, user, target, junk, mask)
+        sliced = own_scores(bound, user, target, prefs[:, :count], mask[:, :count])
         np.testing.assert_allclose(masked, sliced, rtol=1e-5, atol=1e-5)
 
 
@@ -65,7 +73,10 @@ def test_the_order_of_preferences_does_not_matter(setting):
     user, target, prefs, mask = rows(params, [S] * U)
     bound = model.bind({"params": params["model"]})
     np.testing.assert_allclose(
-        bound(user, target, prefs, mask), bound(user, target, prefs[:, ::-1], mask), rtol=1e-5
+        own_scores(bound, user, target, prefs, mask),
+        own_scores(bound, user, target, prefs[:, ::-1], mask),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
@@ -76,7 +87,7 @@ def test_gradients_are_finite_without_any_preference(name, beta):
 
     def loss(params, mask_row):
         user, target, prefs, mask = rows(params, mask_row)
-        return jnp.sum(model.apply({"params": params["model"]}, user, target, prefs, mask))
+        return jnp.sum(score(model, params, user, target, prefs, mask))
 
     gradients = jax.grad(loss)(params, [0] * (U - 1) + [2])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
@@ -91,8 +102,8 @@ def test_without_preferences_user_attention_of_hlrpp_is_zero():
     memory = params["model"]["memory"]
     relation = jax.nn.softmax((user * target) @ memory["keys"]) @ memory["values"]
     np.testing.assert_allclose(
-        model.apply({"params": params["model"]}, user, target, prefs, mask),
-        jnp.sum((user + relation - target) ** 2, axis=1),
+        score(model, params, user, target, prefs, mask),
+        -jnp.sum((user + relation - target) ** 2, axis=1),
         rtol=1e-5,
     )
 
@@ -104,15 +115,16 @@ def test_a_silent_memory_leaves_cml(name):
     params["model"]["memory"]["values"] = jnp.zeros_like(params["model"]["memory"]["values"])
     user, target, prefs, mask = rows(params, range(U))
     np.testing.assert_allclose(
-        model.apply({"params": params["model"]}, user, target, prefs, mask),
-        jnp.sum((user - target) ** 2, axis=1),
+        score(model, params, user, target, prefs, mask),
+        -jnp.sum((user - target) ** 2, axis=1),
         rtol=1e-6,
     )
 
 
 def test_the_softmax_survives_huge_logits():
-    weights = normalize(jnp.array([[1e30], [5.0], [-1e30]]), jnp.ones((3, 1), bool))
-    np.testing.assert_array_equal(weights, [[1.0], [0.0], [0.0]])
+    logits = jnp.array([[[1e30], [5.0], [-1e30]]])
+    weights, _ = softmax(logits, jnp.ones((1, 3), bool))
+    np.testing.assert_array_equal(weights[0], [[1.0], [0.0], [0.0]])
 
 
 def test_without_a_memory_residual_relations_are_adacmls():
@@ -120,11 +132,12 @@ def test_without_a_memory_residual_relations_are_adacmls():
     model, params = make("hlr-r")
     params["model"]["memory"]["values"] = jnp.zeros_like(params["model"]["memory"]["values"])
     user, target, prefs, mask = rows(params, range(U))
-    found = model.apply({"params": params["model"]}, user, target, prefs, mask)
+    found = score(model, params, user, target, prefs, mask)
     zero = jnp.zeros_like(user)[:, None]
     prefs = jnp.concatenate([zero, prefs], axis=1)
     mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-    expected = AdaCML(sharpness=model.sharpness)(user, target, prefs, mask)
+    adacml = AdaCML(sharpness=model.sharpness)
+    expected = own_scores(adacml, user, target, prefs, mask)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -134,8 +147,9 @@ def test_a_sharp_attention_takes_the_nearest_preference():
     user, target = jax.random.normal(key[0], (2, U, D))
     prefs = jax.random.normal(key[1], (U, S, D))
     nearest = jnp.argmax(jnp.sum(prefs * target[:, None], axis=2), axis=1)
-    expected = jnp.sum((user + prefs[jnp.arange(U), nearest] - target) ** 2, axis=1)
-    found = AdaCML(sharpness=1e4)(user, target, prefs, jnp.ones((U, S), bool))
+    expected = -jnp.sum((user + prefs[jnp.arange(U), nearest] - target) ** 2, axis=1)
+    adacml = AdaCML(sharpness=1e4)
+    found = own_scores(adacml, user, target, prefs, jnp.ones((U, S), bool))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -144,7 +158,10 @@ def test_reasons_are_shares(name):
     model, params = make(name)
     counts = np.array([0, 1, 2, 3, 4, 5, 6])
     user, target, prefs, mask = rows(params, counts)
-    found = model.apply({"params": params["model"]}, user, target, prefs, mask, method="reasons")
+    bound = model.bind({"params": params["model"]})
+    examples = Examples.of(bound, user, prefs, mask)
+    attentions = bound.attention(*examples.with_target(bound, target))
+    found = {name: attended.shares()[:, :, 0] for name, attended in attentions.items()}
     assert list(found) == ["share", "item_share"][: 2 if name == "hlr++" else 1]
     for side, share in found.items():
         assert (np.asarray(share)[~np.asarray(mask)] == 0).all()
@@ -167,3 +184,60 @@ def test_transcf_knows_the_neighbours():
     np.testing.assert_allclose(found["users"], np.hstack([params["users"], users]), atol=1e-6)
     np.testing.assert_allclose(found["items"], np.hstack([params["items"], items]), atol=1e-6)
     assert (found["users"][2, D:] == 0).all()
+
+
+@pytest.mark.parametrize("loops", [True, False])
+def test_targets_of_ones_own_and_shared_ones_get_the_same_scores(setting, loops, monkeypatch):
+    """T targets at once, with past items from a table, against one target of each user at a time.
+
+    Some users have no past item; each target is scored both ways.
+    """
+    monkeypatch.setattr(devices, "on_cpu", lambda: loops)
+    model, params = setting
+    bound, items = model.bind({"params": params["model"]}), params["items"]
+    row = jax.random.randint(jax.random.key(7), (U, S), 0, N_ITEMS)
+    mask = jnp.arange(S)[None] < jnp.arange(U)[:, None]
+    past = jnp.where(mask[:, :, None], items[row], 0.0)
+    users = bound.users(params["users"], past, mask)
+    table = TablePast(bound.relate(items, items[:5]), mask, items, row)
+    shared = bound.scores(users, bound.meet(users, items[None, :5]), items[None, :5], table)
+    for number in range(5):
+        target = jnp.tile(items[number], (U, 1))
+        own = own_scores(bound, params["users"], target, items[row], mask)
+        np.testing.assert_allclose(shared[:, number], own, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [1, 3])
+def test_lookups_have_the_derivatives_of_gathered_relations(t, monkeypatch):
+    """On a CPU relations are looked up slot by slot, with derivatives of their own."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    relation, query = jax.random.normal(keys[0], (9, 4, 3)), jax.random.normal(keys[1], (U, 4, t))
+    weights = jax.random.normal(keys[2], (U, S, 3))
+    row = jax.random.randint(keys[3], (U, S), 0, 9)
+    mask = jnp.ones((U, S), bool)
+
+    def total(relation, query, weights):
+        past = TablePast(Related(relation), mask, relation[:, :, 0], row)
+        return jnp.sum(jnp.sin(past.dot(query))) + jnp.sum(jnp.sin(past.mix(weights)))
+
+    found = []
+    for loops in (True, False):
+        monkeypatch.setattr(devices, "on_cpu", lambda loops=loops: loops)
+        found.append(jax.value_and_grad(total, argnums=(0, 1, 2))(relation, query, weights))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_past_of_a_user_attends_with_many_targets_as_with_each():
+    """Relations that no target changes (HLR++'s item attention), for one target and for several."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    past = OwnPast(Related(jax.random.normal(keys[0], (U, S, 4))), jnp.ones((U, S), bool))
+    query, weights = jax.random.normal(keys[1], (U, 4, 3)), jax.random.normal(keys[2], (U, S, 3))
+    for n in range(3):
+        one = slice(n, n + 1)
+        np.testing.assert_allclose(
+            past.dot(query)[..., one], past.dot(query[..., one]), rtol=1e-5, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            past.mix(weights)[..., one], past.mix(weights[..., one]), rtol=1e-5, atol=1e-6
+        )

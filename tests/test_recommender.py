@@ -159,7 +159,7 @@ def test_fold_in_lowers_the_loss_of_each_user_by_its_items_alone(trained, model)
     users = np.asarray(users)[0]
     one = np.asarray(run.with_new_users(params, known[[7]])["users"])[0]
     np.testing.assert_allclose(one[0], users[7], atol=1e-5)
-    if model.adds_constants:
+    if model.spec.constants:
         widened = jax.jit(functools.partial(widen, model))(params, UserItems.of(known))["users"]
         np.testing.assert_allclose(users[:, 8:], widened[:, 8:], atol=1e-6)
         return
@@ -171,7 +171,7 @@ def test_fold_in_lowers_the_loss_of_each_user_by_its_items_alone(trained, model)
 
     place, key = devices.replicate, jax.random.key_data(jax.random.key(3))
     assert mean_loss(users) < mean_loss(mean_of_items(known, np.asarray(params["items"])))
-    if model.in_ball:
+    if model.spec.ball:
         assert (np.linalg.norm(users, axis=1) <= 1 + 1e-6).all()
 
 

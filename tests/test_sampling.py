@@ -40,7 +40,7 @@ def assert_frequencies(counts, expected_share):
 
 def test_negatives_are_uniform_over_what_the_user_does_not_have(known):
     sampler = make(known, candidates=2)
-    drawn = jax.vmap(lambda key: sampler.negatives(key, jnp.int32(0)))(keys())
+    drawn, _ = jax.vmap(lambda key: sampler.negatives(key, jnp.int32(0)))(keys())
     free = np.setdiff1d(np.arange(N_ITEMS), ITEMS)
     counts = np.bincount(np.asarray(drawn).ravel(), minlength=N_ITEMS)
     assert counts[ITEMS].sum() == 0
@@ -49,7 +49,7 @@ def test_negatives_are_uniform_over_what_the_user_does_not_have(known):
 
 def test_the_candidates_of_an_example_are_independent(known):
     sampler = make(known, candidates=2)
-    drawn = np.asarray(jax.vmap(lambda key: sampler.negatives(key, jnp.int32(0)))(keys()))
+    drawn = np.asarray(jax.vmap(lambda key: sampler.negatives(key, jnp.int32(0))[0])(keys()))
     table = np.histogram2d(drawn[:, 0], drawn[:, 1], bins=N_ITEMS)[0]
     table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
     assert scipy.stats.chi2_contingency(table).pvalue > 1e-4
@@ -198,7 +198,7 @@ def test_evaluation_preferences_depend_on_the_user_alone(weights):
 def test_what_is_allowed_is_what_the_user_does_not_have(weights, shared):
     known = random_known()
     batch = epoch_of(known, np.arange(50), candidate_weights=weights, shared=shared)
-    assert batch.is_shared == shared
+    assert batch.shared == shared
     negative = np.broadcast_to(batch.negative_BxN, (50, 3))
     has = known.toarray()[np.asarray(batch.user_B)[:, None], negative]
     np.testing.assert_array_equal(batch.log_weight_BxN, np.where(has, -np.inf, 0))
@@ -210,14 +210,22 @@ def test_what_is_allowed_is_what_the_user_does_not_have(weights, shared):
 def test_shared_candidates_have_the_weights_of_all_items(weights):
     known = random_known(items=20)
     sampler = make(known, candidates=4, candidate_weights=weights)
-    drawn = np.asarray(jax.vmap(sampler.any_items)(keys()))
+    drawn = np.asarray(jax.vmap(sampler.any_items)(keys())[0])
     counts = np.bincount(drawn.ravel(), minlength=20)
     popularity = np.bincount(known.indices, minlength=20) / known.nnz
     assert_frequencies(counts, popularity if weights == "popularity" else np.full(20, 1 / 20))
 
 
+def by_number(key, n, count_I):
+    """A sampler of one's own: later items more often."""
+    share_I = jnp.arange(1.0, 1.0 + len(count_I))
+    log_q_I = jnp.log(share_I / jnp.sum(share_I))
+    item_N = jax.random.categorical(key, log_q_I, shape=(n,))
+    return item_N, log_q_I[item_N]
+
+
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("weights", sampling.CANDIDATE_WEIGHTS)
+@pytest.mark.parametrize("weights", [*sampling.CANDIDATE_WEIGHTS, by_number])
 def test_corrected_candidates_stand_for_all_items_that_a_user_lacks(weights, shared):
     """The mean of sum_n w_n f(item_n) over many draws is the sum of f over those items."""
     known = random_known(items=20)
@@ -227,8 +235,12 @@ def test_corrected_candidates_stand_for_all_items_that_a_user_lacks(weights, sha
     f = np.random.default_rng(1).random(20)
 
     def estimate(key, user):
-        negative = sampler.any_items(key) if shared else sampler.negatives(key, user)
-        return jnp.sum(jnp.exp(sampler.log_weights(user, negative)) * jnp.asarray(f)[negative])
+        if shared:
+            negative, log_q = sampler.any_items(key)
+            log_weight = sampler.log_weights(user, negative, log_q)
+        else:
+            negative, log_weight = sampler.negatives(key, user)
+        return jnp.sum(jnp.exp(log_weight) * jnp.asarray(f)[negative])
 
     for user in (0, 1):
         found = np.asarray(jax.vmap(estimate, (0, None))(keys(), jnp.array(user)))

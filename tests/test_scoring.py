@@ -13,9 +13,9 @@ from hlrcml_jax import devices
 from hlrcml_jax.config import default_config
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.models import MODELS, make_model
-from hlrcml_jax.models.closed_form import Popularity, Solved
-from hlrcml_jax.models.cml import Direct, user_rows
-from hlrcml_jax.models.hlr import HLR
+from hlrcml_jax.models.base import Model, Spec
+from hlrcml_jax.models.closed_form import Popularity, closed_form
+from hlrcml_jax.models.past import from_items, own_scores
 from hlrcml_jax.ranking import kernels as blocks_lib
 from hlrcml_jax.ranking import scorer as scoring
 from hlrcml_jax.ranking.evaluation import Protocol, choose_users, evaluate
@@ -37,11 +37,16 @@ SETTINGS = {name: make_model(options_of(name)) for name in MODELS}
 SETTINGS |= {f"{name}, no user vectors": SETTINGS[name] for name in ("cml", "hlr")}
 
 
-class DirectHLR(Direct, HLR):
-    relates_items = False
+class Minimal(Model):
+    """A model of one's own that says as little as it can."""
+
+    spec = Spec(history=True)
+
+    def users(self, user_BxD, past_BxSxD, mask_BxS):
+        return {"user_BxD": user_BxD + from_items(past_BxSxD, mask_BxS)}
 
 
-SETTINGS["hlr, pair by pair"] = DirectHLR(DIM, SLOTS)
+SETTINGS["minimal"] = Minimal()
 SETTINGS["hlr, beta 0.7"] = make_model(options_of("hlr", 0.7))
 SETTINGS["adacml, beta 0.7"] = make_model(options_of("adacml", 0.7))
 
@@ -57,8 +62,8 @@ def interactions(seed=0, density=0.2):
 def make_setting(name):
     """(model, parameters as scoring takes them, what is known)."""
     model, known = SETTINGS[name], interactions()
-    if isinstance(model, Solved):
-        return model, model.fit(known, seed=0), known
+    if solved := closed_form(model):
+        return model, solved.fit(known, seed=0), known
     params = init_params(jax.random.key(0), model, N_USERS, N_ITEMS, DIM)
     params = jax.tree.map(lambda x: 2.0 * x, params)
     if name.endswith("no user vectors"):
@@ -72,17 +77,23 @@ def setting(request):
 
 
 def direct_scores(model, params, ranking, known):
-    """Every pair on its own, through the model's `__call__`."""
+    """Every pair on its own."""
     prefs = params["items"][ranking.prefs_CxS]
     bound = model.bind({"params": params["model"]})
-    users = user_rows(params, ranking.user_C, prefs, ranking.mask_CxS)
-    if model.user_is_history:
+    if model.spec.rows_are_histories:
         users = known.toarray()[ranking.user_C].astype(float)
-    score = [
-        -bound(users, jnp.broadcast_to(item, (len(users), len(item))), prefs, ranking.mask_CxS)
-        for item in params["items"]
-    ]
-    return np.stack(score, axis=1)
+    elif "users" in params:
+        users = params["users"][ranking.user_C]
+    else:
+        users = from_items(prefs, ranking.mask_CxS)
+    score = jax.jit(
+        jax.vmap(
+            lambda item_D: own_scores(
+                bound, users, jnp.tile(item_D, (len(users), 1)), prefs, ranking.mask_CxS
+            )
+        )
+    )
+    return np.array(score(params["items"])).T
 
 
 def rank(model, params, known, users, k, memory_mb=64, storage="float32"):

@@ -1,6 +1,7 @@
 """Training: what one step gives, what devices share, what a run that was stopped loses."""
 
 import dataclasses
+import functools
 
 import forked
 import jax
@@ -13,7 +14,8 @@ from conftest import with_devices
 
 from hlrcml_jax import devices
 from hlrcml_jax.models.hlr import HLR
-from hlrcml_jax.training.losses import Loss
+from hlrcml_jax.training.losses import hinge
+from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.optimizer import keep_rows_in_balls, make_optimizer, row_radii
 from hlrcml_jax.training.sampling import Positives, Sampler, draw_batch
 from hlrcml_jax.training.step import Trainer, improves, init_params, init_state
@@ -27,7 +29,7 @@ def known(seed=0):
 def make_trainer(batch_size, **options):
     return Trainer(
         HLR(8, 4),
-        Loss(margin=0.5, hardest=1),
+        Objective(functools.partial(hinge, margin=0.5), hardest=1),
         make_optimizer(0.01, row_radii(1.0, memory_radius=0.5)),
         batch_size,
         **options,

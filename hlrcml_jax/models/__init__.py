@@ -1,5 +1,7 @@
 """The registry: every model by its name in configs."""
 
+import dataclasses
+
 from hlrcml_jax.models.adacml import AdaCML
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.bpr import BPR
@@ -34,5 +36,5 @@ def make_model(options) -> Model:
     """The model that a config's `model` section describes; its name must be in MODELS."""
     kind = MODELS[options.name]
     own = options.get(options.name.replace("-", "_"), {})
-    fields = [name for name in kind.__dataclass_fields__ if name not in ("name", "parent")]
+    fields = [x.name for x in dataclasses.fields(kind) if x.name not in ("name", "parent")]
     return kind(**{name: own[name] if name in own else options[name] for name in fields})

@@ -12,18 +12,34 @@ def products(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
       user_BxTxD: a user for each target, or (B, 1, D).
       target_BxTxD: targets of each user, or (1, T, D) for all.
     """
-    if len(target_BxTxD) == 1 and user_BxTxD.shape[1] == 1:
+    if are_shared(target_BxTxD) and user_BxTxD.shape[1] == 1:
         return user_BxTxD[:, 0] @ target_BxTxD[0].T
-    return jnp.sum(user_BxTxD * target_BxTxD, axis=2)
+    user_NxD, target_NxD = flat(user_BxTxD, target_BxTxD)
+    return jnp.sum(user_NxD * target_NxD, axis=1).reshape(-1, target_BxTxD.shape[1])
 
 
 def squared(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
     """||u - t||^2, (B, T), of arguments as in `products`; of shared targets by a matrix product."""
-    if len(target_BxTxD) == 1 and user_BxTxD.shape[1] == 1:
+    if are_shared(target_BxTxD) and user_BxTxD.shape[1] == 1:
         user_Bx1 = jnp.sum(jnp.square(user_BxTxD), axis=2)
         target_1xT = jnp.sum(jnp.square(target_BxTxD), axis=2)
         return user_Bx1 + target_1xT - 2.0 * products(user_BxTxD, target_BxTxD)
-    return jnp.sum(jnp.square(user_BxTxD - target_BxTxD), axis=2)
+    user_NxD, target_NxD = flat(user_BxTxD, target_BxTxD)
+    return jnp.sum(jnp.square(user_NxD - target_NxD), axis=1).reshape(-1, target_BxTxD.shape[1])
+
+
+def are_shared(target_BxTxD: jax.Array) -> bool:
+    """Whether all users have the same targets."""
+    return len(target_BxTxD) == 1
+
+
+def flat(*arrays: jax.Array) -> list[jax.Array]:
+    """Arrays (B, T, D), (B, 1, D) or (1, T, D) as rows (B T, D) of all pairs.
+
+    An axis of one target between the others would keep XLA from fusing.
+    """
+    shape = jnp.broadcast_shapes(*(x.shape for x in arrays))
+    return [jnp.broadcast_to(x, shape).reshape(-1, shape[2]) for x in arrays]
 
 
 def cosine(rows_IxD: np.ndarray, row_T: np.ndarray) -> np.ndarray:

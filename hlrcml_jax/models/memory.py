@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hlrcml_jax.models.distances import are_shared, flat
+
 
 class RelationMemory(nn.Module):
     """M slots of keys A (D, M) and values V (M, D).
@@ -33,10 +35,12 @@ class RelationMemory(nn.Module):
 
     def weights(self, a_BxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
         """Mixture weights (B, M, T) of rel(a, t), for targets of one's own or shared ones."""
-        if len(target_BxTxD) == 1:  # one matrix product for every pair
+        if are_shared(target_BxTxD):  # one matrix product for every pair
             keyed_DxMxT = self.keys_DxM[:, :, None] * target_BxTxD[0].T[:, None]
             return jax.nn.softmax(jnp.tensordot(a_BxD, keyed_DxMxT, axes=1), axis=1)
-        return jnp.swapaxes(self.slot_weights(target_BxTxD, a_BxD), 1, 2)
+        a_NxD, target_NxD = flat(a_BxD[:, None], target_BxTxD)
+        weights_NxM = jax.nn.softmax((a_NxD * target_NxD) @ self.keys_DxM)
+        return jnp.swapaxes(weights_NxM.reshape(*target_BxTxD.shape[:2], -1), 1, 2)
 
     def slot_weights(self, slots_BxSxD: jax.Array, b_BxD: jax.Array) -> jax.Array:
         """Mixture weights (B, S, M) of rel(s, b) for the S slots of each example."""
@@ -56,4 +60,6 @@ class RelationMemory(nn.Module):
 
     def read(self, mixture_BxMxT: jax.Array) -> jax.Array:
         """The relations themselves, (B, T, D)."""
-        return jnp.einsum("bmt,md->btd", mixture_BxMxT, self.values_MxD)
+        mixture_BxTxM = jnp.swapaxes(mixture_BxMxT, 1, 2)
+        b, t, m = mixture_BxTxM.shape
+        return (mixture_BxTxM.reshape(b * t, m) @ self.values_MxD).reshape(b, t, -1)
