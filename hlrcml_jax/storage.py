@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
-import polars as pl
 from etils import epath
 
 from hlrcml_jax.errors import UserError
@@ -49,6 +48,8 @@ def writing(path: pathlib.Path | str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        import polars as pl  # not at the top: a config is read without it
+
         if not isinstance(error, (OSError, pl.exceptions.PolarsError)) and not is_remote(path):
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]

@@ -6,13 +6,14 @@ import pathlib
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import optax
 import scipy.sparse
 
-from hlrcml_jax import devices
+from hlrcml_jax import config as config_lib
+from hlrcml_jax import custom, devices, schema
 from hlrcml_jax.data.dataset import Dataset, Known
+from hlrcml_jax.errors import UserError
 from hlrcml_jax.ranking.evaluation import Protocol
 from hlrcml_jax.training.fold_in import FoldIn
 from hlrcml_jax.training.losses import Loss
@@ -55,7 +56,7 @@ class Run:
       workdir: exists, and belongs to this config.
     """
 
-    config: ml_collections.ConfigDict
+    config: config_lib.Config
     dataset: Dataset
     workdir: pathlib.Path
 
@@ -68,26 +69,25 @@ class Run:
         """What the config says about evaluation."""
         options = self.config.evaluation
         return Protocol(
-            tuple(options.cutoffs),
+            options.cutoffs,
             options.definitions,
             0 if options.min_test_items == "k" else int(options.min_test_items),
             options.n_cohorts,
             options.cohort_size,
             self.config.data.split.seed,
+            options.metrics,
         )
 
     def trainer(self, numbers: dict[str, jax.Array] | None = None) -> Trainer:
         """What the config says about training; some of its `NUMBERS` may be given as arrays."""
-        config = self.config.copy_and_resolve_references()
-        with config.ignore_type():
-            config.update_from_flattened_dict(numbers or {})
+        config = schema.replaced(self.config, numbers or {})
         options, model = config.model, make_model(config.model)
         clip_norm = options.clip_norm if model.in_ball else None
         frozen = {"": (), "both": ("users", "items")}
         steps = steps_per_epoch(self.dataset.train.nnz, config.train.batch_size)
         return Trainer(
             model,
-            Loss(**config.loss, hardest=config.negatives.hardest),
+            make_loss(config),
             make_optimizer(
                 learning_rate(config.optimizer, steps),
                 row_radii(clip_norm, options.clip_memory, options.memory_radius),
@@ -131,6 +131,8 @@ class Run:
     def sampler(self) -> Sampler:
         """Draws the examples of training, as the config says; placed, and divided as tables are."""
         negatives = self.config.negatives
+        if schema.is_path(negatives.weights):
+            raise UserError("config key negatives.weights takes no code of your own yet.")
         return Sampler.of(
             self.dataset.train,
             self._max_prefs(self.model),
@@ -272,6 +274,21 @@ class Run:
         params = params | {"users": users}
         wide = {name: np.hstack([params[name], constants[name]]) for name in constants}
         return self.place(params | wide)
+
+
+def make_loss(config: config_lib.Config) -> Loss:
+    """The loss of a config; of the user's own it has the function in place of the kind."""
+    options = config.loss
+    kind = options.kind
+    if schema.is_path(kind):
+        kind = custom.bind("loss.kind", kind, options.options)
+    return Loss(
+        kind,
+        options.margin,
+        options.temperature,
+        config.negatives.hardest,
+        options.copy_relation,
+    )
 
 
 def _zeros(x) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The loss of positives and negatives, and how negatives are chosen."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -8,8 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax.models.cml import CML, made_of_items
-
-KINDS = ("hinge", "softmax")
 
 
 class Batch(flax.struct.PyTreeNode):
@@ -107,7 +106,7 @@ class Loss:
       and for a model whose loss is "logistic", -log sigmoid(-z) in place of the hinge.
 
     Attributes:
-      kind: "hinge" or "softmax".
+      kind: "hinge", "softmax", or fn(positive_B, negative_BxN, log_weight_BxN) -> loss_B.
       margin: of the hinge, in the distance's unit.
       temperature: of the softmax, in the distance's unit.
       hardest: how many candidates count, the nearest ones to the user, moved by the positive's
@@ -116,7 +115,7 @@ class Loss:
       copy_relation: the negative uses the positive's relation in the loss too.
     """
 
-    kind: str = "hinge"
+    kind: str | Callable[..., jax.Array] = "hinge"
     margin: float = 0.2
     temperature: float = 0.3
     hardest: int = 0
@@ -208,6 +207,8 @@ class Loss:
         return jnp.sum((loss_B + penalty_B) * batch.weight_B)
 
     def _of_distances(self, model, positive_B, distance_NxB, log_weight_NxB):
+        if callable(self.kind):
+            return self.kind(positive_B, distance_NxB.T, log_weight_NxB.T)
         z_NxB = positive_B[None] - distance_NxB
         logits_NxB = z_NxB / self.temperature + log_weight_NxB
         if 0 < self.hardest < len(z_NxB):

@@ -18,9 +18,6 @@ from hlrcml_jax import devices
 from hlrcml_jax.data.dataset import Known, count_items
 from hlrcml_jax.training.losses import Batch
 
-PREFERENCE_WEIGHTS = ("uniform", "unpop")
-CANDIDATE_WEIGHTS = ("uniform", "popularity")
-
 
 class UserItems(flax.struct.PyTreeNode):
     """The items of each user, as CSR on the device, or of the users that a device has.
