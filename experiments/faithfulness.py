@@ -14,8 +14,7 @@ import numpy as np
 import scipy.stats
 from absl import flags, logging
 
-from hlrcml_jax import config_files
-from hlrcml_jax import explain
+from hlrcml_jax import config_files, explain
 from hlrcml_jax.errors import run_program
 from hlrcml_jax.models.cml import user_rows
 from hlrcml_jax.runs.workdir import best_checkpoint, open_run

@@ -26,7 +26,7 @@ import scipy.sparse
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import config_files
-from hlrcml_jax.data import readers, splits
+from hlrcml_jax.data import readers
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.training import warm_start as pretrained

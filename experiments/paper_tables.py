@@ -2,8 +2,9 @@
 
 python experiments/paper_tables.py --configs=configs/compare.py:data=ml-100k,loss=hinge \\
   --folder=runs/ml-100k
-python experiments/paper_tables.py --configs=configs/paper.py:data=yelp --set=data.path=review.json \\
-  --models=cml,lrml,transcf,adacml,als,hlr,hlr++ --folder=runs/yelp
+python experiments/paper_tables.py --configs=configs/paper.py:data=yelp \\
+  --set=data.path=review.json --folder=runs/yelp \\
+  --models=cml,lrml,transcf,adacml,als,hlr,hlr++
 
 Every model is trained and tested with every seed in a workdir of its own; what is finished is not
 done again, and what was stopped goes on. Then `table.md`, `table.tex` and `table.csv` are written:

@@ -8,11 +8,12 @@ import pytest
 import scipy.sparse
 
 from hlrcml_jax import devices
-from hlrcml_jax.config import default_config
-from hlrcml_jax.models import OF_ITEMS, make_model
+from hlrcml_jax.config import LOSSES as KINDS
+from hlrcml_jax.config import OF_ITEMS, default_config
+from hlrcml_jax.models import make_model
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR
-from hlrcml_jax.training.losses import KINDS, Batch, Loss
+from hlrcml_jax.training.losses import Batch, Loss
 from hlrcml_jax.training.sampling import UserItems
 from hlrcml_jax.training.step import constants_of, init_params
 
