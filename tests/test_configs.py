@@ -1,16 +1,21 @@
 """The configs that come with the project are valid, and say what they are said to say."""
 
+import dataclasses
 import itertools
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import config_files, schema
+from hlrcml_jax import config_files, models, schema
 from hlrcml_jax.config import MODELS, OF_ITEMS, Config
+from hlrcml_jax.data import downloads, readers, splits
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.ranking import metrics
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -135,6 +140,62 @@ def test_the_table_has_every_key():
     assert (FOLDER / "README.md").read_text() == schema.render(Config)
     config = load("default").get_config()
     assert config_lib.flatten(config) == config_lib.flatten(config_lib.default_config())
+
+
+def test_choices_are_the_keys_of_their_registries():
+    keys = schema.keys(Config)
+    assert set(keys["model.name"].choices) == set(models.MODELS)
+    assert set(keys["data.name"].choices) == {"", *downloads.CATALOG}
+    assert set(readers.LAYOUTS) | set(readers.ADJACENCY) < set(keys["data.format"].choices)
+    assert set(splits.BY_TIME) < set(keys["data.split.kind"].choices)
+    assert set(keys["evaluation.definitions"].choices) == set(metrics._SETS)
+    assert all(set(config_lib.METRICS) <= set(each) for each in metrics._SETS.values())
+    for name, model in models.MODELS.items():
+        assert models.can_have_users_of_items(model) == (name in OF_ITEMS)
+        assert models.can_be_sharded(model) == (name in config_lib.SHARDABLE)
+
+
+def test_a_typed_config_has_the_values_of_its_config_dict():
+    config = load("compare").get_config("data=lastfm-2k,loss=best,model=cml")
+    typed = config_lib.validate(config)
+    assert typed.data.columns.item == config.data.columns.item == "artistID"
+    assert config_lib.flatten(typed) == config_lib.flatten(config)
+    assert config_lib.validate(typed) == typed
+    assert Config().model.dim == config_lib.Model.dim == config_lib.default_config().model.dim
+    assert hash(typed) != hash(Config())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        typed.model.dim = 3
+
+
+def test_a_models_fields_have_the_values_of_their_keys():
+    """All numbers of the model's sections are changed, and none is left at its default."""
+    numbers = {
+        name: key.default + 1
+        for name, key in schema.keys(Config).items()
+        if name.startswith("model.") and key.kind in (int, float) and key.default is not None
+    }
+    for name, made in models.MODELS.items():
+        config = config_lib.validate(config_lib.make_config(numbers | {"model.name": name}))
+        model = models.make_model(config.model)
+        for field in dataclasses.fields(made):
+            if field.name not in ("parent", "name", "similarity"):
+                own = f"model.{name.replace('-', '_')}.{field.name}"
+                expected = numbers.get(own, numbers.get(f"model.{field.name}"))
+                assert getattr(model, field.name) == expected
+
+
+@pytest.mark.parametrize("flag", ["--help", "--config.model.dimm=3", "--config.loss.margin=-1"])
+def test_help_and_a_mistake_need_no_jax(flag):
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print([m for m in ('jax', 'polars') if m in sys.modules]))\n"
+        f"sys.argv = ['hlrcml_jax', '--config=configs/default.py', {flag!r}]\n"
+        "from hlrcml_jax import main\n"
+        "main.run()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == (1 if flag == "--help" else 2)
+    assert done.stdout.endswith("[]\n")
 
 
 def test_a_config_survives_being_written_down():
