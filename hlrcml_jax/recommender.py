@@ -140,7 +140,7 @@ class Recommender:
         k = min(k, len(self.items) - 1)
         item_TxK = np.argsort(-likeness_TxI, axis=1, kind="stable")[:, :k]
         item_R = item_TxK.ravel()
-        columns = {"to_item_id": self.items.gather(np.repeat(item_T, k))}
+        columns: dict[str, Any] = {"to_item_id": self.items.gather(np.repeat(item_T, k))}
         columns |= frames.named(item_R, self._dataset)
         columns["score"] = np.take_along_axis(likeness_TxI, item_TxK, axis=1).ravel()
         columns["rank"] = np.tile(np.arange(1, k + 1), len(item_T))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 from hlrcml_jax.errors import UserError
 
@@ -67,7 +68,7 @@ class Key:
         is_code = self.code and is_path(value)
         if (
             (self.choices and not is_code and value not in self.choices)
-            or (self.kind is float and not math.isfinite(value))
+            or (isinstance(value, float) and not math.isfinite(value))
             or not self.allowed(value)
         ):
             raise UserError(f"config key {name} cannot be {value!r}: {self.text}.")
@@ -214,14 +215,17 @@ def build(section: type[Section], values: Mapping[str, Any], prefix: str = "") -
 
 def replaced(config: Section, values: Mapping[str, Any]) -> Section:
     """A dataclass with some values by dotted name, which are not checked: they may be arrays."""
-    return build(type(config), flatten(config) | values)
+    return build(type(config), flatten(config) | dict(values))
 
 
 def to_config_dict(config: Any) -> ml_collections.ConfigDict:
     """A locked ConfigDict of a dataclass; its open sections take new keys."""
     made = _unlocked(config).lock()
     for name in open_sections(type(config)):
-        functools.reduce(lambda node, part: node[part], name.split("."), made).unlock()
+        section = made
+        for part in name.split("."):
+            section = section[part]
+        section.unlock()
     return made
 
 
@@ -236,7 +240,7 @@ def _unlocked(config: Any) -> ml_collections.ConfigDict:
         else:
             if field.default is None:
                 kind = known[field.name].kind
-                made[field.name] = ml_collections.config_dict.placeholder(kind)
+                made[field.name] = config_dict.placeholder(kind)
             made[field.name] = value
     return made
 

@@ -9,6 +9,7 @@ import importlib.util
 import pathlib
 import shutil
 import tempfile
+import typing
 from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
@@ -28,7 +29,7 @@ def place(path: pathlib.Path | str) -> pathlib.Path:
         return pathlib.Path(path).absolute()
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"{path}: buckets are reached through gcsfs; pip install '.[gcs]' has it.")
-    return epath.Path(path)
+    return typing.cast(pathlib.Path, epath.Path(path))
 
 
 def is_remote(path: pathlib.Path | str) -> bool:

@@ -10,6 +10,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -276,7 +277,7 @@ def analyse(best: Best) -> dict[str, dict[str, float]]:
     found = analysis.relations(run.model, params, scorer, run.dataset, most, seed)
     matching = analysis.matching(found, seed)
     plot = run.workdir / "plots" / "relations.png"
-    arrays = {
+    arrays: dict[str, Any] = {
         "user_ids": run.dataset.user_ids.cast(pl.String).to_numpy()[found.user_N].astype(str),
         "item_ids": run.dataset.item_ids.cast(pl.String).to_numpy()[found.item_N].astype(str),
         "vectors": found.vector_NxD,

@@ -56,7 +56,9 @@ def train(begun: Sequence[tuple[Run, Checkpoints]], go_on: bool = False) -> None
         terminations = stack.enter_context(Terminations())
         # What ends before the others is trained on, unseen: fewer would have to be compiled anew.
         runs = [each for each in opened if not each.ended]
-        train_epoch = _Epoch(runs) if runs else None
+        if not runs:
+            return
+        train_epoch = _Epoch(runs)
         while going_on := [each for each in runs if not each.ended]:
             watch = report.Stopwatch()
             losses = train_epoch()
