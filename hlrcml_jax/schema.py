@@ -222,7 +222,7 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
     """A locked ConfigDict of a dataclass; its open sections take new keys."""
     made = _unlocked(config).lock()
     for name in open_sections(type(config)):
-        section = made
+        section: Any = made
         for part in name.split("."):
             section = section[part]
         section.unlock()
