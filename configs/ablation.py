@@ -1,15 +1,18 @@
-"""The paper's ablations: one hyper-parameter of a cell of `paper.py` is changed.
+r"""The paper's ablations: one hyper-parameter of a cell of `paper.py` is changed.
 
-python -m hlrcml_jax.main --config=configs/ablation.py:ml-20m,hlr,memory_slots,5 --workdir=runs/m5
+python -m hlrcml_jax.main --workdir=runs/m5 \
+  --config=configs/ablation.py:data=ml-20m,model=hlr,memory_slots=5
 
-The argument is DATA,MODEL,KEY,VALUE; the values that were tried stand below. With
-`--config.data.name=ml-100k` the same is done on a small data set.
+The values of each key that were tried are below. With `--config.data.name=ml-100k` the same is done
+on a small data set.
 """
 
 import pathlib
 
-from hlrcml_jax.config import load
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.config import parse_arguments
+from hlrcml_jax.config_files import load
+
+PAPER = load(pathlib.Path(__file__).with_name("paper.py"))
 
 VARIANTS = {
     "memory_slots": (5, 10, 20, 50, 100),
@@ -20,17 +23,11 @@ VARIANTS = {
 }
 
 
-def get_config(choice: str = "ml-20m,hlr,memory_slots,20"):
-    *cell, key, text = choice.split(",")
-    values = {str(value): value for value in VARIANTS.get(key, ())}
-    if text not in values:
-        raise UserError(
-            f"configs/ablation.py:{choice}: DATA,MODEL,KEY,VALUE with KEY,VALUE of "
-            + "; ".join(f"{key}: {', '.join(map(str, all))}" for key, all in VARIANTS.items())
-            + "."
-        )
-    paper = load(pathlib.Path(__file__).with_name("paper.py"))
-    config = paper.get_config(",".join(cell))
-    section = config.loss if key == "copy_relation" else config.model
-    section[key] = values[text]
+def get_config(arguments: str = ""):
+    given = parse_arguments("ablation.py", arguments, **PAPER.CHOICES, **VARIANTS)
+    cell = [f"{name}={given.pop(name)}" for name in PAPER.CHOICES if name in given]
+    config = PAPER.get_config(",".join(cell))
+    for name, value in given.items():
+        section = config.loss if name == "copy_relation" else config.model
+        section[name] = value
     return config

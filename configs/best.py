@@ -2,23 +2,24 @@
 
 python -m hlrcml_jax.main --config=configs/best.py --config.data.path=own.csv
 
-Users are made of their items, and the loss is a softmax over candidates that are drawn by
-popularity and weighed so that they stand for the catalogue. What is left to choose for other data
-is above all the temperature: 0.45 was best there, and 1 on MovieLens latest-small and Last.fm-2k.
-Another model may be given as the argument; experiments/README.md says what each part gives.
+A user is represented by its items, and the loss is a sampled softmax with negatives drawn by
+popularity and logQ correction. What is left to choose for other data is above all the temperature:
+0.45 was best there, and 1 on MovieLens latest-small and Last.fm-2k. Another model is chosen by
+`best.py:model=cml`; experiments/README.md has the contribution of each part.
 """
 
-from hlrcml_jax.config import default_config
-from hlrcml_jax.models import OF_ITEMS
+from hlrcml_jax.config import MODELS, default_config, parse_arguments
+from hlrcml_jax.models import model_class
 
 # Each candidate costs them a pass over the preferences.
 ATTENTIVE = ("hlr", "hlr++", "hlr-r", "adacml")
 
 
-def get_config(model: str = "hlr-r"):
+def get_config(arguments: str = ""):
+    model = parse_arguments("best.py", arguments, model=MODELS).get("model", "hlr-r")
     config = default_config()
     config.model.name = model
-    config.model.users = "items" if model in OF_ITEMS else "vectors"
+    config.model.users = "items" if model_class(model).spec.users_from_items else "vectors"
     config.model.max_prefs = 50
     config.model.sharpness = 4.0
     config.model.memory_radius = 0.3

@@ -1,10 +1,11 @@
-"""The paper's experiments: its data sets, models and hyper-parameters.
+r"""The paper's experiments: its data sets, models and hyper-parameters.
 
-python -m hlrcml_jax.main --config=configs/paper.py:ml-20m,hlr
-python -m hlrcml_jax.main --config=configs/paper.py:yelp,hlr++ --config.data.path=review.json
+python -m hlrcml_jax.main --config=configs/paper.py:data=ml-20m,model=hlr
+python -m hlrcml_jax.main --config=configs/paper.py:data=yelp,model=hlr++ \
+  --config.data.path=review.json
 
-The argument is DATA,MODEL: ml-20m, echonest, yelp or books; cml, lrml, transcf, adacml, als, hlr or
-hlr++. MovieLens-20M is downloaded; the others are to be had by hand, and data.path names the file:
+Data: ml-20m, echonest, yelp or books; model: cml, lrml, transcf, adacml, als, hlr or hlr++.
+MovieLens-20M is downloaded; the others are downloaded by hand, and data.path names the file:
 Echonest's `train_triplets.txt` (Million Song Dataset challenge), Yelp's
 `yelp_academic_dataset_review.json`, and Amazon's `ratings_Books.csv`, packed or not.
 
@@ -13,8 +14,7 @@ As in the paper, the epoch is the one of lowest validation loss, and metrics hav
 
 import dataclasses
 
-from hlrcml_jax.config import default_config
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.config import default_config, parse_arguments
 
 DATA = {
     # data: (format, n-core, least value of a positive)
@@ -65,18 +65,20 @@ CELLS = {
 }
 
 
-def get_config(choice: str = "ml-20m,hlr"):
-    data, _, model = choice.partition(",")
-    if data not in DATA or (model != "als" and (data, model) not in CELLS):
-        models = ", ".join(dict.fromkeys(model for _, model in CELLS))
-        raise UserError(
-            f"configs/paper.py:{choice}: DATA,MODEL of {', '.join(DATA)}; {models}, als."
-        )
+CHOICES = {
+    "data": tuple(DATA),
+    "model": (*dict.fromkeys(model for _, model in CELLS), "als"),
+}
+
+
+def get_config(arguments: str = ""):
+    given = {"data": "ml-20m", "model": "hlr"} | parse_arguments("paper.py", arguments, **CHOICES)
+    data, model = given["data"], given["model"]
     config = default_config()
     config.data.format, core, config.data.threshold = DATA[data]
     config.data.name = data if data == "ml-20m" else ""
     config.data.min_per_user = config.data.min_per_item = core
-    if choice == "ml-20m,hlr++":
+    if (data, model) == ("ml-20m", "hlr++"):
         config.data.threshold = 5.0  # as published
     # 80/20, and a tenth of the 80 for validation.
     config.data.split.kind = "random"

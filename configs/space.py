@@ -1,11 +1,16 @@
 """What `experiments/sweep.py` tries: a list of values, or a range (low, high) in logarithms.
 
-The argument is a model, whose main keys are searched; or LOSS,MODEL for three values of one key, of
-which `compare.py:DATA,LOSS,MODEL` has the best; or `rates,MODEL` for eight learning rates; or
-`batch,MODEL` for batch sizes with rates; or, with `--each`, `parts,hlr-r` for what takes each
-ingredient of best.py away.
+space.py:model=hlr               the main keys of a model
+space.py:search=best,model=hlr   three values of the key that `compare.py` has for this loss
+space.py:search=paper,model=hlr  likewise
+space.py:search=rates,model=hlr  eight learning rates
+space.py:search=batch,model=hlr  batch sizes with learning rates
+space.py:search=parts,model=hlr-r  with `--each`: best.py without each of its ingredients
+
 Everything else stays as in the sweep's config.
 """
+
+from hlrcml_jax.config import MODELS, parse_arguments
 
 LOSS = {
     "loss.temperature": (0.1, 1.0),
@@ -14,7 +19,7 @@ LOSS = {
 }
 MEMORY = {"model.memory_radius": (0.05, 1.0), "model.key_scale": (1.0, 100.0)}
 ATTENTION = {"model.sharpness": (1.0, 16.0)}
-THREE = {
+SEARCHES = {
     "best": {"loss.temperature": [0.7, 1.0, 1.3]},
     "paper": {"optimizer.learning_rate": [1e-3, 3e-3, 1e-2]},
     "batch": {
@@ -35,6 +40,9 @@ THREE = {
         "loss.temperature": [0.3],
         "loss.kind": ["hinge"],
     },
+}
+# The key of a model that has no such loss.
+OWN = {
     "bpr": {"model.bpr.l2_vector": [0.0025, 0.01, 0.03]},
     "als": {"model.als.regularization": [3.0, 10.0, 30.0]},
     "item-knn": {"model.item_knn.neighbours": [100, 300, 1000]},
@@ -42,9 +50,10 @@ THREE = {
 }
 
 
-def get_space(choice: str = "hlr"):
-    loss, _, model = choice.rpartition(",")
-    if loss:
-        return THREE.get(model, THREE[loss])
+def get_space(arguments: str = ""):
+    given = parse_arguments("space.py", arguments, search=SEARCHES, model=MODELS)
+    model = given.get("model", "hlr")
+    if "search" in given:
+        return OWN.get(model, SEARCHES[given["search"]])
     memory = MEMORY if model in ("hlr", "hlr++", "hlr-r", "lrml") else {}
     return LOSS | memory | (ATTENTION if model in ("hlr-r", "adacml") else {})

@@ -1,7 +1,7 @@
 """Models on ever thinner training data: does the relation still help where data is sparse?
 
-python experiments/density.py --configs=configs/compare.py:ml-100k,best --models=hlr-r,cml \
-  --folder=runs/density
+python experiments/density.py --configs=configs/compare.py:data=ml-100k,loss=best \
+  --models=hlr-r,cml --folder=runs/density
 
 Each share of the training interactions (`data.split.keep`) is a comparison of its own, as
 `paper_tables.py` makes them, with the same validation and test; what is finished is not done again.
@@ -16,7 +16,7 @@ import paper_tables
 import polars as pl
 from absl import flags, logging
 
-from hlrcml_jax import config as config_lib
+from hlrcml_jax import config_files
 from hlrcml_jax.errors import run_program
 
 _SHARES = flags.DEFINE_list("shares", ["1", "0.5", "0.25", "0.1"], "Of the training part.")
@@ -54,7 +54,7 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     folder = pathlib.Path(FLAGS.folder)
     metrics = [name if "@" in name else f"{name}@{FLAGS.k}" for name in FLAGS.metrics]
-    changes = dict(map(config_lib.parse_change, FLAGS.set))
+    changes = dict(map(config_files.parse_change, FLAGS.set))
     table = pl.concat(
         [compare(float(share), folder / share, metrics, changes) for share in _SHARES.value],
         how="diagonal",

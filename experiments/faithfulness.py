@@ -14,8 +14,7 @@ import numpy as np
 import scipy.stats
 from absl import flags, logging
 
-from hlrcml_jax import config as config_lib
-from hlrcml_jax import explain
+from hlrcml_jax import config_files, explain
 from hlrcml_jax.errors import run_program
 from hlrcml_jax.models.cml import user_rows
 from hlrcml_jax.runs.workdir import best_checkpoint, open_run
@@ -35,7 +34,7 @@ def distances(model, params, user_D, items_IxD, prefs_SxD, mask_S):
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
-    run = open_run(config_lib.get_config(_WORKDIR.value), _WORKDIR.value)
+    run = open_run(config_files.from_workdir(_WORKDIR.value), _WORKDIR.value)
     model, scorer = run.model, run.scorer("test")
     ready = best_checkpoint(run).ready
     params, rng = run.collect(ready), np.random.default_rng(_SEED.value)

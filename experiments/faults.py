@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from hlrcml_jax import config as config_lib
+from hlrcml_jax import config_files
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import run_program
 from hlrcml_jax.runs.checkpoints import Checkpoints
@@ -91,7 +91,7 @@ def check_same(workdir: pathlib.Path, whole: pathlib.Path) -> None:
     """The newest state, the best one and the log's losses are those of the run without faults."""
     found = []
     for path in (workdir, whole):
-        run = open_run(config_lib.get_config(str(path)), path)
+        run = open_run(config_files.from_workdir(path), path)
         log = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         with Checkpoints(path) as checkpoints:
             states = [take(run.empty_state()) for take in (checkpoints.latest, checkpoints.best)]

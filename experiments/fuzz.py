@@ -25,7 +25,8 @@ import rich
 import scipy.sparse
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax.data import readers, splits
+from hlrcml_jax import config_files
+from hlrcml_jax.data import readers
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.training import warm_start as pretrained
@@ -78,24 +79,24 @@ def read_config(folder: pathlib.Path, how: int, content: bytes) -> None:
             config_lib.make_config(values)
     elif how % 3 == 1:
         (folder / "config.json").write_bytes(content)
-        config_lib.get_config(str(folder))
+        config_files.from_workdir(folder)
     else:
         text = content.decode(errors="replace")
-        config_lib.make_config(dict(map(config_lib.parse_change, text.split("\n"))))
+        config_lib.make_config(dict(map(config_files.parse_change, text.split("\n"))))
 
 
 def run_pipeline(folder: pathlib.Path, how: int, content: bytes) -> None:
     """From a file to a data set, and again from the cache."""
     path = folder / "own.csv"
     path.write_bytes(content)
-    data = config_lib.default_config().data.to_dict()
-    data |= {
-        "path": str(path),
-        "cache_dir": str(folder / "cache"),
-        "separator": SEPARATORS[how % 8],
-    }
-    data["header"], data["min_per_user"] = bool(how & 8), how >> 4 & 1
-    data["split"]["kind"] = splits.KINDS[(how >> 5) % len(splits.KINDS)]
+    data = config_lib.Data(
+        path=str(path),
+        cache_dir=str(folder / "cache"),
+        separator=SEPARATORS[how % 8],
+        header=bool(how & 8),
+        min_per_user=how >> 4 & 1,
+        split=config_lib.Split(kind=config_lib.SPLITS[(how >> 5) % len(config_lib.SPLITS)]),
+    )
     assert prepare(data).fingerprint() == prepare(data).fingerprint()
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from absl import app, flags
 
-from hlrcml_jax.config import default_config
+from hlrcml_jax.config import default_config, validate
 from hlrcml_jax.data.prepare import prepare
 
 _ROWS = flags.DEFINE_integer("rows", 50_000_000, "Rows of the file.")
@@ -58,7 +58,7 @@ def main(_) -> None:
         config.data.threshold, config.data.split.kind = 2.0, "random"
         config.data.min_per_user = config.data.min_per_item = 10
         started = time.perf_counter()
-        dataset = prepare(config.data.to_dict())
+        dataset = prepare(validate(config).data)
         print(
             json.dumps(
                 {

@@ -17,13 +17,14 @@ import scipy.sparse
 from absl import flags, logging
 
 from hlrcml_jax import config as config_lib
+from hlrcml_jax import config_files
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import run_program
 from hlrcml_jax.ranking.evaluation import evaluate
 from hlrcml_jax.runs import experiment
 from hlrcml_jax.runs.workdir import best_checkpoint, open_run
 
-_CONFIG = flags.DEFINE_string("config", None, "FILE:CHOICE.", required=True)
+_CONFIG = flags.DEFINE_string("config", None, "FILE:ARGUMENTS.", required=True)
 _FOLDER = flags.DEFINE_string("folder", None, "Where the two runs go.", required=True)
 _METRIC = flags.DEFINE_string("metric", "ndcg@10", "What is compared.")
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of the config.")
@@ -58,9 +59,9 @@ def config_with_them(values: dict, dataset: Dataset, folder: pathlib.Path):
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     folder, metric = pathlib.Path(_FOLDER.value), _METRIC.value
-    values = config_lib.flatten(config_lib.call(_CONFIG.value))
-    values |= dict(map(config_lib.parse_change, _SET.value)) | {"data.split.kind": "users"}
-    config = config_lib.make_config(values)
+    changes = dict(map(config_files.parse_change, _SET.value)) | {"data.split.kind": "users"}
+    config = config_files.read(_CONFIG.value, changes)
+    values = config_lib.flatten(config)
     means = experiment.train_and_evaluate(config, folder / "without")
     run = open_run(config, folder / "without")
     params = best_checkpoint(run).params

@@ -1,8 +1,10 @@
 """The paper's tables: models compared on one data set over several seeds.
 
-python experiments/paper_tables.py --configs=configs/compare.py:ml-100k,hinge --folder=runs/ml-100k
-python experiments/paper_tables.py --configs=configs/paper.py:yelp --set=data.path=review.json \\
-  --models=cml,lrml,transcf,adacml,als,hlr,hlr++ --folder=runs/yelp
+python experiments/paper_tables.py --configs=configs/compare.py:data=ml-100k,loss=hinge \\
+  --folder=runs/ml-100k
+python experiments/paper_tables.py --configs=configs/paper.py:data=yelp \\
+  --set=data.path=review.json --folder=runs/yelp \\
+  --models=cml,lrml,transcf,adacml,als,hlr,hlr++
 
 Every model is trained and tested with every seed in a workdir of its own; what is finished is not
 done again, and what was stopped goes on. Then `table.md`, `table.tex` and `table.csv` are written:
@@ -20,14 +22,15 @@ import polars as pl
 import scipy.stats
 from absl import flags, logging
 
-from hlrcml_jax import config as config_lib
-from hlrcml_jax import devices
+from hlrcml_jax import config_files, devices
+from hlrcml_jax.config import MODELS
 from hlrcml_jax.errors import run_program
-from hlrcml_jax.models import MODELS
 from hlrcml_jax.reporting import console as report
 from hlrcml_jax.runs import experiment
 
-_CONFIGS = flags.DEFINE_string("configs", None, "FILE:CHOICE; MODEL is appended.", required=True)
+_CONFIGS = flags.DEFINE_string(
+    "configs", None, "FILE:ARGUMENTS; model=MODEL is appended.", required=True
+)
 _FOLDER = flags.DEFINE_string("folder", None, "Where runs and tables go.", required=True)
 _MODELS = flags.DEFINE_list("models", list(MODELS), "Which models.")
 _OURS = flags.DEFINE_list(
@@ -43,19 +46,18 @@ _K = flags.DEFINE_integer("k", 10, "Cut-off of the other columns.")
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of a config, for all runs.")
 
 
-def load_config(choice: str, model: str, changes: dict[str, object]):
-    """The config of a model from FILE:DATA, with some keys changed."""
-    path, _, data = choice.partition(":")
-    argument = ",".join(filter(None, [data, model]))
-    values = config_lib.flatten(config_lib.call(f"{path}:{argument}"))
-    return config_lib.make_config(values | changes)
+def load_config(source: str, model: str, changes: dict[str, object]):
+    """The config of a model from FILE:ARGUMENTS, with some keys changed."""
+    path, _, arguments = source.partition(":")
+    arguments = ",".join(filter(None, [arguments, f"model={model}"]))
+    return config_files.read(f"{path}:{arguments}", changes)
 
 
-def run_all(choice: str, models, seeds, folder: pathlib.Path, changes) -> None:
+def run_all(source: str, models, seeds, folder: pathlib.Path, changes) -> None:
     """Trains and tests what is not finished yet; seeds side by side where that suits the device."""
     for model in models:
         configs = {
-            folder / f"{model}-{seed}": load_config(choice, model, changes | {"seed": seed})
+            folder / f"{model}-{seed}": load_config(source, model, changes | {"seed": seed})
             for seed in seeds
             if not (folder / f"{model}-{seed}" / "test_users.parquet").exists()
         }
@@ -174,7 +176,7 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax and jax say a lot
     folder, seeds = pathlib.Path(_FOLDER.value), [int(seed) for seed in _SEEDS.value]
     metrics = [name if "@" in name else f"{name}@{_K.value}" for name in _METRICS.value]
-    changes = dict(map(config_lib.parse_change, _SET.value))
+    changes = dict(map(config_files.parse_change, _SET.value))
     run_all(_CONFIGS.value, _MODELS.value, seeds, folder, changes)
     results = {
         model: Results([folder / f"{model}-{seed}" for seed in seeds], metrics)

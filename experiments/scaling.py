@@ -81,7 +81,7 @@ def main(_) -> None:
     import polars as pl
 
     from hlrcml_jax import devices
-    from hlrcml_jax.config import make_config
+    from hlrcml_jax.config import make_config, validate
     from hlrcml_jax.data.dataset import Dataset, to_csr
     from hlrcml_jax.runs.build import Run
 
@@ -101,7 +101,9 @@ def main(_) -> None:
     item_E = (rng.random(_INTERACTIONS.value) ** 2 * shape[1]).astype(int)
     train, nothing = to_csr(user_E, item_E, shape), to_csr(*np.empty((2, 0), int), shape)
     names = [pl.int_range(n, eager=True) for n in shape]
-    run = Run(config, Dataset(train, nothing, nothing, nothing, *names), pathlib.Path("unused"))
+    run = Run(
+        validate(config), Dataset(train, nothing, nothing, nothing, *names), pathlib.Path("unused")
+    )
     state = run.place(run.initial_state())
     data = (run.sampler(), run.positives("train"))
     key_data = devices.replicate(jax.random.key_data(jax.random.key(1)))

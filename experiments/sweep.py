@@ -1,6 +1,6 @@
 """Searches for a config: random trials, of which ever fewer are trained on (successive halving).
 
-python experiments/sweep.py --config=configs/quickstart.py --space=configs/space.py:hlr \\
+python experiments/sweep.py --config=configs/quickstart.py --space=configs/space.py:model=hlr \\
   --folder=runs/sweep --trials=27 --epochs=4,12,36
 
 All trials are trained for the first number of epochs, the best third of them goes on to the second,
@@ -10,7 +10,7 @@ Leaves `trials.csv` and, beside it, a plot of the values that were tried. With `
 combinations of lists are tried, and with `--each` every value on its own, and none of them.
 
 On a GPU, trials that differ in nothing but the seed and numbers such as learning rate, temperature
-and the memory's radius (`run.NUMBERS`) are trained side by side in one program.
+and the memory's radius (`build.NUMBERS`) are trained side by side in one program.
 """
 
 import itertools
@@ -23,12 +23,15 @@ import polars as pl
 from absl import flags, logging
 
 from hlrcml_jax import config as config_lib
+from hlrcml_jax import config_files
 from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.reporting import console as report
 from hlrcml_jax.runs.experiment import fit_all
 
-_CONFIG = flags.DEFINE_string("config", None, "FILE:CHOICE that trials start from.", required=True)
-_SPACE = flags.DEFINE_string("space", None, "FILE:CHOICE of what they change.", required=True)
+_CONFIG = flags.DEFINE_string(
+    "config", None, "FILE:ARGUMENTS or workdir to start from.", required=True
+)
+_SPACE = flags.DEFINE_string("space", None, "FILE:ARGUMENTS of what trials change.", required=True)
 _FOLDER = flags.DEFINE_string("folder", None, "Where trials and tables go.", required=True)
 _TRIALS = flags.DEFINE_integer(
     "trials", 27, "How many configs are tried; 0: all combinations of lists.", lower_bound=0
@@ -98,7 +101,7 @@ def search(base: dict[str, object], trials: list[dict], folder: pathlib.Path, ep
     left = rows
     for rung in epochs:
         changes = [trials[row["trial"]] | {"train.epochs": rung} for row in left]
-        configs = [config_lib.make_config(base | values) for values in changes]
+        configs = [config_lib.make_config(config_lib.changed(base, values)) for values in changes]
         workdirs = [folder / f"trial-{row['trial']:03d}" for row in left]
         for row, value in zip(left, train(configs, workdirs), strict=True):
             row["value"], row["epochs"] = value, rung
@@ -126,9 +129,9 @@ def plot(table: pl.DataFrame, metric: str, path: pathlib.Path) -> None:
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     folder = pathlib.Path(_FOLDER.value)
-    changes = dict(map(config_lib.parse_change, _SET.value))
-    base = config_lib.flatten(config_lib.call(_CONFIG.value)) | changes
-    space = config_lib.call(_SPACE.value, "get_space")
+    changes = dict(map(config_files.parse_change, _SET.value))
+    base = config_lib.flatten(config_files.read(_CONFIG.value, changes))
+    space = config_files.call(_SPACE.value, "get_space")
     rng = np.random.default_rng(_SEED.value)
     if _EACH.value:
         trials = one_by_one(space)

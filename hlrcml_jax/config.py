@@ -1,101 +1,102 @@
-"""Configs: made from the schema, checked, written down and read again.
+"""The config of a run: made, checked and converted; `sections.py` has its keys.
 
 A config file has a `get_config()` that starts from `default_config()` and changes what its
-experiment changes; from Python, `make_config` does the same. `schema.py` has all keys.
+experiment changes; from Python, `make_config` does the same. Both give a ConfigDict, which
+`validate` turns into the frozen, typed `Config` that the program works with.
 """
 
-import ast
-import importlib.util
-import json
-import pathlib
-import types
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
 
-from hlrcml_jax import storage
+from hlrcml_jax import custom, schema
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models import DIVISIBLE, OF_ITEMS
-from hlrcml_jax.schema import SCHEMA, all_keys, unknown_key
+from hlrcml_jax.schema import Key, Options, flatten, is_path
+from hlrcml_jax.sections import (
+    ALS,
+    BPR,
+    DATASETS,
+    DEFINITIONS,
+    EASE,
+    FORMATS,
+    LOSSES,
+    METRICS,
+    MODELS,
+    NEGATIVE_WEIGHTS,
+    PREFERENCE_WEIGHTS,
+    SPLITS,
+    Analyse,
+    Columns,
+    Config,
+    Data,
+    EarlyStopping,
+    Evaluation,
+    ItemKNN,
+    Loss,
+    Model,
+    Negatives,
+    Optimizer,
+    Parallel,
+    Pretrained,
+    Recommend,
+    Scoring,
+    Split,
+    Titles,
+    Train,
+    TransCF,
+)
+
+__all__ = [
+    "ALS",
+    "BPR",
+    "DATASETS",
+    "DEFINITIONS",
+    "EASE",
+    "FORMATS",
+    "LOSSES",
+    "METRICS",
+    "MODELS",
+    "NEGATIVE_WEIGHTS",
+    "PREFERENCE_WEIGHTS",
+    "SPLITS",
+    "Analyse",
+    "Columns",
+    "Config",
+    "Data",
+    "EarlyStopping",
+    "Evaluation",
+    "ItemKNN",
+    "Loss",
+    "Model",
+    "Negatives",
+    "Optimizer",
+    "Options",
+    "Parallel",
+    "Pretrained",
+    "Recommend",
+    "Scoring",
+    "Split",
+    "Titles",
+    "Train",
+    "TransCF",
+    "all_keys",
+    "changed",
+    "code_paths",
+    "default_config",
+    "flatten",
+    "make_config",
+    "options_of",
+    "parse_arguments",
+    "unknown_key",
+    "validate",
+]
 
 
 def default_config() -> ml_collections.ConfigDict:
     """Every key at its default, locked against unknown keys."""
-
-    def build(section):
-        config = ml_collections.ConfigDict()
-        for name, entry in section.items():
-            if isinstance(entry, dict):
-                config[name] = build(entry)
-            elif entry.default is None:
-                config[name] = ml_collections.config_dict.placeholder(entry.kind)
-            else:
-                config[name] = entry.default
-        return config
-
-    return build(SCHEMA).lock()
-
-
-def validate(config: ml_collections.ConfigDict) -> None:
-    """Checks every key and what keys ask of each other.
-
-    Raises:
-      UserError: naming the key that is unknown, missing, of the wrong type or out of range.
-    """
-    known = dict(all_keys())
-    values = flatten(config)
-    for name in values:
-        if name not in known:
-            raise unknown_key(name)
-    for name, key in known.items():
-        if name not in values:
-            raise UserError(f"config key {name} is missing; start from default_config().")
-        key.check(name, values[name])
-    share = values["data.split.valid"] + values["data.split.test"]
-    if share >= 1:
-        raise UserError(
-            f"config keys data.split.valid and data.split.test add up to {share:g}; training needs "
-            "what they leave of 1."
-        )
-    if values["negatives.shared"] and values["loss.copy_relation"]:
-        raise UserError(
-            "config keys negatives.shared and loss.copy_relation exclude each other: shared "
-            "negatives have the relations of their own that all examples share."
-        )
-    if values["parallel.tables"] == "sharded":
-        if values["optimizer.rows"] != "lazy":
-            raise UserError(
-                "config key parallel.tables cannot be 'sharded' with optimizer.rows 'dense': only "
-                "the rows that a batch touches travel between devices; set optimizer.rows=lazy."
-            )
-        if values["model.name"] not in DIVISIBLE:
-            raise UserError(
-                f"config key parallel.tables cannot be 'sharded' with model.name "
-                f"{values['model.name']!r}; it can with {', '.join(DIVISIBLE)}."
-            )
-    if values["model.users"] == "items":
-        if values["model.name"] not in OF_ITEMS:
-            raise UserError(
-                f"config key model.users cannot be 'items' with model.name "
-                f"{values['model.name']!r}; it can with {', '.join(OF_ITEMS)}."
-            )
-        if values["pretrained.users"] or values["pretrained.freeze"] in ("users", "both"):
-            raise UserError(
-                "config keys pretrained.users and pretrained.freeze speak of user vectors; with "
-                "model.users 'items' there are none."
-            )
-
-
-def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Values by dotted name; tuples stay tuples."""
-    flat = {}
-    for name, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            flat.update({f"{name}.{rest}": inner for rest, inner in flatten(value).items()})
-        else:
-            flat[name] = tuple(value) if isinstance(value, list) else value
-    return flat
+    return schema.to_config_dict(Config())
 
 
 def make_config(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -110,68 +111,158 @@ def make_config(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     Raises:
       UserError: as `validate`.
     """
-    config = default_config()
-    known = dict(all_keys())
-    for name, value in values.items():
+    return schema.to_config_dict(_validated(flatten(Config()) | dict(values)))
+
+
+def validate(config: ml_collections.ConfigDict | Config) -> Config:
+    """The typed config; checks every key, and the constraints between keys.
+
+    Raises:
+      UserError: naming the key that is unknown, missing, of the wrong type or out of range.
+    """
+    return _validated(flatten(config))
+
+
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with changes, without the options of code that the changes replace."""
+    replaced = [
+        section
+        for section, (of, _) in schema.open_sections(Config).items()
+        if of in changes and changes[of] != values.get(of)
+    ]
+    kept = {
+        name: value
+        for name, value in values.items()
+        if not any(name.startswith(f"{section}.") for section in replaced)
+    }
+    return kept | dict(changes)
+
+
+def all_keys(values: Mapping[str, Any] | None = None) -> dict[str, Key]:
+    """Every key by dotted name; with those of the options of code that some values name.
+
+    Raises:
+      UserError: when that code cannot be imported.
+    """
+    known = dict(schema.keys(Config))
+    for section, (of, _) in schema.open_sections(Config).items():
+        path = (values or {}).get(of)
+        if is_path(path):
+            known |= {f"{section}.{name}": key for name, key in options_of(of, str(path)).items()}
+    return known
+
+
+def options_of(key: str, path: str) -> dict[str, Key]:
+    """The options of the code that a dotted path names, without those that are keys already."""
+    known = [
+        name.removeprefix("model.") for name in schema.keys(Config) if name.startswith("model.")
+    ]
+    found = custom.resolve(key, path)
+    return custom.options_of(key, found, known if key == "model.name" else ())
+
+
+def unknown_key(name: str, known: Collection[str] = ()) -> UserError:
+    """The mistake of a key that is not among the known ones, which are all built-in keys."""
+    for section, (of, _) in schema.open_sections(Config).items():
+        if name.startswith(f"{section}."):
+            options = [option for option in known if option.startswith(f"{section}.")]
+            there = f"there are {', '.join(options)}" if options else f"{of} has no options"
+            return UserError(f"config key {name} does not exist; {there}.")
+    return schema.unknown_key(name, known or schema.keys(Config))
+
+
+def code_paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(key, path) of every dotted path among values, which may be of any type."""
+    found = []
+    for name, key in schema.keys(Config).items():
+        if key.code and name in values:
+            several = values[name] if isinstance(values[name], list | tuple) else [values[name]]
+            found += [(name, path) for path in several if is_path(path)]
+    return found
+
+
+def _validated(values: Mapping[str, Any]) -> Config:
+    known = all_keys(values)
+    for name in values:
         if name not in known:
-            raise unknown_key(name)
-        value = tuple(value) if isinstance(value, list) else value
-        known[name].check(name, value)
-        section, _, leaf = name.rpartition(".")
-        node = config
-        for part in section.split(".") if section else ():
-            node = node[part]
-        node[leaf] = value
-    validate(config)
+            raise unknown_key(name, known)
+    checked = {}
+    for name, key in known.items():
+        is_option = name not in schema.keys(Config)
+        if name not in values and not is_option:
+            raise UserError(f"config key {name} is missing; start from default_config().")
+        checked[name] = key.checked(name, values.get(name, key.default))
+    config = schema.build(Config, checked)
+    _check_together(config)
     return config
 
 
-def load(path: pathlib.Path) -> types.ModuleType:
-    """The module of a config file, for another one that starts from it.
-
-    Configs are files and not a package, so that anyone may have their own folder of them.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(source: str, function: str = "get_config") -> Any:
-    """What a function of a config file gives for FILE or FILE:ARGUMENT."""
-    path, _, argument = source.partition(":")
-    found = getattr(load(pathlib.Path(path)), function)
-    return found(argument) if argument else found()
-
-
-def parse_change(text: str) -> tuple[str, Any]:
-    """KEY=VALUE, the value as Python has it where it can be read so."""
-    name, _, value = text.partition("=")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
-
-
-def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """What `config.json` of a workdir says, or None where there is none."""
-    path = workdir / "config.json"
-    try:
-        text = json.loads(path.read_text())
-        return {"config": text["config"], "data": text["data"]}
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except Exception as error:  # of the file system or bucket, and what is in the file
+def _check_together(config: Config) -> None:
+    """The constraints between keys."""
+    split, model, pretrained = config.data.split, config.model, config.pretrained
+    held_out = split.valid + split.test
+    if held_out >= 1:
         raise UserError(
-            f"{path}: not readable as the config of a run ({error}); choose another --workdir."
-        ) from None
+            f"config keys data.split.valid and data.split.test add up to {held_out:g}; the rest of "
+            "1 is for training."
+        )
+    if config.negatives.shared and config.loss.copy_relation:
+        raise UserError(
+            "config keys negatives.shared and loss.copy_relation cannot be combined: shared "
+            "negatives always use their own relations."
+        )
+    if config.parallel.tables == "sharded" and config.optimizer.rows != "lazy":
+        raise UserError(
+            "config key parallel.tables cannot be 'sharded' with optimizer.rows 'dense': only the "
+            "rows of a batch are sent between devices; set optimizer.rows=lazy."
+        )
+    if model.users == "items" and (pretrained.users or pretrained.freeze in ("users", "both")):
+        raise UserError(
+            "config keys pretrained.users and pretrained.freeze are about user vectors, and with "
+            "model.users 'items' there are none."
+        )
+    own = [custom.name_of(path) for path in config.evaluation.metrics]
+    if twice := {name for name in own if name in METRICS or own.count(name) > 1}:
+        raise UserError(f"config key evaluation.metrics has a second metric {min(twice)!r}.")
+    metric = config.early_stopping.metric.partition("@")[0]
+    if metric not in ("loss", *METRICS, *own):
+        raise UserError(
+            f"config key early_stopping.metric cannot be {config.early_stopping.metric!r}; it is "
+            f"'loss', or one of these with @k: {', '.join((*METRICS, *own))}."
+        )
 
 
-def get_config(workdir: str) -> ml_collections.ConfigDict:
-    """The config of a run that exists: this file is the `--config` of a workdir."""
-    found = read_workdir(storage.place(workdir))
-    if found is None:
-        raise UserError(f"{workdir}: there is no config.json here; give --config=FILE.")
-    return make_config(found["config"])
+def parse_arguments(file: str, text: str, **choices: Collection[Any]) -> dict[str, Any]:
+    """The values of `configs/FILE:KEY=VALUE,KEY=VALUE`.
+
+    >>> parse_arguments("paper.py", "model=hlr", data=("ml-20m", "yelp"), model=("cml", "hlr"))
+    {'model': 'hlr'}
+
+    Args:
+      file: name of the config file, for the sentence of a mistake.
+      text: what is behind its colon.
+      **choices: the values of each key.
+
+    Returns:
+      The given values, as they are among the choices.
+
+    Raises:
+      UserError: for a key or a value that does not exist; it lists what there are.
+    """
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        by_text = {str(choice): choice for choice in choices.get(name, ())}
+        if name in found or value not in by_text:
+            there = "; ".join(
+                f"{name}={'|'.join(map(str, dict.fromkeys(values)))}"
+                for name, values in choices.items()
+            )
+            close = difflib.get_close_matches(value, by_text, n=1)
+            hint = f" (did you mean {name}={close[0]}?)" if close and name not in found else ""
+            raise UserError(
+                f"configs/{file}:{text}: {part!r} is not possible{hint}; arguments are "
+                f"KEY=VALUE,… of {there}."
+            )
+        found[name] = by_text[value]
+    return found

@@ -23,7 +23,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from hlrcml_jax.errors import UserError, warn
 
 AXIS = "devices"
-TABLES = ("replicated", "sharded")
 LOST = "Gloo|UNAVAILABLE|DEADLINE_EXCEEDED"
 SENTENCE = 2000  # bytes of what processes tell each other
 SHUTDOWN = 20  # seconds that a process which ends waits for the others

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import config as config_lib
-from hlrcml_jax import explain, frames
+from hlrcml_jax import config_files, explain, frames
 from hlrcml_jax.data.dataset import count_items, to_csr
 from hlrcml_jax.ranking.scorer import Ranking, Scorer
 from hlrcml_jax.runs.workdir import Best, best_checkpoint, open_run
@@ -21,21 +20,22 @@ from hlrcml_jax.runs.workdir import Best, best_checkpoint, open_run
 Ids = Any  # one id, or several in whatever can be iterated
 
 
-def load(workdir: str | pathlib.Path, **changes) -> "Recommender":
+def load(workdir: str | pathlib.Path, allow_code: bool = False, **changes: Any) -> "Recommender":
     """The best checkpoint of a run.
 
     Args:
       workdir: of a run that `main` or `train_and_evaluate` made.
+      allow_code: import the code that the run's config names (as `model.name=mine:Gated`), which
+        you trust.
       **changes: config keys that may change, with __ for dots, as data__path="moved.csv".
 
     Raises:
       UserError: when there is no run, no checkpoint, or the data cannot be found.
     """
-    values = config_lib.flatten(config_lib.get_config(str(workdir)))
-    values |= {name.replace("__", "."): value for name, value in changes.items()}
+    values = {name.replace("__", "."): value for name, value in changes.items()}
     # Tables lie as they are on the devices of one run, and whole here.
-    config = config_lib.make_config(values | {"parallel.tables": "replicated"})
-    run = open_run(config, workdir)
+    values["parallel.tables"] = "replicated"
+    run = open_run(config_files.from_workdir(workdir, values, allow_code), workdir)
     return Recommender(best_checkpoint(run))
 
 
@@ -140,7 +140,7 @@ class Recommender:
         k = min(k, len(self.items) - 1)
         item_TxK = np.argsort(-likeness_TxI, axis=1, kind="stable")[:, :k]
         item_R = item_TxK.ravel()
-        columns = {"to_item_id": self.items.gather(np.repeat(item_T, k))}
+        columns: dict[str, Any] = {"to_item_id": self.items.gather(np.repeat(item_T, k))}
         columns |= frames.named(item_R, self._dataset)
         columns["score"] = np.take_along_axis(likeness_TxI, item_TxK, axis=1).ravel()
         columns["rank"] = np.tile(np.arange(1, k + 1), len(item_T))

@@ -1,327 +1,283 @@
-"""The one schema: every key of a config with its default, its meaning and what it may be.
+"""Keys of a config as fields of frozen dataclasses: described, checked, written and read.
 
-`python -m hlrcml_jax.schema` writes it as a table, `configs/README.md`.
+`config.py` has the keys themselves. `python -m hlrcml_jax.schema` prints their table, which is
+`configs/README.md`.
 """
 
 import dataclasses
 import difflib
+import functools
 import math
-from collections.abc import Callable, Collection, Iterator
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from hlrcml_jax.data import downloads as catalog
-from hlrcml_jax.data import readers, splits
-from hlrcml_jax.devices import TABLES
+import ml_collections
+from ml_collections import config_dict
+
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models import MODELS, USERS
-from hlrcml_jax.ranking.metrics import DEFINITIONS, METRICS
-from hlrcml_jax.ranking.scorer import STORAGE
-from hlrcml_jax.training.losses import LOSSES
-from hlrcml_jax.training.optimizer import ROWS, SCHEDULES
-from hlrcml_jax.training.sampling import CANDIDATE_WEIGHTS, PREFERENCE_WEIGHTS
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One key of the schema.
+    """One key of a config.
 
     Attributes:
-      default: the default value; its type is the key's type.
-      meaning: what it does, in which unit, and what it may be.
-      allowed: whether a value is allowed.
-      kind: type, given where the default is None, which is then allowed too.
+      default: the default value.
+      meaning: what it is, in which unit and range.
+      allowed: whether a value is in its range.
       choices: the allowed values, where they can be listed.
-      may_change: whether a run may go on in its workdir after this key has changed.
+      may_change: whether a run may be resumed after this key has changed.
+      code: whether the value may be the dotted path of a user's own code, see `custom.py`.
+      kind: type of the value.
     """
 
     default: Any
-    meaning: str
+    meaning: str = ""
     allowed: Callable[[Any], bool] = lambda value: True
-    kind: type | None = None
-    choices: Collection[str] = ()
+    choices: Collection[Any] = ()
     may_change: bool = False
+    code: bool = False
+    kind: type = object
 
-    def check(self, name: str, value: Any) -> None:
-        """Raises a UserError that names the key, if it cannot have this value."""
+    @property
+    def text(self) -> str:
+        """The meaning with its choices."""
+        listed = [str(choice) or "''" for choice in self.choices]
+        listed += ["or package.module:Name of your own"] if self.code and self.choices else []
+        return f"{self.meaning}; one of {', '.join(listed)}" if listed else self.meaning
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value as its type, an int as a float where a float is asked for.
+
+        Raises:
+          UserError: naming the key, when it cannot have this value.
+        """
         if value is None and self.default is None:
-            return
-        expected = self.kind or type(self.default)
-        if expected is float and type(value) is int:
-            value = float(value)
-        if type(value) is not expected:
+            return None
+        if self.kind is float and type(value) is int:
+            value = _as_float(value)
+        if self.kind is tuple and type(value) is list:
+            value = tuple(value)
+        if self.kind is not object and type(value) is not self.kind:
             raise UserError(
-                f"config key {name} is {value!r}, a {type(value).__name__}; it takes a "
-                f"{expected.__name__} ({self.meaning})."
+                f"config key {name} is {value!r}, of type {type(value).__name__}; it takes "
+                f"a value of type {self.kind.__name__} ({self.text})."
             )
+        is_code = self.code and is_path(value)
         if (
-            (self.choices and value not in self.choices)
-            or (expected is float and not math.isfinite(value))
+            (self.choices and not is_code and value not in self.choices)
+            or (isinstance(value, float) and not math.isfinite(value))
             or not self.allowed(value)
         ):
-            raise UserError(f"config key {name} cannot be {value!r}: {self.meaning}.")
+            raise UserError(f"config key {name} cannot be {value!r}: {self.text}.")
+        return value
 
 
-def _choice(default: str, meaning: str, choices, **options) -> Key:
-    listed = ", ".join(choice or "''" for choice in choices)
-    return Key(default, f"{meaning}: {listed}", choices=choices, **options)
+def is_path(value: Any) -> bool:
+    """Whether a value is a dotted path, `package.module:Name`, and no built-in name."""
+    return isinstance(value, str) and ":" in value
 
 
-def _path(meaning: str) -> Key:
-    # The same data may lie elsewhere: a run knows its data by content.
-    return Key("", meaning, may_change=True)
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
-def _positive(value) -> bool:
-    return value > 0
+def key(
+    default: Any,
+    meaning: str,
+    allowed: Callable[[Any], bool] = lambda value: True,
+    *,
+    choices: Collection[Any] = (),
+    may_change: bool = False,
+    code: bool = False,
+) -> Any:
+    """A field of a config's dataclass; the arguments are those of `Key`.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Model:
+    ...     gate: float = key(1.0, "strength of the gate; at least 0", lambda value: value >= 0)
+    >>> Model.gate, Model().gate
+    (1.0, 1.0)
+    """
+    made = Key(default, meaning, allowed, choices, may_change, code)
+    return dataclasses.field(default=default, metadata={"key": made})
 
 
-def _at_least(least):
-    return lambda value: value >= least
+class Options(Mapping[str, Any]):
+    """Options of a user's own code by name: an open section of a config, immutable."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None):
+        self._values = dict(values or {})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self._values.items())))
+
+    def __repr__(self) -> str:
+        return f"Options({self._values!r})"
 
 
-def _share(value) -> bool:
-    return 0 <= value < 1
+def options(of: str, meaning: str) -> Any:
+    """The open section with the options of the code that another field of the section names."""
+    return dataclasses.field(default=Options(), metadata={"options_of": of, "meaning": meaning})
 
 
-def _is_factor(value) -> bool:
-    return 0 < value <= 1
+def kind_of(annotation: Any, default: Any) -> type:
+    """The type of a field's values; of `float | None` it is float."""
+    if default is not None:
+        return type(default)
+    kinds = (
+        typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    )
+    kinds = [kind for kind in kinds if isinstance(kind, type) and kind is not types.NoneType]
+    return kinds[0] if kinds else object
 
 
-def _is_stopping_metric(value: str) -> bool:
-    name, _, cutoff = value.partition("@")
-    return value == "loss" or (name in METRICS and cutoff.isdigit() and int(cutoff) > 0)
+@functools.cache
+def keys(section: type, prefix: str = "") -> dict[str, Key]:
+    """Every key of a dataclass and its sections by dotted name, in their order."""
+    found = {}
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+        if dataclasses.is_dataclass(field.default):
+            found |= keys(type(field.default), f"{prefix}{field.name}.")
+        elif "key" in field.metadata:
+            kind = kind_of(hints[field.name], field.default)
+            found[prefix + field.name] = dataclasses.replace(field.metadata["key"], kind=kind)
+    return found
 
 
-SCHEMA: dict[str, Any] = {
-    "seed": Key(
-        2021, "seed of initial weights and of all draws in training; at least 0", _at_least(0)
-    ),
-    "data": {
-        "name": _choice("", "public data set; '' for your own file", ("", *catalog.CATALOG)),
-        "path": _path("your file; with data.name, a folder that already has its files"),
-        "format": _choice("auto", "auto goes by the file name", ("auto", *readers.FORMATS)),
-        "separator": Key("", "between fields; '' is a tab for .tsv, else a comma"),
-        "header": Key(True, "whether the first line holds column names"),
-        "columns": {
-            "user": Key("", "column name or 0-based place; '' looks for the usual names"),
-            "item": Key("", "column name or 0-based place; '' looks for the usual names"),
-            "value": Key("", "rating or count: name or place; '' looks for the usual names"),
-            "time": Key("", "seconds or ISO date: name or place; '' looks for the usual names"),
-        },
-        "threshold": Key(None, "least value of a positive; None takes every row", kind=float),
-        "min_per_user": Key(0, "interactions that a user must keep (n-core)", _at_least(0)),
-        "min_per_item": Key(0, "interactions that an item must keep (n-core)", _at_least(0)),
-        "titles": {
-            "path": _path("delimited file with the items' titles, if any"),
-            "separator": Key("", "between its fields; '' is a tab for .tsv, else a comma"),
-            "header": Key(True, "whether its first line holds column names"),
-            "item": Key("", "column of item ids, likewise; '' also finds data.columns.item"),
-            "value": Key("title", "column of titles: name or 0-based place"),
-            "categories": Key("", "column of categories, if any: name or 0-based place"),
-            "category_separator": Key("|", "between categories", lambda value: value != ""),
-        },
-        "split": {
-            "kind": _choice("user", "how parts are chosen (see data/splits.py)", splits.KINDS),
-            "valid": Key(0.2, "share of all for validation, in [0, 1)", _share),
-            "test": Key(0.2, "share of all for test, in [0, 1)", _share),
-            "history": Key(0.8, "known share of a held-out user's items, in [0, 1)", _share),
-            "keep": Key(
-                1.0, "share of training that is kept, to study density; in (0, 1]", _is_factor
-            ),
-            "seed": Key(
-                2021, "seed of the random kinds and of the cohorts; at least 0", _at_least(0)
-            ),
-            "train_path": _path("file of the training part, kind 'given'"),
-            "valid_path": _path("file of the validation part, kind 'given'"),
-            "test_path": _path("file of the test part, kind 'given'"),
-        },
-        "cache_dir": _path("of downloads, data and compiled programs; '' is ~/.cache/hlrcml_jax"),
-    },
-    "model": {
-        "name": _choice("hlr", "which model", MODELS),
-        "users": _choice(
-            "vectors", "what users are: vectors of their own, or made of their items", USERS
-        ),
-        "dim": Key(100, "D, length of the user and item vectors; at least 1", _at_least(1)),
-        "memory_slots": Key(20, "M, slots of the relation memory; at least 1", _at_least(1)),
-        "key_scale": Key(1.0, "initial keys: N(0, 1/D) times this; at least 0", _at_least(0)),
-        "value_scale": Key(1.0, "initial values: N(0, 1/D) times this; at least 0", _at_least(0)),
-        "max_prefs": Key(50, "S, most preferences that a relation attends to; >= 1", _at_least(1)),
-        "prefs_sampling": _choice("uniform", "how preferences are drawn", PREFERENCE_WEIGHTS),
-        "beta": Key(1.0, "power of the attention's denominator; above 0", _positive),
-        "sharpness": Key(
-            1.0, "of adacml's and hlr-r's attention to what is like the target", _at_least(0)
-        ),
-        "clip_norm": Key(1.0, "radius of the ball of user and item rows; above 0", _positive),
-        "clip_memory": Key(False, "bound the rows of the memory's keys and values by 1 too"),
-        "memory_radius": Key(None, "bound of the value rows; None: free", _positive, kind=float),
-        "transcf": {
-            "weight_neighbours": Key(0.1, "weight of its neighbourhood regulariser", _at_least(0)),
-            "weight_distance": Key(0.1, "weight of its distance regulariser", _at_least(0)),
-        },
-        "bpr": {
-            "l2_vector": Key(0.0025, "weight decay of user and positive vectors", _at_least(0)),
-            "l2_negative": Key(0.00025, "weight decay of the negative's vector", _at_least(0)),
-            "l2_bias": Key(0.001, "weight decay of biases", _at_least(0)),
-        },
-        "als": {
-            "regularization": Key(30.0, "of users and items", _at_least(0)),
-            "iterations": Key(20, "alternations; at least 1", _at_least(1)),
-        },
-        "item_knn": {
-            "similarity": _choice("cosine", "of two items", ("cosine", "tfidf", "bm25")),
-            "neighbours": Key(50, "of each item, itself among them; at least 1", _at_least(1)),
-        },
-        "ease": {
-            "l2": Key(500.0, "regularisation, in interactions; above 0", _positive),
-        },
-    },
-    "pretrained": {
-        "users": Key("", "user vectors: a workdir, .npz or .npy (see pretrained.py)"),
-        "items": Key("", "item vectors, likewise"),
-        "freeze": _choice("", "tables that are not trained", ("", "users", "items", "both")),
-    },
-    "loss": {
-        "kind": _choice("hinge", "of a positive and its negatives", LOSSES),
-        "margin": Key(0.2, "margin of the hinge, in squared distance; above 0", _positive),
-        "temperature": Key(0.3, "of the softmax, in squared distance; above 0", _positive),
-        "copy_relation": Key(False, "the negative uses the positive's relation"),
-    },
-    "negatives": {
-        "candidates": Key(1, "N, negatives drawn for each positive; at least 1", _at_least(1)),
-        "hardest": Key(0, "how many of them count, the hardest ones; 0: all", _at_least(0)),
-        "weights": _choice("uniform", "how they are drawn", CANDIDATE_WEIGHTS),
-        "shared": Key(False, "whether the examples of a batch share them"),
-        "correction": Key(
-            False, "softmax: weigh them so that they stand for the catalogue (log q correction)"
-        ),
-    },
-    "optimizer": {
-        "learning_rate": Key(2e-4, "learning rate of Adam; above 0", _positive),
-        "rows": _choice("dense", "tables' rows updated in a step: all, or those touched", ROWS),
-        "schedule": _choice("constant", "of the learning rate", SCHEDULES),
-        "decay": Key(0.98, "factor of an epoch, schedule 'exponential'; in (0, 1]", _is_factor),
-        "cosine_epochs": Key(100, "epochs down to 0, schedule 'cosine'; at least 1", _at_least(1)),
-        "warmup_epochs": Key(0, "epochs of linear growth from 0, before it", _at_least(0)),
-        "clip_gradient": Key(
-            None,
-            "bound of the global norm of a batch's gradient; None: free",
-            _positive,
-            kind=float,
-        ),
-    },
-    "parallel": {
-        "tables": _choice(
-            "replicated",
-            "tables and interactions: on every device, or divided between all",
-            TABLES,
-            may_change=True,
-        ),
-    },
-    "train": {
-        "epochs": Key(100, "most epochs; at least 1", _at_least(1), may_change=True),
-        "batch_size": Key(1000, "positives a step, over all devices; at least 1", _at_least(1)),
-        "validate_every": Key(1, "epochs between validations and checkpoints", _at_least(1)),
-    },
-    "early_stopping": {
-        "metric": Key(
-            "ndcg@10", "chosen on validation: 'loss', or a metric@k", _is_stopping_metric
-        ),
-        "patience": Key(
-            10, "validations without a better value before it stops", _at_least(1), may_change=True
-        ),
-    },
-    "evaluation": {
-        "cutoffs": Key(
-            (1, 5, 10, 20),
-            "the k of every metric; 0 is the whole ranking (metric@all)",
-            lambda value: (
-                max(value, default=0) > 0 and all(type(k) is int and k >= 0 for k in value)
-            ),
-            may_change=True,
-        ),
-        "definitions": _choice(
-            "standard", "trec_eval's metrics, or the paper's own", DEFINITIONS, may_change=True
-        ),
-        "min_test_items": Key(
-            "1",
-            "users with fewer test items are left out; 'k': at each k those with fewer than k",
-            lambda value: value == "k" or (value.isdigit() and int(value) > 0),
-            may_change=True,
-        ),
-        "known": _choice(
-            "train+valid", "what test does not rank", ("train+valid", "train"), may_change=True
-        ),
-        "n_cohorts": Key(5, "groups of users behind ± ; at least 1", _at_least(1), may_change=True),
-        "cohort_size": Key(10_000, "most users in a group", _at_least(1), may_change=True),
-    },
-    "scoring": {
-        "memory_mb": Key(
-            256, "working memory of full-catalogue scoring, MiB", _at_least(1), may_change=True
-        ),
-        "storage": _choice(
-            "float32", "type in which relations of item pairs wait", STORAGE, may_change=True
-        ),
-        "batch_size": Key(
-            0, "most users at a time; 0: what memory_mb allows", _at_least(0), may_change=True
-        ),
-    },
-    "analyse": {
-        "interactions": Key(
-            20_000,
-            "most test interactions whose relations are compared",
-            _at_least(2),
-            may_change=True,
-        ),
-    },
-    "recommend": {
-        "k": Key(10, "items for each user; at least 1", _at_least(1), may_change=True),
-        "users": Key("", "comma-separated user ids, '' for all", may_change=True),
-        "only_items": Key("", "comma-separated ids to choose from, '' for all", may_change=True),
-        "reasons": Key(3, "of each item (--mode=explain); 0: all", _at_least(0), may_change=True),
-        "format": _choice(
-            "parquet", "format of the file", ("parquet", "csv", "jsonl"), may_change=True
-        ),
-    },
-}
+@functools.cache
+def open_sections(section: type, prefix: str = "") -> dict[str, tuple[str, str]]:
+    """{open section: (key that names the code, meaning)} by dotted names."""
+    found = {}
+    for field in dataclasses.fields(section):
+        if dataclasses.is_dataclass(field.default):
+            found |= open_sections(type(field.default), f"{prefix}{field.name}.")
+        elif "options_of" in field.metadata:
+            of = prefix + field.metadata["options_of"]
+            found[prefix + field.name] = of, field.metadata["meaning"]
+    return found
 
 
-def all_keys(section: dict[str, Any] = SCHEMA, prefix: str = "") -> Iterator[tuple[str, Key]]:
-    """(dotted name, key) of the whole schema, in its order."""
-    for name, entry in section.items():
-        if isinstance(entry, dict):
-            yield from all_keys(entry, f"{prefix}{name}.")
+def flatten(config: Any) -> dict[str, Any]:
+    """Values of a ConfigDict, or of a dataclass, by dotted name; lists become tuples."""
+    if dataclasses.is_dataclass(config):
+        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    else:
+        values = dict(config.items())
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, ml_collections.ConfigDict | Options) or dataclasses.is_dataclass(
+            value
+        ):
+            flat.update({f"{name}.{rest}": inner for rest, inner in flatten(value).items()})
         else:
-            yield prefix + name, entry
+            flat[name] = tuple(value) if isinstance(value, list) else value
+    return flat
 
 
-def unknown_key(name: str) -> UserError:
-    """The mistake of a key, or the last part of one, that the schema does not have."""
-    known = {full: full for full, _ in all_keys()}
-    known |= {full.rpartition(".")[2]: full for full in known}
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {known[close[0]]}?" if close else "configs/README.md has all keys."
+Section = typing.TypeVar("Section")
+
+
+def build(section: type[Section], values: Mapping[str, Any], prefix: str = "") -> Section:
+    """A dataclass from values by dotted name; those that are not given have their defaults."""
+    made = {}
+    for field in dataclasses.fields(section):  # pyright: ignore[reportArgumentType]
+        name = prefix + field.name
+        if dataclasses.is_dataclass(field.default):
+            made[field.name] = build(type(field.default), values, f"{name}.")
+        elif "options_of" in field.metadata:
+            made[field.name] = Options(
+                {
+                    full.removeprefix(f"{name}."): value
+                    for full, value in values.items()
+                    if full.startswith(f"{name}.")
+                }
+            )
+        elif name in values:
+            made[field.name] = values[name]
+    return section(**made)
+
+
+def replaced(config: Section, values: Mapping[str, Any]) -> Section:
+    """A dataclass with some values by dotted name, which are not checked: they may be arrays."""
+    return build(type(config), flatten(config) | dict(values))
+
+
+def to_config_dict(config: Any) -> ml_collections.ConfigDict:
+    """A locked ConfigDict of a dataclass; its open sections take new keys."""
+    made = _unlocked(config).lock()
+    for name in open_sections(type(config)):
+        section: Any = made
+        for part in name.split("."):
+            section = section[part]
+        section.unlock()
+    return made
+
+
+def _unlocked(config: Any) -> ml_collections.ConfigDict:
+    made, known = ml_collections.ConfigDict(), keys(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            made[field.name] = _unlocked(value)
+        elif isinstance(value, Options):
+            made[field.name] = ml_collections.ConfigDict(dict(value))
+        else:
+            if field.default is None:
+                kind = known[field.name].kind
+                made[field.name] = config_dict.placeholder(kind)
+            made[field.name] = value
+    return made
+
+
+def unknown_key(name: str, known: Collection[str]) -> UserError:
+    """The mistake of a key, or of the last part of one, that is not among the known ones."""
+    full_names = {full: full for full in known}
+    full_names |= {full.rpartition(".")[2]: full for full in known}
+    close = difflib.get_close_matches(name, full_names, n=1)
+    hint = f"did you mean {full_names[close[0]]}?" if close else "configs/README.md has all keys."
     return UserError(f"config key {name} does not exist; {hint}")
 
 
-def render() -> str:
+def render(config: type) -> str:
     """The text of `configs/README.md`: a table of all keys, their defaults and meanings."""
     lines = [
         "# Keys of a config",
         "",
-        "Set in a config file, or on the command line as `--config.key=value`. Those with a dot in",
-        "the last column may change when a run goes on in its workdir. This table is written by",
+        "Set in a config file, or on the command line as `--config.key=value`. A dot in the last",
+        "column: the key may change when a run is resumed in its workdir. This table is written by",
         "`python -m hlrcml_jax.schema > configs/README.md`.",
         "",
         "| key | default | meaning | |",
         "|---|---|---|---|",
     ]
-    for name, key in all_keys():
-        meaning = key.meaning.replace("|", "\\|")
-        default = f"`{key.default!r}`".replace("'", '"').replace("|", "\\|")
-        lines.append(f"| `{name}` | {default} | {meaning} | {'·' if key.may_change else ''} |")
-    return "\n".join([*lines, ""])
+    rows = {}
+    for name, made in keys(config).items():
+        default = f"`{made.default!r}`".replace("'", '"').replace("|", "\\|")
+        text = made.text.replace("|", "\\|")
+        rows[name] = f"| `{name}` | {default} | {text} | {'·' if made.may_change else ''} |"
+    for name, (of, meaning) in open_sections(config).items():
+        after = f"| `{name}.*` | | {meaning} | |"
+        rows[of] = f"{rows[of]}\n{after}"
+    return "\n".join([*lines, *rows.values(), ""])
 
 
 if __name__ == "__main__":
-    print(render(), end="")
+    from hlrcml_jax.config import Config
+
+    print(render(Config), end="")

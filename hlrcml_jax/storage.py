@@ -9,9 +9,9 @@ import importlib.util
 import pathlib
 import shutil
 import tempfile
+import typing
 from collections.abc import Callable, Iterator, Sequence
 
-import polars as pl
 from etils import epath
 
 from hlrcml_jax.errors import UserError
@@ -29,7 +29,7 @@ def place(path: pathlib.Path | str) -> pathlib.Path:
         return pathlib.Path(path).absolute()
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"{path}: buckets are reached through gcsfs; pip install '.[gcs]' has it.")
-    return epath.Path(path)
+    return typing.cast(pathlib.Path, epath.Path(path))
 
 
 def is_remote(path: pathlib.Path | str) -> bool:
@@ -49,6 +49,8 @@ def writing(path: pathlib.Path | str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        import polars as pl  # not at the top: a config is read without it
+
         if not isinstance(error, (OSError, pl.exceptions.PolarsError)) and not is_remote(path):
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]

@@ -21,7 +21,7 @@ import jax
 import pytest
 from absl import flags
 
-from hlrcml_jax import config as config_lib
+from hlrcml_jax import config_files
 from hlrcml_jax.data import synthetic
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -101,7 +101,7 @@ def load_program():
 
     def load_program(path):
         before = set(flags.FLAGS)
-        module = config_lib.load(path)
+        module = config_files.load(path)
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)
         return module

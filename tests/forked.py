@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["hlrcml_jax.main"])
+_CONTEXT.set_forkserver_preload(["hlrcml_jax.main", "hlrcml_jax.runs.experiment"])
 
 
 def run(flags: list[str], environment: dict[str, str]) -> tuple[int, str, str]:

@@ -1,16 +1,21 @@
 """The configs that come with the project are valid, and say what they are said to say."""
 
+import dataclasses
 import itertools
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import schema
+from hlrcml_jax import config_files, models, schema
+from hlrcml_jax.config import MODELS, Config
+from hlrcml_jax.data import downloads, readers, splits
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models import MODELS, OF_ITEMS
+from hlrcml_jax.ranking import metrics
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -46,7 +51,7 @@ HEAD, *ROWS = [[cell.strip() for cell in line.split("|")] for line in PUBLISHED.
 
 
 def load(name):
-    return config_lib.load(FOLDER / f"{name}.py")
+    return config_files.load(FOLDER / f"{name}.py")
 
 
 def number(text):
@@ -57,7 +62,7 @@ def number(text):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]},{row[1]}")
 def test_the_papers_hyper_parameters(row):
     cell = dict(zip(HEAD, row, strict=True))
-    config = load("paper").get_config(f"{cell['data']},{cell['model']}")
+    config = load("paper").get_config(f"data={cell['data']},model={cell['model']}")
     config_lib.validate(config)
     found = {
         "lr": config.optimizer.learning_rate,
@@ -86,7 +91,7 @@ def test_the_papers_hyper_parameters(row):
 
 @pytest.mark.parametrize("data", ["ml-20m", "echonest", "yelp", "books"])
 def test_the_papers_als(data):
-    config = load("paper").get_config(f"{data},als")
+    config = load("paper").get_config(f"data={data},model=als")
     config_lib.validate(config)
     als = config.model.als
     assert (config.model.dim, als.iterations) == (100, 20)
@@ -95,10 +100,10 @@ def test_the_papers_als(data):
 
 def test_every_ablation_changes_one_key():
     ablation, paper = load("ablation"), load("paper")
-    base = config_lib.flatten(paper.get_config("echonest,hlr"))
+    base = config_lib.flatten(paper.get_config("data=echonest,model=hlr"))
     for key, values in ablation.VARIANTS.items():
         for value in values:
-            config = ablation.get_config(f"echonest,hlr,{key},{value}")
+            config = ablation.get_config(f"data=echonest,model=hlr,{key}={value}")
             config_lib.validate(config)
             changed = {
                 name: new
@@ -115,24 +120,79 @@ def test_every_ablation_changes_one_key():
     ("name", "choice"),
     [
         ("paper", "ml-20m"),
-        ("paper", "ml-1m,hlr"),
-        ("paper", "yelp,svd"),
-        ("ablation", "yelp,hlr,beta,2"),
-        ("ablation", "yelp,hlr"),
-        ("compare", "steam-200k,logistic,hlr"),
-        ("compare", "steam-200k,hlr"),
-        ("compare", "ml-100k,best,hlr,2"),
+        ("paper", "data=ml-1m,model=hlr"),
+        ("paper", "data=yelp,model=svd"),
+        ("ablation", "data=yelp,beta=2"),
+        ("ablation", "data=yelp,model=hlr,dim=5"),
+        ("compare", "data=steam-200k,loss=logistic"),
+        ("compare", "data=ml-100k,data=ml-100k"),
+        ("best", "model=svd"),
+        ("space", "search=all,model=hlr"),
     ],
 )
 def test_an_unknown_choice_names_what_there_is(name, choice):
-    with pytest.raises(UserError, match=rf"configs/{name}.py:{choice}"):
-        load(name).get_config(choice)
+    module = load(name)
+    with pytest.raises(UserError, match=rf"configs/{name}.py:{choice}.*KEY=VALUE.*model=.*hlr"):
+        (module.get_space if name == "space" else module.get_config)(choice)
 
 
 def test_the_table_has_every_key():
-    assert (FOLDER / "README.md").read_text() == schema.render()
+    assert (FOLDER / "README.md").read_text() == schema.render(Config)
     config = load("default").get_config()
     assert config_lib.flatten(config) == config_lib.flatten(config_lib.default_config())
+
+
+def test_choices_are_the_keys_of_their_registries():
+    keys = schema.keys(Config)
+    assert set(keys["data.name"].choices) == {"", *downloads.CATALOG}
+    assert set(readers.LAYOUTS) | set(readers.ADJACENCY) < set(keys["data.format"].choices)
+    assert set(splits.BY_TIME) < set(keys["data.split.kind"].choices)
+    assert set(keys["evaluation.definitions"].choices) == set(metrics._SETS)
+    assert all(set(config_lib.METRICS) <= set(each) for each in metrics._SETS.values())
+
+
+def test_a_typed_config_has_the_values_of_its_config_dict():
+    config = load("compare").get_config("data=lastfm-2k,loss=best,model=cml")
+    typed = config_lib.validate(config)
+    assert typed.data.columns.item == config.data.columns.item == "artistID"
+    assert config_lib.flatten(typed) == config_lib.flatten(config)
+    assert config_lib.validate(typed) == typed
+    assert Config().model.dim == config_lib.Model.dim == config_lib.default_config().model.dim
+    assert hash(typed) != hash(Config())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        typed.model.dim = 3
+
+
+def test_a_models_fields_have_the_values_of_their_keys():
+    """All numbers of the model's sections are changed, and none is left at its default."""
+    numbers = {
+        name: key.default + 1
+        for name, key in schema.keys(Config).items()
+        if name.startswith("model.") and key.kind in (int, float) and key.default is not None
+    }
+    for name in MODELS:
+        made = models.model_class(name)
+        config = config_lib.validate(config_lib.make_config(numbers | {"model.name": name}))
+        model = models.make_model(config.model)
+        for field in dataclasses.fields(made):
+            if field.name not in ("parent", "name", "similarity"):
+                own = f"model.{name.replace('-', '_')}.{field.name}"
+                expected = numbers.get(own, numbers.get(f"model.{field.name}"))
+                assert getattr(model, field.name) == expected
+
+
+@pytest.mark.parametrize("flag", ["--help", "--config.model.dimm=3", "--config.loss.margin=-1"])
+def test_help_and_a_mistake_need_no_jax(flag):
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print([m for m in ('jax', 'polars') if m in sys.modules]))\n"
+        f"sys.argv = ['hlrcml_jax', '--config=configs/default.py', {flag!r}]\n"
+        "from hlrcml_jax import main\n"
+        "main.run()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == (1 if flag == "--help" else 2)
+    assert done.stdout.endswith("[]\n")
 
 
 def test_a_config_survives_being_written_down():
@@ -153,7 +213,7 @@ def test_a_config_survives_being_written_down():
     ],
 )
 def test_steam_has_its_protocol(loss, hardest, kind):
-    config = load("compare").get_config(f"steam-200k,{loss},hlr")
+    config = load("compare").get_config(f"data=steam-200k,loss={loss},model=hlr")
     config_lib.validate(config)
     evaluation = config.evaluation
     assert (evaluation.min_test_items, evaluation.known) == ("k", "train")
@@ -162,36 +222,37 @@ def test_steam_has_its_protocol(loss, hardest, kind):
 
 
 def test_changes_are_read_as_python_has_them():
-    assert config_lib.parse_change("train.epochs=3") == ("train.epochs", 3)
-    assert config_lib.parse_change("data.path=a/b=c.csv") == ("data.path", "a/b=c.csv")
-    assert config_lib.parse_change("evaluation.cutoffs=(1, 5)") == ("evaluation.cutoffs", (1, 5))
+    assert config_files.parse_change("train.epochs=3") == ("train.epochs", 3)
+    assert config_files.parse_change("data.path=a/b=c.csv") == ("data.path", "a/b=c.csv")
+    assert config_files.parse_change("evaluation.cutoffs=(1, 5)") == ("evaluation.cutoffs", (1, 5))
 
 
 def test_a_config_file_that_is_absent_is_named():
     with pytest.raises(UserError, match="absent.py: no such file"):
-        config_lib.call("absent.py:hlr")
+        config_files.call("absent.py:model=hlr")
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_can_be_compared(model):
-    config = load("compare").get_config(f"lastfm-2k,best,{model}")
+    config = load("compare").get_config(f"data=lastfm-2k,loss=best,model={model}")
     config_lib.validate(config)
     assert config.data.split.kind == "user"
-    assert (config.model.users == "items") == (model in OF_ITEMS)
+    assert (config.model.users == "items") == models.model_class(model).spec.users_from_items
 
 
 @pytest.mark.parametrize(
     "choice",
     [
-        *OF_ITEMS,
-        "batch,hlr",
-        "parts,hlr-r",
-        "best,cml",
-        "paper,hlr++",
-        "best,bpr",
-        "best,als",
-        "best,item-knn",
-        "best,ease",
+        *(f"model={model}" for model in ("hlr", "hlr++", "hlr-r", "cml", "lrml", "adacml")),
+        "search=batch,model=hlr",
+        "search=parts,model=hlr-r",
+        "search=rates,model=hlr-r",
+        "search=best,model=cml",
+        "search=paper,model=hlr++",
+        "search=best,model=bpr",
+        "search=best,model=als",
+        "search=best,model=item-knn",
+        "search=best,model=ease",
     ],
 )
 def test_every_value_of_the_space_is_valid(choice):

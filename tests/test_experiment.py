@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from hlrcml_jax import config as config_lib
+from hlrcml_jax.config import MODELS
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models import MODELS
 from hlrcml_jax.reporting import console as report
 from hlrcml_jax.runs import experiment
 from hlrcml_jax.runs.checkpoints import Checkpoints

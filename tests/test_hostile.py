@@ -11,7 +11,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hlrcml_jax import config as config_lib
+from hlrcml_jax import config, config_files
 from hlrcml_jax.data import archives, readers
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.data.readers import Layout
@@ -19,7 +19,7 @@ from hlrcml_jax.errors import UserError
 from hlrcml_jax.runs.checkpoints import Checkpoints
 
 FOUND = sorted((pathlib.Path(__file__).parent / "fixtures" / "hostile").iterdir())
-fuzz = config_lib.load(ROOT / "experiments" / "fuzz.py")
+fuzz = config_files.load(ROOT / "experiments" / "fuzz.py")
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.name)
@@ -81,9 +81,8 @@ def test_rows_that_repeat_or_contradict_each_other_are_one_interaction(tmp_path)
     rows += [(5, 3, 5, 1), (5, 3, 5, 1)]
     table = pl.DataFrame(rows, ["user", "item", "rating", "time"], orient="row")
     table.write_csv(tmp_path / "own.csv")
-    data = config_lib.default_config().data.to_dict()
-    data |= {"path": str(tmp_path / "own.csv"), "cache_dir": str(tmp_path / "cache")}
-    data["threshold"], data["split"]["valid"], data["split"]["test"] = 4.0, 0.0, 0.0
+    paths = {"path": str(tmp_path / "own.csv"), "cache_dir": str(tmp_path / "cache")}
+    data = config.Data(**paths, threshold=4.0, split=config.Split(valid=0.0, test=0.0))
     assert prepare(data).train.nnz == 13
 
 

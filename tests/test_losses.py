@@ -10,13 +10,13 @@ import pytest
 import scipy.sparse
 
 from hlrcml_jax import devices
-from hlrcml_jax.config import default_config
-from hlrcml_jax.models import OF_ITEMS, make_model
+from hlrcml_jax.config import LOSSES, MODELS, default_config
+from hlrcml_jax.models import make_model, model_class
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR
 from hlrcml_jax.models.past import Examples
 from hlrcml_jax.training.batch import Batch
-from hlrcml_jax.training.losses import LOSSES, hinge, softmax
+from hlrcml_jax.training.losses import hinge, softmax
 from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.sampling import UserItems
 from hlrcml_jax.training.step import constants_of, init_params
@@ -176,6 +176,7 @@ def test_uniform_is_the_mean_of_single_negatives(copy_relation):
 
 
 BETA_AND_LOOPS = [(0.6, True), (0.6, False), (1.0, False)]
+FROM_ITEMS = [name for name in MODELS if model_class(name).spec.users_from_items]
 NAMES = ["cml", "hlr", "hlr++", "hlr-r", "lrml", "transcf", "adacml", "bpr"]
 
 
@@ -192,7 +193,7 @@ def setting_of(name, beta=1.0):
 
 @pytest.mark.parametrize(
     ("name", "users"),
-    [(name, "vectors") for name in NAMES] + [(name, "items") for name in OF_ITEMS],
+    [(name, "vectors") for name in NAMES] + [(name, "items") for name in FROM_ITEMS],
 )
 def test_gradients_agree_with_finite_differences(name, users):
     with jax.enable_x64(True):

@@ -281,7 +281,7 @@ MISTAKES = {
     "no users to take": (["--config.model.users=items", "--config.pretrained.users=u.npy"],
                          "pretrained.users"),
     "shared copies": (["--config.negatives.shared=true", "--config.loss.copy_relation=true"],
-                      "exclude each other"),
+                      "cannot be combined"),
     "divided and dense": (["--config.parallel.tables=sharded"], "optimizer.rows=lazy"),
     "divided constants": (["--config.parallel.tables=sharded", "--config.optimizer.rows=lazy",
                            "--config.model.name=transcf"], "it can with hlr,"),

@@ -8,8 +8,8 @@ import pytest
 import scipy.sparse
 
 from hlrcml_jax import devices
-from hlrcml_jax.config import default_config
-from hlrcml_jax.models import MODELS, make_model
+from hlrcml_jax.config import MODELS, default_config
+from hlrcml_jax.models import make_model, model_class
 from hlrcml_jax.models.adacml import AdaCML
 from hlrcml_jax.models.attention import softmax
 from hlrcml_jax.models.base import Related
@@ -27,7 +27,7 @@ def named(name, beta=1.0):
     return options
 
 
-TRAINED = [name for name, kind in MODELS.items() if not kind.spec.closed_form]
+TRAINED = [name for name in MODELS if not model_class(name).spec.closed_form]
 
 
 def make(name, beta=1.0):

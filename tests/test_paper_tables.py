@@ -78,7 +78,11 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path):
         "data.threshold": None, "data.split.kind": "user", "model.dim": 8, "train.epochs": 2,
         "train.batch_size": 100,
     }  # fmt: skip
-    command = [sys.executable, PROGRAM, f"--configs={ROOT}/configs/compare.py:ml-100k,hinge"]
+    command = [
+        sys.executable,
+        PROGRAM,
+        f"--configs={ROOT}/configs/compare.py:data=ml-100k,loss=hinge",
+    ]
     command += [f"--folder={tmp_path / 'runs'}", "--seeds=1,2"]
     command += [f"--set={name}={value}" for name, value in small.items()]
 
@@ -111,7 +115,7 @@ def test_seeds_are_trained_side_by_side_where_that_is_faster(tables, small, tmp_
     monkeypatch.setattr(experiment, "train", watched)
     (tmp_path / "small.py").write_text(
         "from hlrcml_jax.config import make_config\n"
-        "def get_config(model):\n    return make_config({'model.name': model})\n"
+        "def get_config(text):\n    return make_config({'model.name': text.partition('=')[2]})\n"
     )
     tables.run_all(f"{tmp_path / 'small.py'}", ["cml", "popularity"], [1, 2, 3], tmp_path, small)
     assert sizes == [3, 1, 1, 1, 3, 1, 1, 1]  # the others find nothing left to train

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from hlrcml_jax.config import default_config
+from hlrcml_jax import config, schema
 from hlrcml_jax.data import downloads as catalog
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.data.dataset import PARTS
@@ -19,15 +19,8 @@ from hlrcml_jax.errors import UserError
 
 
 def options(tmp_path, **changes):
-    config = default_config()
-    config.data.cache_dir = str(tmp_path / "cache")
-    for name, value in changes.items():
-        section = config.data
-        *path, leaf = name.split("__")
-        for part in path:
-            section = section[part]
-        section[leaf] = value
-    return config.data.to_dict()
+    values = {name.replace("__", "."): value for name, value in changes.items()}
+    return schema.replaced(config.Data(cache_dir=str(tmp_path / "cache")), values)
 
 
 @pytest.fixture

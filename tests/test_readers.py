@@ -12,6 +12,7 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hlrcml_jax.config import FORMATS
 from hlrcml_jax.data import readers
 from hlrcml_jax.data.readers import Layout
 from hlrcml_jax.errors import UserError
@@ -248,7 +249,7 @@ def test_an_archive_of_several_files_is_refused(tmp_path):
 def test_any_bytes_give_a_table_or_one_sentence(tmp_path_factory, content, separator, header):
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_bytes(content)
-    for format in readers.FORMATS:
+    for format in FORMATS:
         try:
             table = readers.read_interactions(path, format, Layout(separator, header))
         except UserError as error:

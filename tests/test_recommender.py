@@ -11,10 +11,9 @@ import pytest
 
 import hlrcml_jax as hlr
 from hlrcml_jax import devices, frames
-from hlrcml_jax.config import make_config
+from hlrcml_jax.config import MODELS, make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models import MODELS
 from hlrcml_jax.runs import experiment
 from hlrcml_jax.training.fold_in import mean_of_items
 from hlrcml_jax.training.sampling import Positives, Sampler, UserItems

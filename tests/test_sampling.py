@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse
 import scipy.stats
 
+from hlrcml_jax import config
 from hlrcml_jax.data.dataset import Known
 from hlrcml_jax.training import sampling
 
@@ -95,7 +96,7 @@ def test_unpop_preferences_follow_one_over_popularity():
     assert_frequencies(counts, share)
 
 
-@pytest.mark.parametrize("weights", sampling.PREFERENCE_WEIGHTS)
+@pytest.mark.parametrize("weights", config.PREFERENCE_WEIGHTS)
 @pytest.mark.parametrize("left_out", [None, 2])
 def test_short_lists_are_taken_whole_and_masked(known, weights, left_out):
     sampler = make(known, max_prefs=20, weights=weights)
@@ -134,7 +135,7 @@ def epoch_of(known, place_B, **options):
     return draw(sampler, positives, jax.random.key(2), order, jnp.asarray(place_B))
 
 
-@pytest.mark.parametrize("weights", sampling.PREFERENCE_WEIGHTS)
+@pytest.mark.parametrize("weights", config.PREFERENCE_WEIGHTS)
 def test_an_epoch_visits_every_pair_once_with_right_company(weights):
     known = random_known()
     batch = epoch_of(known, np.arange(known.nnz), max_prefs=5, weights=weights)
@@ -174,7 +175,7 @@ def test_find_knows_every_cell():
     np.testing.assert_array_equal(np.asarray(found).reshape(known.shape), known.toarray())
 
 
-@pytest.mark.parametrize("weights", sampling.PREFERENCE_WEIGHTS)
+@pytest.mark.parametrize("weights", config.PREFERENCE_WEIGHTS)
 def test_evaluation_preferences_depend_on_the_user_alone(weights):
     known = random_known()
     longest = int(np.diff(known.indptr).max())
@@ -194,7 +195,7 @@ def test_evaluation_preferences_depend_on_the_user_alone(weights):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("weights", sampling.CANDIDATE_WEIGHTS)
+@pytest.mark.parametrize("weights", config.NEGATIVE_WEIGHTS)
 def test_what_is_allowed_is_what_the_user_does_not_have(weights, shared):
     known = random_known()
     batch = epoch_of(known, np.arange(50), candidate_weights=weights, shared=shared)
@@ -206,7 +207,7 @@ def test_what_is_allowed_is_what_the_user_does_not_have(weights, shared):
         assert not has.any()
 
 
-@pytest.mark.parametrize("weights", sampling.CANDIDATE_WEIGHTS)
+@pytest.mark.parametrize("weights", config.NEGATIVE_WEIGHTS)
 def test_shared_candidates_have_the_weights_of_all_items(weights):
     known = random_known(items=20)
     sampler = make(known, candidates=4, candidate_weights=weights)
@@ -225,7 +226,7 @@ def by_number(key, n, count_I):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("weights", [*sampling.CANDIDATE_WEIGHTS, by_number])
+@pytest.mark.parametrize("weights", [*config.NEGATIVE_WEIGHTS, by_number])
 def test_corrected_candidates_stand_for_all_items_that_a_user_lacks(weights, shared):
     """The mean of sum_n w_n f(item_n) over many draws is the sum of f over those items."""
     known = random_known(items=20)

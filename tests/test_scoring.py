@@ -10,9 +10,9 @@ import scipy.sparse
 from conftest import with_devices
 
 from hlrcml_jax import devices
-from hlrcml_jax.config import default_config
+from hlrcml_jax.config import MODELS, default_config
 from hlrcml_jax.data.dataset import Dataset
-from hlrcml_jax.models import MODELS, make_model
+from hlrcml_jax.models import make_model
 from hlrcml_jax.models.base import Model, Spec
 from hlrcml_jax.models.closed_form import Popularity, closed_form
 from hlrcml_jax.models.past import from_items, own_scores

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from hlrcml_jax.config import SPLITS
 from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import splits
 from hlrcml_jax.data.dataset import to_csr
@@ -22,7 +23,7 @@ def parts(positives, kind, valid=0.2, test=0.2, seed=3):
     return splits.split(positives, kind, valid, test, 0.8, seed)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in splits.KINDS if kind not in ("given", "last")])
+@pytest.mark.parametrize("kind", [kind for kind in SPLITS if kind not in ("given", "last")])
 def test_shares_and_seeds(positives, kind):
     part_E = parts(positives, kind)
     np.testing.assert_array_equal(part_E, parts(positives, kind))

@@ -42,7 +42,7 @@ class Content:
     Attributes:
       folder: of the files in the archive.
       interactions: file name.
-      format: of the interactions, one of `readers.FORMATS`.
+      format: of the interactions, one of `config.FORMATS`.
       items: what the items are; its path is a file name.
     """
 

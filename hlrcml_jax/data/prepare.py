@@ -8,13 +8,11 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import storage
+from hlrcml_jax import config, storage
 from hlrcml_jax.data import downloads as catalog
 from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import readers, splits
@@ -26,18 +24,18 @@ from hlrcml_jax.errors import UserError
 CACHE_VERSION = 4
 
 
-def prepare(data: Mapping[str, Any]) -> Dataset:
+def prepare(data: config.Data) -> Dataset:
     """Reads, filters and splits the interactions, or takes them from the cache.
 
     Args:
-      data: the config's `data` section as nested dicts (see `config.py` for the keys).
+      data: the config's `data` section.
 
     Raises:
       UserError: naming the file and line, or the key, of what is wrong.
     """
-    cache_dir = cache_folder(data["cache_dir"])
+    cache_dir = cache_folder(data.cache_dir)
     files, items = _inputs(data, cache_dir)
-    if data["split"]["kind"] == "given" and (data["min_per_user"] or data["min_per_item"]):
+    if data.split.kind == "given" and (data.min_per_user or data.min_per_item):
         raise UserError(
             "data.min_per_user and data.min_per_item cannot change a given split; leave them 0."
         )
@@ -45,8 +43,8 @@ def prepare(data: Mapping[str, Any]) -> Dataset:
     folder = cache_dir / "datasets" / key
     if not folder.is_dir():
         dataset = _read(data, files, items)
-        if data["split"]["keep"] < 1:
-            train = splits.thin(dataset.train, data["split"]["keep"], data["split"]["seed"])
+        if data.split.keep < 1:
+            train = splits.thin(dataset.train, data.split.keep, data.split.seed)
             dataset = dataclasses.replace(dataset, train=train)
         _check(dataset)
         _store(dataset, folder)
@@ -60,43 +58,43 @@ def cache_folder(configured: str) -> pathlib.Path:
 
 
 def _layout(
-    path: pathlib.Path, section: Mapping[str, Any], columns: tuple[str, str, str, str]
+    path: pathlib.Path, section: config.Data | config.Titles, columns: tuple[str, str, str, str]
 ) -> Layout:
-    separator = section["separator"] or ("\t" if ".tsv" in path.suffixes else ",")
-    return Layout(separator, section["header"], columns)
+    separator = section.separator or ("\t" if ".tsv" in path.suffixes else ",")
+    return Layout(separator, section.header, columns)
 
 
-def _inputs(data, cache_dir):
+def _inputs(data: config.Data, cache_dir):
     """([(file, format, layout) of each part], the file of items or None)."""
-    columns = tuple(data["columns"][role] for role in ROLES)
-    items, options = None, data["titles"]
-    if options["path"]:
-        path = pathlib.Path(options["path"]).expanduser()
+    columns = (data.columns.user, data.columns.item, data.columns.value, data.columns.time)
+    items, options = None, data.titles
+    if options.path:
+        path = pathlib.Path(options.path).expanduser()
         items = readers.ItemFile(
             path,
-            _layout(path, options, ("", options["item"], options["value"], "")),
-            categories=options["categories"],
-            category_separator=options["category_separator"],
-            usual=data["columns"]["item"],
+            _layout(path, options, ("", options.item, options.value, "")),
+            categories=options.categories,
+            category_separator=options.category_separator,
+            usual=data.columns.item,
         )
-    if data["split"]["kind"] == "given":
-        paths = [data["split"][f"{part}_path"] for part in ("train", "valid", "test")]
+    if data.split.kind == "given":
+        paths = [getattr(data.split, f"{part}_path") for part in ("train", "valid", "test")]
         for part, path in zip(PARTS, paths, strict=False):
             if not path:
                 raise UserError(f"data.split.kind='given' needs data.split.{part}_path.")
         paths = [pathlib.Path(path).expanduser() for path in paths]
-        return [(path, data["format"], _layout(path, data, columns)) for path in paths], items
-    path = pathlib.Path(data["path"]).expanduser() if data["path"] else None
-    if data["name"]:
-        found = catalog.locate(data["name"], path, cache_dir)
+        return [(path, data.format, _layout(path, data, columns)) for path in paths], items
+    path = pathlib.Path(data.path).expanduser() if data.path else None
+    if data.name:
+        found = catalog.locate(data.name, path, cache_dir)
         layout = _layout(found.interactions, data, columns)
         return [(found.interactions, found.format, layout)], items or found.items
     if path is None:
         raise UserError("set data.name to a public data set, or data.path to a file of your own.")
-    return [(path, data["format"], _layout(path, data, columns))], items
+    return [(path, data.format, _layout(path, data, columns))], items
 
 
-def _key(data, files, items) -> str:
+def _key(data: config.Data, files, items) -> str:
     """Hash of the files' contents and of every option that shapes the data set."""
     paths = [path for path, *_ in files] + ([items.path] if items else [])
     digest = hashlib.sha256()
@@ -106,8 +104,9 @@ def _key(data, files, items) -> str:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}.") from None
-    options = {key: value for key, value in data.items() if key not in ("path", "cache_dir")}
-    options["split"] = {k: v for k, v in data["split"].items() if not k.endswith("_path")}
+    options = dataclasses.asdict(data)
+    del options["path"], options["cache_dir"]
+    options["split"] = {k: v for k, v in options["split"].items() if not k.endswith("_path")}
     layouts = [repr(rest) for _, *rest in files]
     if items:
         layouts.append(repr(dataclasses.replace(items, path=None)))
@@ -117,14 +116,14 @@ def _key(data, files, items) -> str:
     return digest.hexdigest()[:32]
 
 
-def _read(data, files, items) -> Dataset:
-    by_time = data["split"]["kind"] in splits.BY_TIME
+def _read(data: config.Data, files, items) -> Dataset:
+    by_time = data.split.kind in splits.BY_TIME
     roles = ROLES if by_time else ("user", "item", "value")
     tables = [
-        readers.read_interactions(path, format, layout, data["threshold"], roles)
+        readers.read_interactions(path, format, layout, data.threshold, roles)
         for path, format, layout in files
     ]
-    given = data["split"]["kind"] == "given"
+    given = data.split.kind == "given"
     dataset = _given(tables, files) if given else _split(tables[0], data)
     if items is None:
         return dataset
@@ -137,16 +136,16 @@ def _read(data, files, items) -> Dataset:
     )
 
 
-def _split(table: pl.DataFrame, data) -> Dataset:
-    options = data["split"]
-    found = preprocess.positives(table, data["min_per_user"], data["min_per_item"])
+def _split(table: pl.DataFrame, data: config.Data) -> Dataset:
+    options = data.split
+    found = preprocess.positives(table, data.min_per_user, data.min_per_item)
     part_E = splits.split(
         found,
-        options["kind"],
-        options["valid"],
-        options["test"],
-        options["history"],
-        options["seed"],
+        options.kind,
+        options.valid,
+        options.test,
+        options.history,
+        options.seed,
     )
     shape = (len(found.user_ids), len(found.item_ids))
     parts = [

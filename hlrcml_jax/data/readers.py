@@ -26,7 +26,6 @@ LAYOUTS = {
     "yelp_academic_dataset_review.json": Layout(columns=_YELP),
 }
 ADJACENCY = ("adjacency", "adjacency_counted")
-FORMATS = (*LAYOUTS, "delimited", "jsonl", "parquet", *ADJACENCY, "npz")
 
 
 def guess_format(path: pathlib.Path) -> str:
@@ -50,7 +49,7 @@ def read_interactions(
 
     Args:
       path: the file.
-      format: one of FORMATS, or "auto" to go by the file's name.
+      format: one of config.FORMATS, or "auto" to go by the file's name.
       layout: used by the formats "delimited", "jsonl" and "parquet" alone.
       threshold: rows with a smaller value are left out; needs the role "value".
       roles: the columns to read, of those that the file has.

@@ -10,7 +10,6 @@ from hlrcml_jax.errors import UserError
 TRAIN, VALID, TEST, HISTORY = range(4)
 
 BY_TIME = ("last", "time", "user_time")
-KINDS = ("random", "user", *BY_TIME, "users", "given")
 
 
 def split(

@@ -27,6 +27,7 @@ class Protocol:
       n_cohorts: groups of users behind the standard deviation.
       cohort_size: most users in a group.
       seed: of the shuffle that fills the groups.
+      metrics: dotted paths of the user's own metrics.
     """
 
     cutoffs: tuple[int, ...]
@@ -35,6 +36,7 @@ class Protocol:
     n_cohorts: int
     cohort_size: int
     seed: int
+    metrics: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +124,11 @@ def evaluate(
     longest_row = int(np.diff(relevant.indptr).max(initial=1))
     values: list[dict[str, np.ndarray]] = []
     lists = [np.empty((0, max(cutoffs)), np.int32)]
+    own = metrics.of_names(protocol.metrics)
     for ranking in scorer.rank(params, user_B, longest):
         rows = sampling.UserItems.rows(relevant[ranking.user_C], longest_row)
         rows, items = jax.device_put((rows, ranking.item_CxK))
-        measured = _measure(rows, items, cutoffs, protocol.definitions, by_k)
+        measured = _measure(rows, items, cutoffs, protocol.definitions, by_k, own)
         values.append(jax.device_get(measured))
         # Of whole rankings only the beginning is kept, so that memory does not grow with them.
         item_CxK = ranking.item_CxK[:, : max(cutoffs)]
@@ -139,7 +142,7 @@ def evaluate(
     return Evaluation(user_B, joined, overall, item_BxK, protocol)
 
 
-def _measure_lists(relevant, item_BxK, cutoffs, definitions, by_k):
+def _measure_lists(relevant, item_BxK, cutoffs, definitions, by_k, own):
     def is_hit(row, item):
         return relevant.find(row, item)[1]
 
@@ -149,13 +152,13 @@ def _measure_lists(relevant, item_BxK, cutoffs, definitions, by_k):
     values = {}
     for k in cutoffs:
         enough_B = relevant_B >= (k or smallest(cutoffs))
-        at_k = metrics.user_metrics(hits_BxK.astype(float), relevant_B, (k,), definitions)
+        at_k = metrics.user_metrics(hits_BxK.astype(float), relevant_B, (k,), definitions, own)
         for name, value_B in at_k.items():
             values[name] = jnp.where(enough_B, value_B, jnp.nan) if by_k else value_B
     return values
 
 
-_measure = jax.jit(_measure_lists, static_argnums=(2, 3, 4))
+_measure = jax.jit(_measure_lists, static_argnums=(2, 3, 4, 5))
 
 
 def popularity_ranks(dataset: Dataset) -> np.ndarray:

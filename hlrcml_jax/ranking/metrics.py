@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-METRICS = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate")
-DEFINITIONS = ("standard", "paper")
+from hlrcml_jax import custom
 
 
 def dcg(hits_BxK: jax.Array, k: int) -> jax.Array:
@@ -116,8 +115,18 @@ def metric_name(name: str, k: int) -> str:
     return f"{name}@{k or 'all'}"
 
 
+def of_names(paths: Sequence[str]) -> tuple[tuple[str, Metric], ...]:
+    """(name, metric) of each metric of the user's own, by its dotted path."""
+    key = "evaluation.metrics"
+    return tuple((custom.name_of(path), custom.bind(key, path, {})) for path in paths)
+
+
 def user_metrics(
-    hits_BxK: jax.Array, relevant_B: jax.Array, cutoffs: Sequence[int], definitions: str
+    hits_BxK: jax.Array,
+    relevant_B: jax.Array,
+    cutoffs: Sequence[int],
+    definitions: str,
+    own: Sequence[tuple[str, Metric]] = (),
 ) -> dict[str, jax.Array]:
     """Every metric at every cut-off for each user.
 
@@ -127,6 +136,7 @@ def user_metrics(
       cutoffs: the k; K is at least the largest, or the list holds all items; 0 takes the list
         whole and is called "all".
       definitions: "standard" or "paper".
+      own: (name, metric) of the user's own metrics.
 
     Returns:
       (B,) values under "metric@k".
@@ -134,7 +144,7 @@ def user_metrics(
     return {
         metric_name(name, k): metric(hits_BxK, relevant_B, k or hits_BxK.shape[1])
         for k in cutoffs
-        for name, metric in _SETS[definitions].items()
+        for name, metric in (*_SETS[definitions].items(), *own)
     }
 
 

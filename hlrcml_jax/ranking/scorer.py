@@ -24,8 +24,6 @@ from hlrcml_jax.models.base import Model, Related
 from hlrcml_jax.ranking.kernels import BITS, PIECE, Blocks, compiled, is_long, plan_blocks
 from hlrcml_jax.training.sampling import Sampler, UserItems, evaluation_preferences, rarity
 
-STORAGE = ("float32", "bfloat16", "float16")
-
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:

@@ -6,16 +6,15 @@ import pathlib
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import optax
 import scipy.sparse
 
-from hlrcml_jax import devices
+from hlrcml_jax import custom, devices, schema, sections
 from hlrcml_jax.data.dataset import Dataset, Known
 from hlrcml_jax.ranking.evaluation import Protocol
 from hlrcml_jax.training.fold_in import FoldIn
-from hlrcml_jax.training.losses import make_loss
+from hlrcml_jax.training.losses import Loss, logistic
 from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.models import make_model
 from hlrcml_jax.models.base import Model
@@ -56,7 +55,7 @@ class Run:
       workdir: exists, and belongs to this config.
     """
 
-    config: ml_collections.ConfigDict
+    config: sections.Config
     dataset: Dataset
     workdir: pathlib.Path
 
@@ -69,19 +68,18 @@ class Run:
         """What the config says about evaluation."""
         options = self.config.evaluation
         return Protocol(
-            tuple(options.cutoffs),
+            options.cutoffs,
             options.definitions,
             0 if options.min_test_items == "k" else int(options.min_test_items),
             options.n_cohorts,
             options.cohort_size,
             self.config.data.split.seed,
+            options.metrics,
         )
 
     def trainer(self, numbers: dict[str, jax.Array] | None = None) -> Trainer:
         """What the config says about training; some of its `NUMBERS` may be given as arrays."""
-        config = self.config.copy_and_resolve_references()
-        with config.ignore_type():
-            config.update_from_flattened_dict(numbers or {})
+        config = schema.replaced(self.config, numbers or {})
         options, model = config.model, make_model(config.model)
         clip_norm = options.clip_norm if model.spec.ball else None
         frozen = {"": (), "both": ("users", "items")}
@@ -137,13 +135,16 @@ class Run:
     def sampler(self) -> Sampler:
         """Draws the examples of training, as the config says; placed, and divided as tables are."""
         negatives = self.config.negatives
+        weights = negatives.weights
+        if schema.is_path(weights):
+            weights = custom.bind("negatives.weights", weights, negatives.options)
         return Sampler.of(
             self.dataset.train,
             self._max_prefs(self.model),
             self._parts(),
             candidates=negatives.candidates,
             weights=self.config.model.prefs_sampling,
-            candidate_weights=negatives.weights,
+            candidate_weights=weights,
             shared=negatives.shared,
             correction=negatives.correction,
         ).place()
@@ -279,6 +280,22 @@ class Run:
         params = params | {"users": users}
         wide = {name: np.hstack([params[name], constants[name]]) for name in constants}
         return self.place(params | wide)
+
+
+def make_loss(options: sections.Loss, is_logistic: bool = False) -> Loss:
+    """The loss that a config's `loss` section describes, with its options.
+
+    Args:
+      options: of the section.
+      is_logistic: whether the model's pairwise loss is the logistic one in place of the hinge.
+    """
+    if is_logistic and options.kind == "hinge":
+        return logistic
+    path = sections.LOSSES.get(options.kind, options.kind)
+    found = custom.resolve("loss.kind", path)
+    own = custom.options_of("loss.kind", found)
+    values = {name: getattr(options, name) for name in own if hasattr(options, name)}
+    return custom.bind("loss.kind", path, values | dict(options.options))
 
 
 def _zeros(x) -> np.ndarray:

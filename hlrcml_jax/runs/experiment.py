@@ -10,6 +10,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -21,6 +22,7 @@ from hlrcml_jax import analyse as analysis
 from hlrcml_jax import explain, storage, devices, frames
 from hlrcml_jax.reporting import report as page, plots, console as report
 from hlrcml_jax import export as export_lib
+from hlrcml_jax.config import Config, validate
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.ranking.evaluation import Evaluation, evaluate
 from hlrcml_jax.models.closed_form import Popularity
@@ -28,16 +30,17 @@ from hlrcml_jax.runs.build import Run
 from hlrcml_jax.training.loop import in_common, train
 from hlrcml_jax.runs.workdir import Best, begin_run, best_checkpoint
 
+AnyConfig = ml_collections.ConfigDict | Config
 N_EXAMPLES = 3  # users on the report
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+    config: AnyConfig, workdir: str | pathlib.Path
 ) -> dict[str, dict[str, float]]:
     """Prepares, fits (from the latest checkpoint, if any), and tests the best checkpoint.
 
     Args:
-      config: see `config.py`; it is validated first.
+      config: as `make_config` gives it; it is validated first.
       workdir: folder of the run; created if it does not exist.
 
     Returns:
@@ -58,7 +61,7 @@ def train_and_evaluate(
     return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
 
 
-def fit(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Run:
+def fit(config: AnyConfig, workdir: str | pathlib.Path) -> Run:
     """Prepares and trains, and leaves test alone; see `train_and_evaluate`.
 
     What it finds on validation is in `metrics.jsonl`.
@@ -67,13 +70,13 @@ def fit(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Run:
 
 
 def fit_all(
-    configs: Sequence[ml_collections.ConfigDict],
+    configs: Sequence[AnyConfig],
     workdirs: Sequence[str | pathlib.Path],
     side_by_side: int = 0,
 ) -> list[Run]:
     """As `fit` for several runs; a run whose loss is not finite any more ends with a warning.
 
-    Those that differ in nothing but the seed and `run.NUMBERS` are trained side by side in one
+    Those that differ in nothing but the seed and `build.NUMBERS` are trained side by side in one
     program. A GPU trains several small models in little more than the time of one.
 
     Args:
@@ -82,15 +85,15 @@ def fit_all(
       side_by_side: the most at a time; 0 leaves it to the device, a CPU has one.
     """
     most = side_by_side or devices.side_by_side()
-    alike = collections.defaultdict(list)
-    for place, config in enumerate(configs):
+    typed, alike = [validate(config) for config in configs], collections.defaultdict(list)
+    for place, config in enumerate(typed):
         alone = place if config.parallel.tables == "sharded" else None
         alike[alone, repr(in_common(config))].append(place)
     runs = {}
     for places in alike.values():
         for start in range(0, len(places), most):
             group = places[start : start + most]
-            each = ([configs[place], workdirs[place]] for place in group)
+            each = ([typed[place], workdirs[place]] for place in group)
             runs |= zip(group, _fit(*zip(*each, strict=True), go_on=True), strict=True)
     return [runs[place] for place in range(len(configs))]
 
@@ -274,7 +277,7 @@ def analyse(best: Best) -> dict[str, dict[str, float]]:
     found = analysis.relations(run.model, params, scorer, run.dataset, most, seed)
     matching = analysis.matching(found, seed)
     plot = run.workdir / "plots" / "relations.png"
-    arrays = {
+    arrays: dict[str, Any] = {
         "user_ids": run.dataset.user_ids.cast(pl.String).to_numpy()[found.user_N].astype(str),
         "item_ids": run.dataset.item_ids.cast(pl.String).to_numpy()[found.item_N].astype(str),
         "vectors": found.vector_NxD,

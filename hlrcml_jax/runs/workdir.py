@@ -14,19 +14,21 @@ import filelock
 import ml_collections
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import storage, devices
+from hlrcml_jax import config_files, devices, models, storage
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.runs.build import Run
-from hlrcml_jax.schema import all_keys
+from hlrcml_jax.schema import flatten
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Run:
+def open_run(
+    config: ml_collections.ConfigDict | config_lib.Config, workdir: str | pathlib.Path
+) -> Run:
     """A run that exists, to be read: checks the config and the workdir, prepares the data.
 
     Args:
-      config: of the run.
+      config: of the run; it is validated first.
       workdir: of the run.
 
     Raises:
@@ -40,7 +42,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
 
 @contextlib.contextmanager
 def begin_run(
-    config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+    config: ml_collections.ConfigDict | config_lib.Config, workdir: str | pathlib.Path
 ) -> Iterator[tuple[Run, Checkpoints]]:
     """A run that begins or goes on, and its checkpoints; no other program writes to it meanwhile.
 
@@ -67,7 +69,7 @@ def begin_run(
                 f"{run.workdir}: another program works on this run; wait for it, or choose another."
             ) from None
         if before is None:
-            if config_lib.read_workdir(run.workdir) is not None:
+            if config_files.read_workdir(run.workdir) is not None:
                 raise UserError(f"{run.workdir}: another run has begun here; choose another.")
             write_config(run)
 
@@ -88,16 +90,18 @@ def _lock_of(run: Run) -> pathlib.Path:
     return cache_folder(run.config.data.cache_dir) / "locks" / name
 
 
-def _prepare(config, workdir) -> tuple[Run, dict[str, Any] | None]:
+def _prepare(
+    given: ml_collections.ConfigDict | config_lib.Config, workdir: str | pathlib.Path
+) -> tuple[Run, dict[str, Any] | None]:
     """(run, what its workdir says of an earlier start)."""
-    config_lib.validate(config)
+    config = config_lib.validate(given)
+    models.check(config)
     devices.keep_compiled(cache_folder(config.data.cache_dir) / "compiled")
     workdir = storage.place(workdir)
-    before = config_lib.read_workdir(workdir)
+    before = config_files.read_workdir(workdir)
     if before is not None:
         _check_same(workdir, before["config"], config)
-    data = config.data.to_dict()
-    dataset = devices.in_first_process(lambda: prepare(data)) or prepare(data)
+    dataset = devices.in_first_process(lambda: prepare(config.data)) or prepare(config.data)
 
     def check():
         if before is not None and before["data"] != dataset.fingerprint():
@@ -114,20 +118,24 @@ def write_config(run: Run) -> None:
     """Writes `config.json`: the config, what data it gave, and the libraries' versions."""
     names = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
     text = {
-        "config": config_lib.flatten(run.config),
+        "config": flatten(run.config),
         "data": run.dataset.fingerprint(),
         "versions": {name: importlib.metadata.version(name) for name in names},
     }
     storage.write_text(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
 
 
-def _check_same(workdir: pathlib.Path, before: dict[str, Any], config) -> None:
-    now = json.loads(json.dumps(config_lib.flatten(config)))
-    for name, key in all_keys():
-        if not key.may_change and before.get(name, key.default) != now[name]:
+def _check_same(
+    workdir: pathlib.Path, before: dict[str, Any], config: config_lib.Config
+) -> None:
+    values = flatten(config)
+    keys, now = config_lib.all_keys(values), json.loads(json.dumps(values))
+    for name, key in keys.items():
+        was = before.get(name, key.default)
+        if not key.may_change and was != now[name]:
             raise UserError(
-                f"{workdir}: this workdir was made with {name}={before.get(name)!r}, and the "
-                f"config now has {now[name]!r}; choose another --workdir, or set it back."
+                f"{workdir}: this workdir was made with {name}={was!r}, and the config now has "
+                f"{now[name]!r}; choose another --workdir, or set it back."
             )
 
 

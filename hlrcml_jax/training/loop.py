@@ -11,12 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import rich
 
-from hlrcml_jax import config as config_lib
 from hlrcml_jax import devices
+from hlrcml_jax.config import Config, flatten
 from hlrcml_jax.errors import Diverged, Terminated, warn
 from hlrcml_jax.ranking.evaluation import evaluate
 from hlrcml_jax.ranking.scorer import Scorer
@@ -29,9 +28,9 @@ from hlrcml_jax.training.preemption import Terminations
 from hlrcml_jax.training.step import TrainState, improves, steps_per_epoch
 
 
-def in_common(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def in_common(config: Config) -> dict[str, Any]:
     """What runs must have in common to be trained side by side: all but the seed and `NUMBERS`."""
-    values = config_lib.flatten(config)
+    values = flatten(config)
     return values | {name: values[name] is None for name in NUMBERS} | {"seed": None}
 
 
@@ -56,7 +55,9 @@ def train(begun: Sequence[tuple[Run, Checkpoints]], go_on: bool = False) -> None
         terminations = stack.enter_context(Terminations())
         # What ends before the others is trained on, unseen: fewer would have to be compiled anew.
         runs = [each for each in opened if not each.ended]
-        train_epoch = _Epoch(runs) if runs else None
+        if not runs:
+            return
+        train_epoch = _Epoch(runs)
         while going_on := [each for each in runs if not each.ended]:
             watch = report.Stopwatch()
             losses = train_epoch()
@@ -211,7 +212,7 @@ class _Epoch:
 
     def __init__(self, runs: list[_Training]):
         run, self._runs = runs[0].run, runs
-        values = [config_lib.flatten(each.run.config) for each in runs]
+        values = [flatten(each.run.config) for each in runs]
         numbers = {
             name: np.array([of_run[name] for of_run in values], np.float32)
             for name in NUMBERS

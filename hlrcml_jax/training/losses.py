@@ -5,7 +5,6 @@ higher for what is liked better. A candidate weighs exp(log weight) in a softmax
 item of the user, and does not count.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -77,18 +76,3 @@ def _mean(loss_BxN: jax.Array, log_weight_BxN: jax.Array) -> jax.Array:
     counts_BxN = log_weight_BxN != -jnp.inf  # what is not a number must not hide here
     total_B = jnp.sum(jnp.where(counts_BxN, loss_BxN, 0.0), axis=1)
     return total_B / jnp.maximum(jnp.sum(counts_BxN, axis=1), 1)
-
-
-LOSSES: dict[str, Loss] = {"hinge": hinge, "softmax": softmax}
-
-
-def make_loss(options, is_logistic: bool = False) -> Loss:
-    """The loss that a config's `loss` section describes, with its options.
-
-    Args:
-      options: of the section.
-      is_logistic: whether the model's pairwise loss is the logistic one in place of the hinge.
-    """
-    if options.kind == "softmax":
-        return functools.partial(softmax, temperature=options.temperature)
-    return logistic if is_logistic else functools.partial(hinge, margin=options.margin)

@@ -11,9 +11,6 @@ import optax
 
 from hlrcml_jax import devices
 
-SCHEDULES = ("constant", "exponential", "cosine")
-ROWS = ("dense", "lazy")
-
 
 def distinct(id_N: jax.Array, n_rows: int) -> tuple[jax.Array, jax.Array]:
     """(the distinct ids, where each id is among them), in static shapes.

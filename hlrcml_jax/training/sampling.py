@@ -19,9 +19,6 @@ from hlrcml_jax import devices
 from hlrcml_jax.data.dataset import Known, count_items
 from hlrcml_jax.training.batch import Batch
 
-PREFERENCE_WEIGHTS = ("uniform", "unpop")
-CANDIDATE_WEIGHTS = ("uniform", "popularity")
-
 # Draws N items of the catalogue, whoever the user is, from (key, N, popularity (I,)):
 # (items (N,), logarithm of the probability of each (N,)).
 CandidateSampler = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]

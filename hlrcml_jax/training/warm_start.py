@@ -1,13 +1,14 @@
 """Vectors to begin with: from another run or from a file, matched by the original ids."""
 
 import pathlib
+from collections.abc import Collection
 
 import numpy as np
 import polars as pl
 import rich
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import devices
+from hlrcml_jax import config_files, devices
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.runs.build import Run
 from hlrcml_jax.runs.workdir import best_checkpoint, open_run
@@ -25,22 +26,28 @@ def begin(run: Run, state: TrainState) -> TrainState:
       UserError: a source that cannot be read, does not fit, or has nothing in common.
     """
     ids = {"users": run.dataset.user_ids, "items": run.dataset.item_ids}
+    trusted = [path for _, path in config_lib.code_paths(config_lib.flatten(run.config))]
     tables = {}
     for name, wanted in ids.items():
-        path = run.config.pretrained[name]
+        path = getattr(run.config.pretrained, name)
         if path:
             table = np.array(devices.to_host(state.params[name])[: len(wanted)])
             tables[name] = place(
-                f"pretrained.{name}={path}", read_vectors(path, name), wanted, table
+                f"pretrained.{name}={path}", read_vectors(path, name, trusted), wanted, table
             )
     return state.replace(params=state.params | tables)
 
 
-def read_vectors(path: str, name: str) -> tuple[pl.Series | None, np.ndarray]:
-    """(ids as text or None, vectors) of a source; `name` is its key."""
+def read_vectors(
+    path: str, name: str, trusted: Collection[str] = ()
+) -> tuple[pl.Series | None, np.ndarray]:
+    """(ids as text or None, vectors) of a source; `name` is its key.
+
+    Of a workdir's config, only code with a trusted dotted path is imported.
+    """
     source = pathlib.Path(path).expanduser()
     if source.is_dir():
-        other = open_run(config_lib.get_config(path), source)
+        other = open_run(config_files.from_workdir(path, trusted=trusted), source)
         ids = {"users": other.dataset.user_ids, "items": other.dataset.item_ids}[name]
         params = best_checkpoint(other).params
         if name not in params:

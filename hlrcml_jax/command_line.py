@@ -1,0 +1,129 @@
+"""The config on the command line: `--config=SOURCE` and `--config.KEY=VALUE`."""
+
+import ast
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from hlrcml_jax import config as config_lib
+from hlrcml_jax import config_files
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.schema import Key, flatten
+
+PREFIXES = ("--config.", "-config.", "--noconfig.")
+BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the changes of the config, all other arguments); VALUE may be an argument of its own."""
+    changes, others, rest = [], [], list(argv)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith(PREFIXES):
+            others.append(argument)
+            continue
+        if "=" not in argument and not argument.startswith("--no"):
+            is_value = rest and not rest[0].startswith("--")
+            argument += f"={rest.pop(0)}" if is_value else "=true"
+        changes.append(argument)
+    return changes, others
+
+
+def read(
+    changes: Sequence[str], source: str | None, workdir: str | None, allow_code: bool = False
+) -> tuple[ml_collections.ConfigDict, str]:
+    """(the config, the workdir); without a source, the workdir's own config is changed.
+
+    Args:
+      changes: as `split` gives them.
+      source: FILE.py, FILE.py:ARGUMENTS or a workdir.
+      workdir: of the run; None for runs/<name of the source>.
+      allow_code: whether code that a workdir's config names may be imported.
+
+    Raises:
+      UserError: naming the file or the key of a mistake.
+    """
+    if source is None and workdir is None:
+        raise UserError("give --config=FILE.py, or --workdir=DIR of a run that exists.")
+    start, texts = source or str(workdir), dict(map(_key_and_text, changes))
+    values, rest = _of_keys(texts)
+    if rest:
+        # Options of code have their types from the code, which the source may name.
+        known = config_lib.all_keys(flatten(config_files.read(start, values, allow_code)))
+        for name, text in rest.items():
+            if name not in known:
+                raise config_lib.unknown_key(name, known)
+            values[name] = _value(name, known[name], text)
+    config = config_files.read(start, values, allow_code)
+    if workdir is None:
+        workdir = str(pathlib.Path("runs") / pathlib.Path(start.partition(".py:")[0]).stem)
+    return config, workdir
+
+
+def describe_options(changes: Sequence[str], start: str | None, allow_code: bool = False) -> str:
+    """The options of the code that a config names, as lines for `--help`; "" without any.
+
+    Args:
+      changes: as `split` gives them.
+      start: the source, or else the workdir, as in `read`.
+      allow_code: as in `read`.
+    """
+    values, _ = _of_keys(dict(map(_key_and_text, changes)))
+    made = config_files.read(start, values, allow_code) if start else config_lib.make_config(values)
+    lines = []
+    for name, key in config_lib.all_keys(flatten(made)).items():
+        if name not in config_lib.all_keys():
+            lines.append(f"  --config.{name}: {key.text or 'no description'}")
+            lines.append(f"    (type {key.kind.__name__}; default: {key.default!r})")
+    return "\n".join(["options of your own code:", "", *lines, "", ""]) if lines else ""
+
+
+def _of_keys(texts: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(values of built-in keys, texts of options)."""
+    keys = config_lib.all_keys()
+    rest = {name: text for name, text in texts.items() if name not in keys}
+    for name in rest:
+        if ".options." not in name:
+            raise config_lib.unknown_key(name)
+    return {name: _value(name, keys[name], texts[name]) for name in texts if name in keys}, rest
+
+
+def _key_and_text(change: str) -> tuple[str, str]:
+    if change.startswith("--no"):
+        return change.removeprefix("--noconfig."), "false"
+    name, _, text = change.partition("=")
+    return name.partition(".")[2], text
+
+
+def _value(name: str, key: Key, text: str) -> Any:
+    """The value of a key from its text.
+
+    Raises:
+      UserError: when the text is no such value.
+    """
+    try:
+        if key.default is None and text.lower() == "none":
+            return None
+        if key.kind is str:
+            return text
+        if key.kind is bool:
+            return BOOLS[text.lower()]
+        if key.kind is int:
+            return int(text, 0)
+        if key.kind is float:
+            return float(text)
+        return _sequence(text)
+    except (ValueError, KeyError):
+        raise UserError(
+            f"--config.{name}={text}: it takes a value of type {key.kind.__name__} ({key.text})."
+        ) from None
+
+
+def _sequence(text: str) -> tuple[Any, ...]:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = [part.strip() for part in text.strip("()[]").split(",") if part.strip()]
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
