@@ -10,7 +10,7 @@ import ml_collections
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import config_files
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.schema import Key, flatten
+from hlrcml_jax.keys import Key, flatten
 
 PREFIXES = ("--config.", "-config.", "--noconfig.")
 BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

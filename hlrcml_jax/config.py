@@ -1,4 +1,4 @@
-"""The config of a run: made, checked and converted; `sections.py` has its keys.
+"""The config of a run: made, checked and converted; `schema.py` has its keys.
 
 A config file has a `get_config()` that starts from `default_config()` and changes what its
 experiment changes; from Python, `make_config` does the same. Both give a ConfigDict, which
@@ -11,10 +11,10 @@ from typing import Any
 
 import ml_collections
 
-from hlrcml_jax import custom, schema
+from hlrcml_jax import custom, keys
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.schema import Key, Options, flatten, is_path
-from hlrcml_jax.sections import (
+from hlrcml_jax.keys import Key, Options, flatten, is_path
+from hlrcml_jax.schema import (
     ALS,
     BPR,
     DATASETS,
@@ -96,7 +96,7 @@ __all__ = [
 
 def default_config() -> ml_collections.ConfigDict:
     """Every key at its default, locked against unknown keys."""
-    return schema.to_config_dict(Config())
+    return keys.to_config_dict(Config())
 
 
 def make_config(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -111,7 +111,7 @@ def make_config(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     Raises:
       UserError: as `validate`.
     """
-    return schema.to_config_dict(_validated(flatten(Config()) | dict(values)))
+    return keys.to_config_dict(_validated(flatten(Config()) | dict(values)))
 
 
 def validate(config: ml_collections.ConfigDict | Config) -> Config:
@@ -127,7 +127,7 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     """Values with changes, without the options of code that the changes replace."""
     replaced = [
         section
-        for section, (of, _) in schema.open_sections(Config).items()
+        for section, (of, _) in keys.open_sections(Config).items()
         if of in changes and changes[of] != values.get(of)
     ]
     kept = {
@@ -144,8 +144,8 @@ def all_keys(values: Mapping[str, Any] | None = None) -> dict[str, Key]:
     Raises:
       UserError: when that code cannot be imported.
     """
-    known = dict(schema.keys(Config))
-    for section, (of, _) in schema.open_sections(Config).items():
+    known = dict(keys.by_name(Config))
+    for section, (of, _) in keys.open_sections(Config).items():
         path = (values or {}).get(of)
         if is_path(path):
             known |= {f"{section}.{name}": key for name, key in options_of(of, str(path)).items()}
@@ -155,7 +155,7 @@ def all_keys(values: Mapping[str, Any] | None = None) -> dict[str, Key]:
 def options_of(key: str, path: str) -> dict[str, Key]:
     """The options of the code that a dotted path names, without those that are keys already."""
     known = [
-        name.removeprefix("model.") for name in schema.keys(Config) if name.startswith("model.")
+        name.removeprefix("model.") for name in keys.by_name(Config) if name.startswith("model.")
     ]
     found = custom.resolve(key, path)
     return custom.options_of(key, found, known if key == "model.name" else ())
@@ -163,18 +163,18 @@ def options_of(key: str, path: str) -> dict[str, Key]:
 
 def unknown_key(name: str, known: Collection[str] = ()) -> UserError:
     """The mistake of a key that is not among the known ones, which are all built-in keys."""
-    for section, (of, _) in schema.open_sections(Config).items():
+    for section, (of, _) in keys.open_sections(Config).items():
         if name.startswith(f"{section}."):
             options = [option for option in known if option.startswith(f"{section}.")]
             there = f"there are {', '.join(options)}" if options else f"{of} has no options"
             return UserError(f"config key {name} does not exist; {there}.")
-    return schema.unknown_key(name, known or schema.keys(Config))
+    return keys.unknown_key(name, known or keys.by_name(Config))
 
 
 def code_paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(key, path) of every dotted path among values, which may be of any type."""
     found = []
-    for name, key in schema.keys(Config).items():
+    for name, key in keys.by_name(Config).items():
         if key.code and name in values:
             several = values[name] if isinstance(values[name], list | tuple) else [values[name]]
             found += [(name, path) for path in several if is_path(path)]
@@ -188,11 +188,11 @@ def _validated(values: Mapping[str, Any]) -> Config:
             raise unknown_key(name, known)
     checked = {}
     for name, key in known.items():
-        is_option = name not in schema.keys(Config)
+        is_option = name not in keys.by_name(Config)
         if name not in values and not is_option:
             raise UserError(f"config key {name} is missing; start from default_config().")
         checked[name] = key.checked(name, values.get(name, key.default))
-    config = schema.build(Config, checked)
+    config = keys.build(Config, checked)
     _check_together(config)
     return config
 

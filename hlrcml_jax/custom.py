@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.schema import Key, kind_of
+from hlrcml_jax.keys import Key, kind_of
 
 KINDS = (bool, int, float, str, tuple)
 OF_FLAX = ("parent", "name")  # fields of every flax module

@@ -1,283 +1,437 @@
-"""Keys of a config as fields of frozen dataclasses: described, checked, written and read.
+"""Every key of a config, by sections, with its default, its meaning and what it may be.
 
-`config.py` has the keys themselves. `python -m hlrcml_jax.schema` prints their table, which is
-`configs/README.md`.
+`config.py` has what makes, checks and converts a config.
 """
 
 import dataclasses
-import difflib
-import functools
-import math
-import types
-import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-import ml_collections
-from ml_collections import config_dict
+from hlrcml_jax.keys import Options, is_path, key, options, render
 
-from hlrcml_jax.errors import UserError
+# Built-in names; a test holds them against the registries that have them as keys.
+DATASETS = ("ml-100k", "ml-latest-small", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m")
+LAYOUTS = ("u.data", "ratings.dat", "ratings.csv", "inter", "train_triplets.txt")
+LAYOUTS += ("ratings_Books.csv", "yelp_academic_dataset_review.json")
+FORMATS = (*LAYOUTS, "delimited", "jsonl", "parquet", "adjacency", "adjacency_counted", "npz")
+SPLITS = ("random", "user", "last", "time", "user_time", "users", "given")
+# Models and losses with the paths of what they are.
+MODELS = {
+    "hlr": "hlrcml_jax.models.hlr:HLR",
+    "hlr++": "hlrcml_jax.models.hlr:HLRPlusPlus",
+    "hlr-r": "hlrcml_jax.models.residual:ResidualHLR",
+    "cml": "hlrcml_jax.models.cml:CML",
+    "lrml": "hlrcml_jax.models.lrml:LRML",
+    "transcf": "hlrcml_jax.models.transcf:TransCF",
+    "adacml": "hlrcml_jax.models.adacml:AdaCML",
+    "bpr": "hlrcml_jax.models.bpr:BPR",
+    "als": "hlrcml_jax.models.closed_form:ALS",
+    "item-knn": "hlrcml_jax.models.closed_form:ItemKNN",
+    "ease": "hlrcml_jax.models.closed_form:EASE",
+    "popularity": "hlrcml_jax.models.closed_form:Popularity",
+}
+LOSSES = {
+    "hinge": "hlrcml_jax.training.losses:hinge",
+    "softmax": "hlrcml_jax.training.losses:softmax",
+}
+USERS = ("vectors", "items")
+PREFERENCE_WEIGHTS = ("uniform", "unpop")
+NEGATIVE_WEIGHTS = ("uniform", "popularity")
+METRICS = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate")
+DEFINITIONS = ("standard", "paper")
+COLUMN = "column name or 0-based index; '' looks for the usual names"
+
+
+def positive(value: float) -> bool:
+    return value > 0
+
+
+def at_least(least: float):
+    return lambda value: value >= least
+
+
+def share(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def factor(value: float) -> bool:
+    return 0 < value <= 1
+
+
+def _path(meaning: str) -> Any:
+    # The same data may lie elsewhere: a run knows its data by content.
+    return key("", meaning, may_change=True)
+
+
+def _is_stopping_metric(value: str) -> bool:
+    name, _, cutoff = value.partition("@")
+    return value == "loss" or (name.isidentifier() and cutoff.isdigit() and int(cutoff) > 0)
+
+
+def _are_cutoffs(value: tuple) -> bool:
+    return all(type(k) is int and k >= 0 for k in value) and max(value, default=0) > 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Key:
-    """One key of a config.
+class Columns:
+    """Where a file has what is read."""
 
-    Attributes:
-      default: the default value.
-      meaning: what it is, in which unit and range.
-      allowed: whether a value is in its range.
-      choices: the allowed values, where they can be listed.
-      may_change: whether a run may be resumed after this key has changed.
-      code: whether the value may be the dotted path of a user's own code, see `custom.py`.
-      kind: type of the value.
-    """
-
-    default: Any
-    meaning: str = ""
-    allowed: Callable[[Any], bool] = lambda value: True
-    choices: Collection[Any] = ()
-    may_change: bool = False
-    code: bool = False
-    kind: type = object
-
-    @property
-    def text(self) -> str:
-        """The meaning with its choices."""
-        listed = [str(choice) or "''" for choice in self.choices]
-        listed += ["or package.module:Name of your own"] if self.code and self.choices else []
-        return f"{self.meaning}; one of {', '.join(listed)}" if listed else self.meaning
-
-    def checked(self, name: str, value: Any) -> Any:
-        """The value as its type, an int as a float where a float is asked for.
-
-        Raises:
-          UserError: naming the key, when it cannot have this value.
-        """
-        if value is None and self.default is None:
-            return None
-        if self.kind is float and type(value) is int:
-            value = _as_float(value)
-        if self.kind is tuple and type(value) is list:
-            value = tuple(value)
-        if self.kind is not object and type(value) is not self.kind:
-            raise UserError(
-                f"config key {name} is {value!r}, of type {type(value).__name__}; it takes "
-                f"a value of type {self.kind.__name__} ({self.text})."
-            )
-        is_code = self.code and is_path(value)
-        if (
-            (self.choices and not is_code and value not in self.choices)
-            or (isinstance(value, float) and not math.isfinite(value))
-            or not self.allowed(value)
-        ):
-            raise UserError(f"config key {name} cannot be {value!r}: {self.text}.")
-        return value
+    user: str = key("", f"user ids: {COLUMN}")
+    item: str = key("", f"item ids: {COLUMN}")
+    value: str = key("", f"rating or count: {COLUMN}")
+    time: str = key("", f"seconds or ISO date: {COLUMN}")
 
 
-def is_path(value: Any) -> bool:
-    """Whether a value is a dotted path, `package.module:Name`, and no built-in name."""
-    return isinstance(value, str) and ":" in value
+@dataclasses.dataclass(frozen=True)
+class Titles:
+    """The file with the items' titles."""
+
+    path: str = _path("delimited file with the items' titles, if any")
+    separator: str = key("", "separator of its fields; '' is a tab for .tsv, else a comma")
+    header: bool = key(True, "whether its first line holds column names")
+    item: str = key("", f"item ids: {COLUMN} and data.columns.item")
+    value: str = key("title", "titles: column name or 0-based index")
+    categories: str = key("", "categories, if any: column name or 0-based index")
+    category_separator: str = key("|", "separator of the categories of an item", bool)
 
 
-def _as_float(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """How interactions are split into training, validation and test."""
 
-
-def key(
-    default: Any,
-    meaning: str,
-    allowed: Callable[[Any], bool] = lambda value: True,
-    *,
-    choices: Collection[Any] = (),
-    may_change: bool = False,
-    code: bool = False,
-) -> Any:
-    """A field of a config's dataclass; the arguments are those of `Key`.
-
-    >>> @dataclasses.dataclass(frozen=True)
-    ... class Model:
-    ...     gate: float = key(1.0, "strength of the gate; at least 0", lambda value: value >= 0)
-    >>> Model.gate, Model().gate
-    (1.0, 1.0)
-    """
-    made = Key(default, meaning, allowed, choices, may_change, code)
-    return dataclasses.field(default=default, metadata={"key": made})
-
-
-class Options(Mapping[str, Any]):
-    """Options of a user's own code by name: an open section of a config, immutable."""
-
-    def __init__(self, values: Mapping[str, Any] | None = None):
-        self._values = dict(values or {})
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __hash__(self) -> int:
-        return hash(tuple(sorted(self._values.items())))
-
-    def __repr__(self) -> str:
-        return f"Options({self._values!r})"
-
-
-def options(of: str, meaning: str) -> Any:
-    """The open section with the options of the code that another field of the section names."""
-    return dataclasses.field(default=Options(), metadata={"options_of": of, "meaning": meaning})
-
-
-def kind_of(annotation: Any, default: Any) -> type:
-    """The type of a field's values; of `float | None` it is float."""
-    if default is not None:
-        return type(default)
-    kinds = (
-        typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    kind: str = key("user", "how the parts are drawn, see data/splits.py", choices=SPLITS)
+    valid: float = key(0.2, "share of validation in all interactions, in [0, 1)", share)
+    test: float = key(0.2, "share of test in all interactions, in [0, 1)", share)
+    history: float = key(
+        0.8, "share of a held-out user's items that is its history, in [0, 1); kind 'users'", share
     )
-    kinds = [kind for kind in kinds if isinstance(kind, type) and kind is not types.NoneType]
-    return kinds[0] if kinds else object
+    keep: float = key(1.0, "share of the training part that is kept, in (0, 1]", factor)
+    seed: int = key(2021, "seed of random splits and of the cohorts; at least 0", at_least(0))
+    train_path: str = _path("file of the training part, kind 'given'")
+    valid_path: str = _path("file of the validation part, kind 'given'")
+    test_path: str = _path("file of the test part, kind 'given'")
 
 
-@functools.cache
-def keys(section: type, prefix: str = "") -> dict[str, Key]:
-    """Every key of a dataclass and its sections by dotted name, in their order."""
-    found = {}
-    hints = typing.get_type_hints(section)
-    for field in dataclasses.fields(section):
-        if dataclasses.is_dataclass(field.default):
-            found |= keys(type(field.default), f"{prefix}{field.name}.")
-        elif "key" in field.metadata:
-            kind = kind_of(hints[field.name], field.default)
-            found[prefix + field.name] = dataclasses.replace(field.metadata["key"], kind=kind)
-    return found
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which interactions, and how they are read and filtered."""
+
+    name: str = key("", "public data set; '' for your own file", choices=("", *DATASETS))
+    path: str = _path("your own file; with data.name, a folder that already has its files")
+    format: str = key(
+        "auto", "format of the file; auto goes by its name", choices=("auto", *FORMATS)
+    )
+    separator: str = key("", "separator of the fields; '' is a tab for .tsv, else a comma")
+    header: bool = key(True, "whether the first line holds column names")
+    columns: Columns = Columns()
+    threshold: float | None = key(None, "least value of a positive; None takes every row")
+    min_per_user: int = key(0, "least interactions of a user (n-core); at least 0", at_least(0))
+    min_per_item: int = key(0, "least interactions of an item (n-core); at least 0", at_least(0))
+    titles: Titles = Titles()
+    split: Split = Split()
+    cache_dir: str = _path(
+        "folder of downloads, data and compiled programs; '' is ~/.cache/hlrcml_jax"
+    )
 
 
-@functools.cache
-def open_sections(section: type, prefix: str = "") -> dict[str, tuple[str, str]]:
-    """{open section: (key that names the code, meaning)} by dotted names."""
-    found = {}
-    for field in dataclasses.fields(section):
-        if dataclasses.is_dataclass(field.default):
-            found |= open_sections(type(field.default), f"{prefix}{field.name}.")
-        elif "options_of" in field.metadata:
-            of = prefix + field.metadata["options_of"]
-            found[prefix + field.name] = of, field.metadata["meaning"]
-    return found
+@dataclasses.dataclass(frozen=True)
+class TransCF:
+    """Options of transcf."""
+
+    weight_neighbours: float = key(
+        0.1, "weight of the neighbourhood regulariser; at least 0", at_least(0)
+    )
+    weight_distance: float = key(0.1, "weight of the distance regulariser; at least 0", at_least(0))
 
 
-def flatten(config: Any) -> dict[str, Any]:
-    """Values of a ConfigDict, or of a dataclass, by dotted name; lists become tuples."""
-    if dataclasses.is_dataclass(config):
-        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    else:
-        values = dict(config.items())
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, ml_collections.ConfigDict | Options) or dataclasses.is_dataclass(
-            value
-        ):
-            flat.update({f"{name}.{rest}": inner for rest, inner in flatten(value).items()})
-        else:
-            flat[name] = tuple(value) if isinstance(value, list) else value
-    return flat
+@dataclasses.dataclass(frozen=True)
+class BPR:
+    """Options of bpr."""
+
+    l2_vector: float = key(
+        0.0025, "weight decay of user and positive vectors; at least 0", at_least(0)
+    )
+    l2_negative: float = key(0.00025, "weight decay of negative vectors; at least 0", at_least(0))
+    l2_bias: float = key(0.001, "weight decay of biases; at least 0", at_least(0))
 
 
-Section = typing.TypeVar("Section")
+@dataclasses.dataclass(frozen=True)
+class ALS:
+    """Options of als."""
+
+    regularization: float = key(
+        30.0, "regularisation of user and item vectors; at least 0", at_least(0)
+    )
+    iterations: int = key(20, "number of alternations; at least 1", at_least(1))
 
 
-def build(section: type[Section], values: Mapping[str, Any], prefix: str = "") -> Section:
-    """A dataclass from values by dotted name; those that are not given have their defaults."""
-    made = {}
-    for field in dataclasses.fields(section):  # pyright: ignore[reportArgumentType]
-        name = prefix + field.name
-        if dataclasses.is_dataclass(field.default):
-            made[field.name] = build(type(field.default), values, f"{name}.")
-        elif "options_of" in field.metadata:
-            made[field.name] = Options(
-                {
-                    full.removeprefix(f"{name}."): value
-                    for full, value in values.items()
-                    if full.startswith(f"{name}.")
-                }
-            )
-        elif name in values:
-            made[field.name] = values[name]
-    return section(**made)
+@dataclasses.dataclass(frozen=True)
+class ItemKNN:
+    """Options of item-knn."""
+
+    similarity: str = key("cosine", "similarity of two items", choices=("cosine", "tfidf", "bm25"))
+    neighbours: int = key(50, "neighbours of an item, itself included; at least 1", at_least(1))
 
 
-def replaced(config: Section, values: Mapping[str, Any]) -> Section:
-    """A dataclass with some values by dotted name, which are not checked: they may be arrays."""
-    return build(type(config), flatten(config) | dict(values))
+@dataclasses.dataclass(frozen=True)
+class EASE:
+    """Options of ease."""
+
+    l2: float = key(500.0, "L2 regularisation, in interactions; above 0", positive)
 
 
-def to_config_dict(config: Any) -> ml_collections.ConfigDict:
-    """A locked ConfigDict of a dataclass; its open sections take new keys."""
-    made = _unlocked(config).lock()
-    for name in open_sections(type(config)):
-        section: Any = made
-        for part in name.split("."):
-            section = section[part]
-        section.unlock()
-    return made
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The model and its size; each model reads the keys that it has as fields."""
+
+    name: str = key("hlr", "the model", choices=MODELS, code=True)
+    options: Options = options("name", "options of a model of your own: its other fields")
+    users: str = key(
+        "vectors", "how a user is represented: by its own vector or by its items", choices=USERS
+    )
+    dim: int = key(100, "D, length of the user and item vectors; at least 1", at_least(1))
+    memory_slots: int = key(20, "M, slots of the relation memory; at least 1", at_least(1))
+    key_scale: float = key(
+        1.0, "scale of the initial memory keys, drawn from N(0, 1/D); at least 0", at_least(0)
+    )
+    value_scale: float = key(
+        1.0, "scale of the initial memory values, drawn from N(0, 1/D); at least 0", at_least(0)
+    )
+    max_prefs: int = key(
+        50, "S, most preferences that a relation attends to; at least 1", at_least(1)
+    )
+    prefs_sampling: str = key(
+        "uniform",
+        "sampling of preferences; unpop weights inverse to popularity",
+        choices=PREFERENCE_WEIGHTS,
+    )
+    beta: float = key(1.0, "exponent of the attention's denominator; above 0", positive)
+    sharpness: float = key(
+        1.0, "factor of the similarities in the attention of adacml and hlr-r", at_least(0)
+    )
+    clip_norm: float = key(1.0, "largest norm of the user and item vectors; above 0", positive)
+    clip_memory: bool = key(False, "whether the norms of memory keys and values stay below 1")
+    memory_radius: float | None = key(
+        None, "largest norm of the memory values, above 0; None: no bound", positive
+    )
+    transcf: TransCF = TransCF()
+    bpr: BPR = BPR()
+    als: ALS = ALS()
+    item_knn: ItemKNN = ItemKNN()
+    ease: EASE = EASE()
 
 
-def _unlocked(config: Any) -> ml_collections.ConfigDict:
-    made, known = ml_collections.ConfigDict(), keys(type(config))
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            made[field.name] = _unlocked(value)
-        elif isinstance(value, Options):
-            made[field.name] = ml_collections.ConfigDict(dict(value))
-        else:
-            if field.default is None:
-                kind = known[field.name].kind
-                made[field.name] = config_dict.placeholder(kind)
-            made[field.name] = value
-    return made
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Embeddings initialised from elsewhere."""
+
+    users: str = key("", "initial user vectors: a workdir, .npz or .npy, see warm_start.py")
+    items: str = key("", "initial item vectors: a workdir, .npz or .npy, see warm_start.py")
+    freeze: str = key("", "tables that are not trained", choices=("", "users", "items", "both"))
 
 
-def unknown_key(name: str, known: Collection[str]) -> UserError:
-    """The mistake of a key, or of the last part of one, that is not among the known ones."""
-    full_names = {full: full for full in known}
-    full_names |= {full.rpartition(".")[2]: full for full in known}
-    close = difflib.get_close_matches(name, full_names, n=1)
-    hint = f"did you mean {full_names[close[0]]}?" if close else "configs/README.md has all keys."
-    return UserError(f"config key {name} does not exist; {hint}")
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The loss of a positive and its negatives."""
+
+    kind: str = key("hinge", "loss of a positive and its negatives", choices=LOSSES, code=True)
+    options: Options = options("kind", "options of a loss of your own: its keyword-only parameters")
+    margin: float = key(0.2, "margin of the hinge, in units of squared distance; above 0", positive)
+    temperature: float = key(
+        0.3, "temperature of the softmax, in units of squared distance; above 0", positive
+    )
+    copy_relation: bool = key(False, "whether a negative uses the positive's relation")
 
 
-def render(config: type) -> str:
-    """The text of `configs/README.md`: a table of all keys, their defaults and meanings."""
-    lines = [
-        "# Keys of a config",
-        "",
-        "Set in a config file, or on the command line as `--config.key=value`. A dot in the last",
-        "column: the key may change when a run is resumed in its workdir. This table is written by",
-        "`python -m hlrcml_jax.schema > configs/README.md`.",
-        "",
-        "| key | default | meaning | |",
-        "|---|---|---|---|",
-    ]
-    rows = {}
-    for name, made in keys(config).items():
-        default = f"`{made.default!r}`".replace("'", '"').replace("|", "\\|")
-        text = made.text.replace("|", "\\|")
-        rows[name] = f"| `{name}` | {default} | {text} | {'·' if made.may_change else ''} |"
-    for name, (of, meaning) in open_sections(config).items():
-        after = f"| `{name}.*` | | {meaning} | |"
-        rows[of] = f"{rows[of]}\n{after}"
-    return "\n".join([*lines, *rows.values(), ""])
+@dataclasses.dataclass(frozen=True)
+class Negatives:
+    """How negatives are sampled."""
+
+    candidates: int = key(1, "N, negatives sampled for each positive; at least 1", at_least(1))
+    hardest: int = key(
+        0, "number of hardest negatives that enter the loss; 0: all of them", at_least(0)
+    )
+    weights: str = key(
+        "uniform", "sampling weights of the negatives", choices=NEGATIVE_WEIGHTS, code=True
+    )
+    options: Options = options(
+        "weights", "options of weights of your own: their keyword-only parameters"
+    )
+    shared: bool = key(False, "whether all examples of a batch share their negatives")
+    correction: bool = key(False, "logQ correction of the sampled softmax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Adam and its learning rate."""
+
+    learning_rate: float = key(2e-4, "learning rate of Adam; above 0", positive)
+    rows: str = key(
+        "dense",
+        "rows of the tables that a step updates: all, or those of the batch",
+        choices=("dense", "lazy"),
+    )
+    schedule: str = key(
+        "constant",
+        "schedule of the learning rate",
+        choices=("constant", "exponential", "cosine"),
+    )
+    decay: float = key(
+        0.98, "factor of the learning rate per epoch, schedule 'exponential'; in (0, 1]", factor
+    )
+    cosine_epochs: int = key(
+        100, "epochs until the learning rate is 0, schedule 'cosine'; at least 1", at_least(1)
+    )
+    warmup_epochs: int = key(0, "epochs of linear warm-up before the schedule", at_least(0))
+    clip_gradient: float | None = key(
+        None, "largest global norm of a batch's gradient, above 0; None: no bound", positive
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """How several devices share the work."""
+
+    tables: str = key(
+        "replicated",
+        "embeddings and interactions: copied to every device, or sharded over all",
+        choices=("replicated", "sharded"),
+        may_change=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """The length of training."""
+
+    epochs: int = key(100, "most epochs; at least 1", at_least(1), may_change=True)
+    batch_size: int = key(1000, "positives per step, over all devices; at least 1", at_least(1))
+    validate_every: int = key(
+        1, "epochs between validations and checkpoints; at least 1", at_least(1)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping:
+    """When training stops, and which epoch is the best."""
+
+    metric: str = key(
+        "ndcg@10", "metric@k on validation that chooses the epoch, or 'loss'", _is_stopping_metric
+    )
+    patience: int = key(
+        10,
+        "validations without improvement before training stops; at least 1",
+        at_least(1),
+        may_change=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The protocol of evaluation."""
+
+    cutoffs: tuple[int, ...] = key(
+        (1, 5, 10, 20),
+        "the k of every metric; 0 is the whole ranking (metric@all)",
+        _are_cutoffs,
+        may_change=True,
+    )
+    definitions: str = key(
+        "standard",
+        "definitions of the metrics: trec_eval's, or the paper's",
+        choices=DEFINITIONS,
+        may_change=True,
+    )
+    metrics: tuple[str, ...] = key(
+        (),
+        "dotted paths (package.module:name) of ranking metrics of your own",
+        lambda value: all(map(is_path, value)),
+        may_change=True,
+        code=True,
+    )
+    min_test_items: str = key(
+        "1",
+        "least test items of an evaluated user; 'k': at each k, at least k",
+        lambda value: value == "k" or (value.isdigit() and int(value) > 0),
+        may_change=True,
+    )
+    known: str = key(
+        "train+valid",
+        "parts whose items are not ranked on test",
+        choices=("train+valid", "train"),
+        may_change=True,
+    )
+    n_cohorts: int = key(5, "cohorts of users behind ±; at least 1", at_least(1), may_change=True)
+    cohort_size: int = key(
+        10_000, "most users in a cohort; at least 1", at_least(1), may_change=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """Memory of full-catalogue scoring."""
+
+    memory_mb: int = key(
+        256, "working memory of full-catalogue scoring, in MiB", at_least(1), may_change=True
+    )
+    storage: str = key(
+        "float32",
+        "dtype of the cached item-pair relations",
+        choices=("float32", "bfloat16", "float16"),
+        may_change=True,
+    )
+    batch_size: int = key(
+        0, "most users scored at a time; 0: as memory_mb allows", at_least(0), may_change=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Analyse:
+    """The analysis of relations."""
+
+    interactions: int = key(
+        20_000,
+        "most test interactions whose relations are compared; at least 2",
+        at_least(2),
+        may_change=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommend:
+    """What is recommended, and to whom."""
+
+    k: int = key(10, "recommended items per user; at least 1", at_least(1), may_change=True)
+    users: str = key("", "comma-separated user ids; '' for all", may_change=True)
+    only_items: str = key(
+        "", "comma-separated ids of the items to choose from; '' for all", may_change=True
+    )
+    reasons: int = key(
+        3, "reasons per recommended item (--mode=explain); 0: all", at_least(0), may_change=True
+    )
+    format: str = key(
+        "parquet", "format of the file", choices=("parquet", "csv", "jsonl"), may_change=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All of a run."""
+
+    seed: int = key(2021, "seed of initial weights and of all draws; at least 0", at_least(0))
+    data: Data = Data()
+    model: Model = Model()
+    pretrained: Pretrained = Pretrained()
+    loss: Loss = Loss()
+    negatives: Negatives = Negatives()
+    optimizer: Optimizer = Optimizer()
+    parallel: Parallel = Parallel()
+    train: Train = Train()
+    early_stopping: EarlyStopping = EarlyStopping()
+    evaluation: Evaluation = Evaluation()
+    scoring: Scoring = Scoring()
+    analyse: Analyse = Analyse()
+    recommend: Recommend = Recommend()
 
 
 if __name__ == "__main__":
-    from hlrcml_jax.config import Config
-
     print(render(Config), end="")

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import config_files, models, schema
+from hlrcml_jax import config_files, keys, models
 from hlrcml_jax.config import MODELS, Config
 from hlrcml_jax.data import downloads, readers, splits
 from hlrcml_jax.errors import UserError
@@ -137,17 +137,17 @@ def test_an_unknown_choice_names_what_there_is(name, choice):
 
 
 def test_the_table_has_every_key():
-    assert (FOLDER / "README.md").read_text() == schema.render(Config)
+    assert (FOLDER / "README.md").read_text() == keys.render(Config)
     config = load("default").get_config()
     assert config_lib.flatten(config) == config_lib.flatten(config_lib.default_config())
 
 
 def test_choices_are_the_keys_of_their_registries():
-    keys = schema.keys(Config)
-    assert set(keys["data.name"].choices) == {"", *downloads.CATALOG}
-    assert set(readers.LAYOUTS) | set(readers.ADJACENCY) < set(keys["data.format"].choices)
-    assert set(splits.BY_TIME) < set(keys["data.split.kind"].choices)
-    assert set(keys["evaluation.definitions"].choices) == set(metrics._SETS)
+    known = keys.by_name(Config)
+    assert set(known["data.name"].choices) == {"", *downloads.CATALOG}
+    assert set(readers.LAYOUTS) | set(readers.ADJACENCY) < set(known["data.format"].choices)
+    assert set(splits.BY_TIME) < set(known["data.split.kind"].choices)
+    assert set(known["evaluation.definitions"].choices) == set(metrics._SETS)
     assert all(set(config_lib.METRICS) <= set(each) for each in metrics._SETS.values())
 
 
@@ -167,7 +167,7 @@ def test_a_models_fields_have_the_values_of_their_keys():
     """All numbers of the model's sections are changed, and none is left at its default."""
     numbers = {
         name: key.default + 1
-        for name, key in schema.keys(Config).items()
+        for name, key in keys.by_name(Config).items()
         if name.startswith("model.") and key.kind in (int, float) and key.default is not None
     }
     for name in MODELS:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax.models.hlr import HLR
-from hlrcml_jax.schema import key
+from hlrcml_jax.keys import key
 
 pathlib.Path(__file__).with_name("imported").touch()
 

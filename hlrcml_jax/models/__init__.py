@@ -2,18 +2,18 @@
 
 import dataclasses
 
-from hlrcml_jax import custom, sections
+from hlrcml_jax import custom, schema
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models.base import Model
 
 
 def model_class(name: str) -> type[Model]:
-    """The class of a name in `sections.MODELS` or of a dotted path, see `custom.py`.
+    """The class of a name in `schema.MODELS` or of a dotted path, see `custom.py`.
 
     Raises:
       UserError: when the path names no model.
     """
-    found = custom.resolve("model.name", sections.MODELS.get(name, name))
+    found = custom.resolve("model.name", schema.MODELS.get(name, name))
     if not (isinstance(found, type) and issubclass(found, Model)):
         raise UserError(
             f"config key model.name: {name} is no model; models are subclasses of "
@@ -22,7 +22,7 @@ def model_class(name: str) -> type[Model]:
     return found
 
 
-def make_model(options: sections.Model) -> Model:
+def make_model(options: schema.Model) -> Model:
     """The model that a config's `model` section describes.
 
     Each field of its class has the value of the key of its name: of the model's own section
@@ -43,7 +43,7 @@ def make_model(options: sections.Model) -> Model:
     return made(**values)
 
 
-def check(config: sections.Config) -> None:
+def check(config: schema.Config) -> None:
     """Checks that the model can do what other keys ask for.
 
     Raises:
@@ -56,7 +56,7 @@ def check(config: sections.Config) -> None:
     }
     for ability, (key, value, given) in asked.items():
         if given == value and not getattr(model_class(name).spec, ability):
-            able = [name for name in sections.MODELS if getattr(model_class(name).spec, ability)]
+            able = [name for name in schema.MODELS if getattr(model_class(name).spec, ability)]
             raise UserError(
                 f"config key {key} cannot be {value!r} with model.name {name!r}; it can with "
                 f"{', '.join(able)}."

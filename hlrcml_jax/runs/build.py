@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import scipy.sparse
 
-from hlrcml_jax import custom, devices, schema, sections
+from hlrcml_jax import custom, devices, keys, schema
 from hlrcml_jax.data.dataset import Dataset, Known
 from hlrcml_jax.ranking.evaluation import Protocol
 from hlrcml_jax.training.fold_in import FoldIn
@@ -55,7 +55,7 @@ class Run:
       workdir: exists, and belongs to this config.
     """
 
-    config: sections.Config
+    config: schema.Config
     dataset: Dataset
     workdir: pathlib.Path
 
@@ -79,7 +79,7 @@ class Run:
 
     def trainer(self, numbers: dict[str, jax.Array] | None = None) -> Trainer:
         """What the config says about training; some of its `NUMBERS` may be given as arrays."""
-        config = schema.replaced(self.config, numbers or {})
+        config = keys.replaced(self.config, numbers or {})
         options, model = config.model, make_model(config.model)
         clip_norm = options.clip_norm if model.spec.ball else None
         frozen = {"": (), "both": ("users", "items")}
@@ -136,7 +136,7 @@ class Run:
         """Draws the examples of training, as the config says; placed, and divided as tables are."""
         negatives = self.config.negatives
         weights = negatives.weights
-        if schema.is_path(weights):
+        if keys.is_path(weights):
             weights = custom.bind("negatives.weights", weights, negatives.options)
         return Sampler.of(
             self.dataset.train,
@@ -282,7 +282,7 @@ class Run:
         return self.place(params | wide)
 
 
-def make_loss(options: sections.Loss, is_logistic: bool = False) -> Loss:
+def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
     """The loss that a config's `loss` section describes, with its options.
 
     Args:
@@ -291,7 +291,7 @@ def make_loss(options: sections.Loss, is_logistic: bool = False) -> Loss:
     """
     if is_logistic and options.kind == "hinge":
         return logistic
-    path = sections.LOSSES.get(options.kind, options.kind)
+    path = schema.LOSSES.get(options.kind, options.kind)
     found = custom.resolve("loss.kind", path)
     own = custom.options_of("loss.kind", found)
     values = {name: getattr(options, name) for name in own if hasattr(options, name)}

@@ -19,7 +19,7 @@ from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.runs.build import Run
-from hlrcml_jax.schema import flatten
+from hlrcml_jax.keys import flatten
 
 
 def open_run(
