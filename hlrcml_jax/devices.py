@@ -5,6 +5,7 @@ with one copy for each device of this process; a sharded one has a leading axis 
 """
 
 import contextlib
+import dataclasses
 import functools
 import os
 import pathlib
@@ -12,7 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -199,11 +200,6 @@ def all_parts(tree: Tree) -> Tree:
     return multihost_utils.process_allgather(tree, tiled=True) if several else tree
 
 
-# A divided table has two forms. Mapped functions take (devices, R / devices, D), of which a process
-# has its own devices' part. As a whole, to be made and to be kept, it is one array (R, D) over the
-# devices of all processes. It is filled up with rows of zeros until it divides evenly.
-
-
 def table_name(path: tuple) -> str | None:
     """Which table a leaf is of, or is a moment of: that under the key `users` or `items`."""
     last = path[-1].key if path and isinstance(path[-1], jax.tree_util.DictKey) else None
@@ -219,82 +215,182 @@ def map_tables(of_table: Callable, of_rest: Callable, tree: Tree) -> Tree:
     return jax.tree.map_with_path(apply, tree)
 
 
-def fill_up(table_RxD: jax.Array) -> jax.Array:
-    """A table with as many rows of zeros as let it be divided."""
-    return jnp.pad(table_RxD, ((0, -len(table_RxD) % device_count()), (0, 0)))
-
-
-def divided() -> NamedSharding:
-    """Of a table as a whole."""
-    return _over(jax.devices())
-
-
-def everywhere() -> NamedSharding:
-    """Of an array that all devices have a copy of."""
-    return NamedSharding(divided().mesh, PartitionSpec())
-
-
-def of_all(table: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """The shape of a table as a whole, with its sharding."""
-    return jax.ShapeDtypeStruct(table.shape, table.dtype, sharding=divided())
-
-
-def divide(tree: Tree) -> Tree:
-    """The form for mapped functions, of host arrays or of tables as a whole."""
-
-    def split(x):
-        if isinstance(x, np.ndarray):
-            n = device_count()
-            return shard(np.pad(x, ((0, -len(x) % n), (0, 0))).reshape(n, -1, x.shape[1]))
-        parts = [part.data[None] for part in x.addressable_shards]
-        shape = (len(parts), *parts[0].shape[1:])
-        over = _over(jax.local_devices())
-        return jax.make_array_from_single_device_arrays(shape, over, parts)
-
-    return map_tables(split, replicate, tree)
-
-
-def undivide(tree: Tree) -> Tree:
-    """What `divide` gave: tables as a whole, the rest as host arrays."""
-
-    def join(x):
-        parts = [part.data[0] for part in x.addressable_shards]
-        rows, width = parts[0].shape
-        shape = (rows * device_count(), width)
-        return jax.make_array_from_single_device_arrays(shape, divided(), parts)
-
-    return map_tables(join, first, tree)
-
-
 def to_host(x: jax.Array | np.ndarray) -> np.ndarray:
-    """A table as a whole, on this host."""
+    """An array that all processes have or share, on this host."""
     if isinstance(x, np.ndarray) or jax.process_count() == 1:
         return np.asarray(x)
     return multihost_utils.process_allgather(x, tiled=True)
 
 
-def own_rows(row_N: jax.Array, n_own: int) -> jax.Array:
-    """Where some rows of a divided table are in this device's part; n_own for those that are not.
+class Placement(Protocol):
+    """Where the rows of tables are: `REPLICATED` on every device, or `SHARDED` over all of them.
 
-    Args:
-      row_N: row numbers, or a mask of all rows.
-      n_own: rows of the part.
+    A tree of parameters, or a state, has two forms: placed, for mapped functions, with a leading
+    axis of this process's devices; and kept, to be made, saved and restored.
     """
-    if row_N.dtype == bool:
-        row_N = jnp.where(row_N, jnp.arange(len(row_N)), len(row_N))
-    place_N = row_N - index() * n_own
-    return jnp.where((place_N >= 0) & (place_N < n_own), place_N, n_own)
+
+    @property
+    def parts(self) -> tuple[int, range] | None:
+        """(into how many parts tables and interactions are sharded, this process's), if they are."""
+        ...
+
+    def place(self, tree: Tree) -> Tree:
+        """The placed form of a kept one, or of host arrays."""
+        ...
+
+    def keep(self, tree: Tree) -> Tree:
+        """The kept form of a placed one: host arrays, and sharded tables as a whole."""
+        ...
+
+    def make(self, function: Callable[[], Tree]) -> Tree:
+        """What a function makes, in the kept form; each device makes its own rows."""
+        ...
+
+    def target(self, shapes: Tree) -> Tree:
+        """Zeros of the kept form, or shapes with their sharding, to restore a checkpoint into."""
+        ...
+
+    def fill_up(self, params: Tree) -> Tree:
+        """Parameters whose tables have as many rows of zeros as let them be sharded."""
+        ...
+
+    # Inside mapped functions:
+
+    def n_rows(self, table_RxD: jax.Array) -> int:
+        """Rows of a table on all devices together."""
+        ...
+
+    def own(self, row_N: jax.Array, n_own: int) -> jax.Array:
+        """Where rows are in this device's part of a table; n_own for those that are not.
+
+        Args:
+          row_N: row numbers, or a mask of all rows.
+          n_own: rows of the part.
+        """
+        ...
+
+    def gather(self, table_RxD: jax.Array, row_N: jax.Array) -> jax.Array:
+        """Rows of a table, from whichever device has them; the same rows on all devices."""
+        ...
+
+    def sum_tables(self, params: Tree) -> Tree:
+        """Parameters whose tables have rows from every device that has them, zeros from others."""
+        ...
 
 
-def psum_tables(params: Tree) -> Tree:
-    """Parameters with the sum of all devices' tables, inside a mapped function."""
-    tables = {name: table for name, table in params.items() if name != "model"}
-    return params | psum(tables)
+@dataclasses.dataclass(frozen=True)
+class Replicated:
+    """Every device has all rows."""
+
+    parts: None = None
+
+    def place(self, tree):
+        return replicate(tree)
+
+    def keep(self, tree):
+        return first(tree)
+
+    def make(self, function):
+        return jax.device_get(jax.jit(function)())
+
+    def target(self, shapes):
+        return jax.tree.map(_zeros, shapes)
+
+    def fill_up(self, params):
+        return params
+
+    def n_rows(self, table_RxD):
+        return len(table_RxD)
+
+    def own(self, row_N, n_own):
+        return row_N
+
+    def gather(self, table_RxD, row_N):
+        return table_RxD[row_N]
+
+    def sum_tables(self, params):
+        return params
 
 
-def gather_rows(part_RxD: jax.Array, row_N: jax.Array) -> jax.Array:
-    """Rows of a divided table, from wherever they are; the same rows on all devices."""
-    return psum(part_RxD.at[own_rows(row_N, len(part_RxD))].get(mode="fill", fill_value=0))
+@dataclasses.dataclass(frozen=True)
+class Sharded:
+    """Each device has as many rows as any other.
+
+    Placed, a table is (devices, R / devices, D); kept, it is one array (R, D) over the devices of
+    all processes, filled up with rows of zeros until it divides evenly.
+    """
+
+    @property
+    def parts(self):
+        return device_count(), own_devices()
+
+    def place(self, tree):
+        def split(x):
+            if isinstance(x, np.ndarray):
+                n = device_count()
+                return shard(np.pad(x, ((0, -len(x) % n), (0, 0))).reshape(n, -1, x.shape[1]))
+            parts = [part.data[None] for part in x.addressable_shards]
+            shape = (len(parts), *parts[0].shape[1:])
+            over = _over(jax.local_devices())
+            return jax.make_array_from_single_device_arrays(shape, over, parts)
+
+        return map_tables(split, replicate, tree)
+
+    def keep(self, tree):
+        def join(x):
+            parts = [part.data[0] for part in x.addressable_shards]
+            rows, width = parts[0].shape
+            shape = (rows * device_count(), width)
+            return jax.make_array_from_single_device_arrays(shape, _over(jax.devices()), parts)
+
+        return map_tables(join, first, tree)
+
+    def make(self, function):
+        tables = _over(jax.devices())
+        rest = NamedSharding(tables.mesh, PartitionSpec())
+        shapes = jax.eval_shape(function)
+        shardings = map_tables(lambda _: tables, lambda _: rest, shapes)
+        made = jax.jit(function, out_shardings=shardings)()
+        return map_tables(lambda table: table, np.asarray, made)
+
+    def target(self, shapes):
+        def of_all(table):
+            sharding = _over(jax.devices())
+            return jax.ShapeDtypeStruct(table.shape, table.dtype, sharding=sharding)
+
+        return map_tables(of_all, _zeros, shapes)
+
+    def fill_up(self, params):
+        def fill(table_RxD):
+            return jnp.pad(table_RxD, ((0, -len(table_RxD) % device_count()), (0, 0)))
+
+        return map_tables(fill, lambda x: x, params)
+
+    def n_rows(self, table_RxD):
+        return device_count() * len(table_RxD)
+
+    def own(self, row_N, n_own):
+        if row_N.dtype == bool:
+            row_N = jnp.where(row_N, jnp.arange(len(row_N)), len(row_N))
+        own_N = row_N - index() * n_own
+        return jnp.where((own_N >= 0) & (own_N < n_own), own_N, n_own)
+
+    def gather(self, table_RxD, row_N):
+        own_N = self.own(row_N, len(table_RxD))
+        return psum(table_RxD.at[own_N].get(mode="fill", fill_value=0))
+
+    def sum_tables(self, params):
+        tables = {name: table for name, table in params.items() if name != "model"}
+        return params | psum(tables)
+
+
+REPLICATED: Placement = Replicated()
+SHARDED: Placement = Sharded()
+PLACEMENTS = {"replicated": REPLICATED, "sharded": SHARDED}
+
+
+def _zeros(x) -> np.ndarray:
+    return np.zeros(x.shape, x.dtype)
 
 
 def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:

@@ -99,18 +99,19 @@ class Steps:
 
     Attributes:
       n_items: I, of all devices together.
-      item_parts: into how many parts the tables are divided.
+      placement: of the tables.
     """
 
     model: Model
     blocks: Blocks
     k: int
     n_items: int
-    item_parts: int
+    placement: devices.Placement
 
-    def rows(self, table_RxD, row_N):
-        """Some rows of a table, (N, D)."""
-        return table_RxD[row_N] if self.item_parts == 1 else devices.gather_rows(table_RxD, row_N)
+    @property
+    def item_parts(self) -> int:
+        """Into how many parts the items are divided."""
+        return self.placement.parts[0] if self.placement.parts else 1
 
     def begin(self, params, context_XxD, user_C, prefs_CxS, mask_CxS, hidden_CxW, known_CxW):
         """What a chunk of users needs for all blocks; `best` is what it has so far."""
@@ -118,7 +119,7 @@ class Steps:
         n = len(user_C)
         of_histories = self.model.spec.rows_are_histories
         has_rows = "users" in params and not of_histories
-        user_CxD = self.rows(params["users"], user_C) if has_rows else jnp.zeros((n, 0))
+        user_CxD = self.placement.gather(params["users"], user_C) if has_rows else jnp.zeros((n, 0))
 
         def begin(group):
             user_GxD, prefs_GxS, mask_GxS, known_GxW = group
@@ -253,7 +254,7 @@ def _from_bits(bits_CxW: jax.Array) -> jax.Array:
 def compiled(*static) -> SimpleNamespace:
     steps = Steps(*static)
     return SimpleNamespace(
-        rows=devices.pmap(steps.rows),
+        rows=devices.pmap(steps.placement.gather),
         begin=devices.pmap(steps.begin),
         relate=devices.pmap(steps.relate, donate=(3,)),
         rank=_waiting(devices.pmap(steps.rank, donate=(0,))),

@@ -63,7 +63,7 @@ class Scorer:
       seed: of the draw of preferences.
       max_users: most users in a chunk, for each device; 0 leaves it to the memory.
       storage: type in which relations of item pairs wait to be mixed.
-      sharded: whether tables are divided by rows, and each device ranks its own items for all
+      placement: of the tables. Where they are sharded each device ranks its own items for all
         users; else users are divided between the devices.
       rarity_I: see `sampling.rarity`; of what is known, if it is not given.
     """
@@ -78,7 +78,7 @@ class Scorer:
         seed: int,
         max_users: int = 0,
         storage: str = "float32",
-        sharded: bool = False,
+        placement: devices.Placement = devices.REPLICATED,
         rarity_I: np.ndarray | None = None,
     ):
         self.known = known
@@ -88,7 +88,8 @@ class Scorer:
         self._max_users = max_users
         self._storage = storage
         n = devices.device_count()
-        self._user_parts, self._item_parts = (1, n) if sharded else (n, 1)
+        self._user_parts, self._item_parts = (1, n) if placement.parts else (n, 1)
+        self._placement = placement
         self._key = jax.random.key(seed)
         self._weights = weights
         self.rarity_I = rarity_I
@@ -149,7 +150,7 @@ class Scorer:
         known_CxI = self.known[padded_C]
         prefs_CxS, mask_CxS = self._preferences(known_CxI, padded_C)
         context_X, place_CxS = _context(prefs_CxS, mask_CxS, n_items)
-        steps = compiled(self._model, blocks, k, n_items, self._item_parts)
+        steps = compiled(self._model, blocks, k, n_items, self._placement)
         context = steps.rows(params["items"], devices.replicate(context_X))
 
         of_history = self._model.spec.rows_are_histories

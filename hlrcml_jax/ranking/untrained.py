@@ -15,7 +15,7 @@ def place_untrained_users(
     params: dict[str, Any],
     train: scipy.sparse.csr_array,
     known: Known | scipy.sparse.csr_array,
-    sharded: bool = False,
+    placement: devices.Placement = devices.REPLICATED,
 ) -> dict[str, Any]:
     """Parameters with each user that training never saw at the mean of its known items.
 
@@ -25,19 +25,19 @@ def place_untrained_users(
       params: on the devices.
       train: CSR (U, I) of training.
       known: what is known, (U, I).
-      sharded: whether tables are divided by rows.
+      placement: of the tables.
     """
     new_N = np.flatnonzero(np.diff(train.indptr) == 0).astype(np.int32)
     if not len(new_N):
         return params
 
     def begin(users_RxD, new_N):
-        own_N = devices.own_rows(new_N, len(users_RxD)) if sharded else new_N
+        own_N = placement.own(new_N, len(users_RxD))
         return users_RxD.at[own_N].set(0, mode="drop")
 
     def add(users_RxD, items_RxD, user_P, item_P, weight_P):
-        rows_PxD = devices.gather_rows(items_RxD, item_P) if sharded else items_RxD[item_P]
-        own_P = devices.own_rows(user_P, len(users_RxD)) if sharded else user_P
+        rows_PxD = placement.gather(items_RxD, item_P)
+        own_P = placement.own(user_P, len(users_RxD))
         return users_RxD.at[own_P].add(weight_P[:, None] * rows_PxD, mode="drop")
 
     users = devices.pmap(begin)(params["users"], devices.replicate(new_N))

@@ -88,7 +88,7 @@ class Trainer:
       batch_size: positives a step, over all devices.
       rows: "dense" updates all rows of the tables in every step, as Adam does; "lazy" those that
         the batch touches, with their moments, and leaves the others' moments as they are.
-      tables: "replicated", or "sharded" by rows over the devices, which takes lazy rows.
+      placement: of the tables; sharded ones take lazy rows.
       block_bytes: of preferences' rows in a block of examples, on a CPU.
     """
 
@@ -97,7 +97,7 @@ class Trainer:
     optimizer: optax.GradientTransformation
     batch_size: int
     rows: str = "dense"
-    tables: str = "replicated"
+    placement: devices.Placement = devices.REPLICATED
     block_bytes: int = BLOCK_BYTES
 
     def train_step(
@@ -116,20 +116,18 @@ class Trainer:
         return put_rows(state, touched, few), loss
 
     def _touched_rows(self, params, batch):
-        """As `touched_rows`; of sharded tables the rows' places in this device's part."""
+        """As `touched_rows`, with the rows' places in this device's part of the tables."""
         tables = {name: table for name, table in params.items() if name != "model"}
-        if self.tables == "replicated":
-            return touched_rows(batch, {name: len(table) for name, table in tables.items()})
-        n_devices = devices.device_count()
-        n_rows = {name: n_devices * len(table) for name, table in tables.items()}
+        n_rows = {name: self.placement.n_rows(table) for name, table in tables.items()}
         touched, batch = touched_rows(batch, n_rows)
-        own = {name: devices.own_rows(rows, len(tables[name])) for name, rows in touched.items()}
+        own = {
+            name: self.placement.own(rows, len(tables[name])) for name, rows in touched.items()
+        }
         return own, batch
 
     def _take_rows(self, params, touched):
         """Parameters with these rows of the tables, from whichever device has them."""
-        few = take_rows(params, touched)
-        return few if self.tables == "replicated" else devices.psum_tables(few)
+        return self.placement.sum_tables(take_rows(params, touched))
 
     def _update(self, state, batch, constants):
         loss, gradients = devices.psum(self.gradients(state.params, batch, constants))
@@ -202,7 +200,7 @@ class Trainer:
 
         def step(carry, batch):
             some = params
-            if self.tables == "sharded":
+            if self.placement.parts:
                 touched, batch = self._touched_rows(params, batch)
                 some = self._take_rows(params, touched)
             return carry, devices.psum(self.objective(self.model, some, batch, constants))
