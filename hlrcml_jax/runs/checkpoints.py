@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from hlrcml_jax import storage, devices
+from hlrcml_jax import devices, storage
 from hlrcml_jax.errors import UserError, warn
 
 Tree = Any

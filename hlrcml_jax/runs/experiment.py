@@ -18,15 +18,17 @@ import polars as pl
 import rich
 
 from hlrcml_jax import analyse as analysis
-from hlrcml_jax import explain, storage, devices, frames
-from hlrcml_jax.reporting import report as page, plots, console as report
+from hlrcml_jax import devices, explain, frames, storage
 from hlrcml_jax import export as export_lib
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.ranking.evaluation import Evaluation, evaluate
 from hlrcml_jax.models.closed_form import Popularity
+from hlrcml_jax.ranking.evaluation import Evaluation, evaluate
+from hlrcml_jax.reporting import console as report
+from hlrcml_jax.reporting import plots
+from hlrcml_jax.reporting import report as page
 from hlrcml_jax.runs.build import Run
-from hlrcml_jax.training.loop import in_common, train
 from hlrcml_jax.runs.workdir import Best, begin_run, best_checkpoint
+from hlrcml_jax.training.loop import in_common, train
 
 N_EXAMPLES = 3  # users on the report
 

@@ -14,11 +14,11 @@ import filelock
 import ml_collections
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import storage, devices
-from hlrcml_jax.runs.checkpoints import Checkpoints
+from hlrcml_jax import devices, storage
 from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.runs.build import Run
+from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.schema import all_keys
 
 
