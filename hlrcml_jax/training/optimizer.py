@@ -101,7 +101,9 @@ def keep_rows_in_balls(radii: dict[str, Any]) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError(
+                "keep_rows_in_balls needs the parameters: update(updates, state, params)."
+            )
         return project(updates, params, radii), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
