@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from hlrcml_jax.data import diagnosis as mistakes
+from hlrcml_jax.data.layout import Layout
 from hlrcml_jax.errors import UserError
 
 ROLES = ("user", "item", "value", "time")
@@ -22,26 +23,6 @@ USUAL_NAMES = {
     "value": ("rating", "value", "score", "count", "weight", "plays", "playcount", "stars"),
     "time": ("timestamp", "time", "date", "unixtime", "datetime"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a delimited file is laid out.
-
-    Attributes:
-      separator: one or more characters between fields.
-      header: whether the first line holds column names.
-      columns: for each role, a column's name or its 0-based place as text; "" guesses.
-    """
-
-    separator: str = ","
-    header: bool = True
-    columns: tuple[str, str, str, str] = ("", "", "", "")
-
-    @property
-    def quote(self) -> str | None:
-        """The character around fields that hold a separator, if such fields are usual."""
-        return '"' if self.separator in (",", ";") else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,9 @@ from hlrcml_jax import storage
 from hlrcml_jax.data import downloads as catalog
 from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import readers, splits
-from hlrcml_jax.data.columns import ROLES, Layout
+from hlrcml_jax.data.columns import ROLES
 from hlrcml_jax.data.dataset import PARTS, Dataset, to_csr
+from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.errors import UserError
 
 # Part of every cache key: raise it when the same inputs would give another data set.
@@ -72,7 +73,7 @@ def _inputs(data, cache_dir):
     items, options = None, data["titles"]
     if options["path"]:
         path = pathlib.Path(options["path"]).expanduser()
-        items = readers.ItemFile(
+        items = ItemFile(
             path,
             _layout(path, options, ("", options["item"], options["value"], "")),
             categories=options["categories"],

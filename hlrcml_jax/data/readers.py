@@ -2,7 +2,6 @@
 and time. Files are read as a stream, so that only the columns and rows that count are in memory."""
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -11,7 +10,8 @@ import scipy.sparse
 
 from hlrcml_jax.data import diagnosis as mistakes
 from hlrcml_jax.data.archives import unpacked
-from hlrcml_jax.data.columns import ROLES, Layout, TextTable, above
+from hlrcml_jax.data.columns import ROLES, TextTable, above
+from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.errors import UserError
 
 _YELP = ("user_id", "business_id", "stars", "date")
@@ -86,27 +86,6 @@ def _named(path: pathlib.Path, plain: pathlib.Path):
         yield
     except UserError as error:
         raise UserError(str(error).replace(str(plain), str(path))) from None
-
-
-@dataclasses.dataclass(frozen=True)
-class ItemFile:
-    """A delimited file that says what the items are.
-
-    Attributes:
-      path: of the file.
-      layout: its `item` and `value` columns are ids and titles.
-      encoding: of the text.
-      categories: column of an item's categories, by name or place; "" if there is none.
-      category_separator: between them.
-      usual: the name of the ids' column where none is given and there is one of this name.
-    """
-
-    path: pathlib.Path
-    layout: Layout
-    encoding: str = "utf8"
-    categories: str = ""
-    category_separator: str = "|"
-    usual: str = ""
 
 
 def read_items(file: ItemFile) -> pl.DataFrame:
