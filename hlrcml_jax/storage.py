@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import polars as pl
 from etils import epath
@@ -29,7 +30,7 @@ def place(path: pathlib.Path | str) -> pathlib.Path:
         return pathlib.Path(path).absolute()
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"{path}: buckets are reached through gcsfs; pip install '.[gcs]' has it.")
-    return epath.Path(path)
+    return cast(pathlib.Path, epath.Path(path))
 
 
 def is_remote(path: pathlib.Path | str) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import cast
 
 import polars as pl
 
@@ -63,8 +64,7 @@ class TextTable:
             return wanted
         return names[int(wanted)] if wanted.isdigit() and int(wanted) < len(names) else None
 
-    def column(self, role: str, section: str = "columns") -> str | None:
-        """The name of a role's column; None for one that the file need not have and has not."""
+    def _find(self, role: str) -> str | None:
         wanted = self.layout.columns[ROLES.index(role)]
         if name := self.named(wanted):
             return name
@@ -75,9 +75,18 @@ class TextTable:
                     return name
             if not self.layout.header and ROLES.index(role) < len(names):
                 return names[ROLES.index(role)]
-            if role in ("value", "time"):
-                return None
-        listed = ", ".join(repr(name) for name in names)
+        return None
+
+    def column(self, role: str, section: str = "columns") -> str:
+        """The name of a role's column.
+
+        Raises:
+          UserError: there is none, or none of the name that the layout gives.
+        """
+        if name := self._find(role):
+            return name
+        wanted = self.layout.columns[ROLES.index(role)]
+        listed = ", ".join(repr(name) for name in self.names())
         what = f"no column {wanted!r}" if wanted else f"no column that looks like the {role}"
         separator = f" (separator {self.layout.separator!r})" if self.format == "delimited" else ""
         between = "data.titles.separator" if section == "titles" else "data.separator"
@@ -88,8 +97,11 @@ class TextTable:
 
     def collect(self, roles: Sequence[str], threshold: float | None) -> pl.DataFrame:
         """The typed table, after every row has been checked."""
-        found = {role: self.column(role) for role in ROLES if role in roles}
-        used = {role: column for role, column in found.items() if column is not None}
+        used = {}
+        for role in (role for role in ROLES if role in roles):
+            given = self.layout.columns[ROLES.index(role)]
+            if given or role in ("user", "item") or self._find(role):
+                used[role] = self.column(role)
         if threshold is not None and "value" not in used:
             return above(pl.DataFrame(schema=["user"]), threshold)
         # Blank lines come as rows of nulls; anything else that is missing is a mistake.
@@ -243,7 +255,9 @@ def above(table: pl.DataFrame, threshold: float | None) -> pl.DataFrame:
             f"data.threshold is {threshold} but the file has no column of values; set "
             "data.columns.value, or data.threshold=None."
         )
-    _check_reached(table["value"].max(), threshold)
+    if table.is_empty():
+        return table
+    _check_reached(cast(float, table["value"].max()), threshold)
     return table.filter(pl.col("value") >= threshold)
 
 

@@ -181,9 +181,8 @@ def _given(tables, files) -> Dataset:
                 f"{files[b][0]}: {shared} of its interactions are in {files[a][0]} as well; "
                 "a split must have each in one part."
             )
-    return Dataset(
-        *parts, to_csr(np.empty(0, int), np.empty(0, int), shape), ids["user"][0], ids["item"][0]
-    )
+    parts.append(to_csr(np.empty(0, int), np.empty(0, int), shape))
+    return Dataset(*parts, user_ids=ids["user"][0], item_ids=ids["item"][0])
 
 
 def _check(dataset: Dataset) -> None:
