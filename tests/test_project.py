@@ -33,6 +33,11 @@ def test_the_paper_is_cited_in_one_way():
     assert " and ".join(names) == bibtex["author"]
 
 
+def test_every_folder_of_code_is_a_package_that_gets_installed():
+    folders = {path.parent for path in (ROOT / "hlrcml_jax").rglob("*.py")}
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files_that_exist(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
