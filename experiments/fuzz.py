@@ -26,6 +26,7 @@ import scipy.sparse
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import config_files
+from hlrcml_jax.data import layout as layouts
 from hlrcml_jax.data import readers
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
@@ -41,7 +42,7 @@ def read_table(name: str, format: str = "auto"):
     def read(folder: pathlib.Path, how: int, content: bytes) -> None:
         path = folder / name
         path.write_bytes(content)
-        layout = readers.Layout(SEPARATORS[how % 8], bool(how & 8))
+        layout = layouts.Layout(SEPARATORS[how % 8], bool(how & 8))
         threshold = 4.0 if how & 16 else None
         table = readers.read_interactions(path, format, layout, threshold)
         assert {"user", "item"} <= set(table.columns)
@@ -54,9 +55,9 @@ def read_items(folder: pathlib.Path, how: int, content: bytes) -> None:
     """The reader of titles and categories."""
     path = folder / "items.csv"
     path.write_bytes(content)
-    layout = readers.Layout(SEPARATORS[how % 8], bool(how & 8), ("", "0", "1", ""))
+    layout = layouts.Layout(SEPARATORS[how % 8], bool(how & 8), ("", "0", "1", ""))
     encoding, categories = ENCODINGS[how >> 4 & 3], "2" if how & 64 else ""
-    readers.read_items(readers.ItemFile(path, layout, encoding, categories))
+    readers.read_items(layouts.ItemFile(path, layout, encoding, categories))
 
 
 def read_vectors(folder: pathlib.Path, how: int, content: bytes) -> None:

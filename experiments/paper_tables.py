@@ -25,7 +25,7 @@ from absl import flags, logging
 from hlrcml_jax import config_files, devices
 from hlrcml_jax.config import MODELS
 from hlrcml_jax.errors import run_program
-from hlrcml_jax.reporting import console as report
+from hlrcml_jax.reporting.log import read_log
 from hlrcml_jax.runs import experiment
 
 _CONFIGS = flags.DEFINE_string(
@@ -86,7 +86,7 @@ class Results:
 
     def __init__(self, workdirs: list[pathlib.Path], metrics: list[str]):
         summaries = [json.loads((path / "test_metrics.json").read_text()) for path in workdirs]
-        logs = [report.read_log(path / "metrics.jsonl") for path in workdirs]
+        logs = [read_log(path / "metrics.jsonl") for path in workdirs]
         users = [pl.read_parquet(path / "test_users.parquet") for path in workdirs]
         n_cohorts = summaries[0]["protocol"]["n_cohorts"]
         # Users are in the order of their cohorts.

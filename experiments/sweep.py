@@ -25,7 +25,7 @@ from absl import flags, logging
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import config_files
 from hlrcml_jax.errors import UserError, run_program
-from hlrcml_jax.reporting import console as report
+from hlrcml_jax.reporting.log import read_log
 from hlrcml_jax.runs.experiment import fit_all
 
 _CONFIG = flags.DEFINE_string(
@@ -88,7 +88,7 @@ def train(configs: list, workdirs: list[pathlib.Path]) -> list[float]:
     if metric == "loss":
         raise UserError("early_stopping.metric=loss cannot compare trials; take a metric@k.")
     fit_all(configs, workdirs, _SIDE_BY_SIDE.value)
-    logs = [report.read_log(workdir / "metrics.jsonl") for workdir in workdirs]
+    logs = [read_log(workdir / "metrics.jsonl") for workdir in workdirs]
     return [
         max((line[metric] for line in log if metric in line), default=-math.inf) for log in logs
     ]

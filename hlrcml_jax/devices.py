@@ -36,7 +36,7 @@ def keep_compiled(folder: pathlib.Path) -> None:
 
     A folder that the user has set (`JAX_COMPILATION_CACHE_DIR`) stays.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         # A bound makes jax lock the folder, so that no process reads what another writes.
@@ -54,7 +54,7 @@ def join(coordinator: str, n_processes: int, process: int, timeout: int) -> None
       process: number of this one.
       timeout: seconds after which the program ends, with a sentence, when not all have come.
     """
-    options = {}
+    options: dict[str, Any] = {}
     if coordinator:
         numbers = {"num_processes": n_processes, "process_id": process}
         options = {"coordinator_address": coordinator} | numbers
@@ -231,7 +231,7 @@ class Placement(Protocol):
 
     @property
     def parts(self) -> tuple[int, range] | None:
-        """(into how many parts tables and interactions are sharded, this process's), if they are."""
+        """(into how many parts tables and interactions are sharded, which are this process's)."""
         ...
 
     def place(self, tree: Tree) -> Tree:

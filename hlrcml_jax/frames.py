@@ -39,7 +39,7 @@ def numbers(ids: pl.Series, wanted: Iterable[Any], what: str) -> np.ndarray:
     asked = pl.DataFrame({"id": pl.Series(wanted, dtype=pl.String).cast(ids.dtype, strict=False)})
     found = asked.join(table, on="id", how="left", maintain_order="left")["number"]
     if found.null_count():
-        unknown = wanted[int(found.is_null().arg_max())]
+        unknown = wanted[found.is_null().to_list().index(True)]
         raise UserError(f"there is no {what} {unknown!r} in the data.")
     return found.to_numpy().astype(np.int64)
 
@@ -61,10 +61,14 @@ def frame(ranking: Ranking, user_ids: pl.Series, dataset: Dataset) -> pl.DataFra
     filled_R = item_R >= 0
     user_R = np.repeat(ranking.user_C, length)[filled_R]
     item_R = item_R[filled_R]
-    columns = {"user_id": user_ids.gather(user_R), **named(item_R, dataset)}
-    columns["score"] = ranking.score_CxK.ravel()[filled_R]
-    columns["rank"] = np.tile(np.arange(1, length + 1), n_users)[filled_R]
-    return pl.DataFrame(columns)
+    return pl.DataFrame(
+        {
+            "user_id": user_ids.gather(user_R),
+            **named(item_R, dataset),
+            "score": ranking.score_CxK.ravel()[filled_R],
+            "rank": np.tile(np.arange(1, length + 1), n_users)[filled_R],
+        }
+    )
 
 
 def named(item_R: np.ndarray, dataset: Dataset, prefix: str = "") -> dict[str, pl.Series]:

@@ -9,8 +9,8 @@ import importlib.util
 import pathlib
 import shutil
 import tempfile
-import typing
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 from etils import epath
 
@@ -29,7 +29,7 @@ def place(path: pathlib.Path | str) -> pathlib.Path:
         return pathlib.Path(path).absolute()
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"{path}: buckets are reached through gcsfs; pip install '.[gcs]' has it.")
-    return typing.cast(pathlib.Path, epath.Path(path))
+    return cast(pathlib.Path, epath.Path(path))
 
 
 def is_remote(path: pathlib.Path | str) -> bool:

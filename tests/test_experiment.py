@@ -8,7 +8,7 @@ import pytest
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.config import MODELS
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.reporting import console as report
+from hlrcml_jax.reporting.log import read_log
 from hlrcml_jax.runs import experiment
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.workdir import best_checkpoint, open_run
@@ -60,7 +60,7 @@ def test_per_user_metrics_have_the_means_that_are_reported(small, tmp_path):
 
 
 def losses(workdir):
-    return [record["loss"] for record in report.read_log(workdir / "metrics.jsonl")]
+    return [record["loss"] for record in read_log(workdir / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from hlrcml_jax import config, config_files
 from hlrcml_jax.data import archives, readers
+from hlrcml_jax.data.layout import Layout
 from hlrcml_jax.data.prepare import prepare
-from hlrcml_jax.data.readers import Layout
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.runs.checkpoints import Checkpoints
 

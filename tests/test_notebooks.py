@@ -65,8 +65,7 @@ def test_all_are_tested():
         ("relations", {"n_users": 10}, "0 < counts['attended'].min() <= counts['all'].max() <= 5"),
     ],
 )
-def test_runs_from_top_to_bottom(name, changes, asks, catalogue, tmp_path, monkeypatch):
-    monkeypatch.setenv("HLRCML_JAX_CACHE", str(tmp_path / "cache"))
+def test_runs_from_top_to_bottom(name, changes, asks, catalogue, tmp_path):
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     settings = SMALL | (catalogue if name != "your_own_data" else {})
     settings |= {"data.cache_dir": str(tmp_path / "cache")}

@@ -66,6 +66,13 @@ def test_models_without_a_memory_have_nothing_to_bound():
     assert updates["model"] == {}
 
 
+def test_an_update_without_parameters_is_refused():
+    balls = optimizer.keep_rows_in_balls({"users": 1.0})
+    updates = {"users": jnp.ones((2, 3))}
+    with pytest.raises(ValueError, match="keep_rows_in_balls needs the parameters"):
+        balls.update(updates, balls.init(updates))
+
+
 @pytest.mark.parametrize("module", [optimizer, metrics])
 def test_examples_in_docstrings(module):
     found = doctest.testmod(module)

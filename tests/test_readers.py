@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hlrcml_jax.config import FORMATS
 from hlrcml_jax.data import readers
-from hlrcml_jax.data.readers import Layout
+from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.errors import UserError
 
 PAIRS = [(1, 10, 4.0, 100.0), (1, 11, 3.5, 101.0), (2, 10, 5.0, 102.0)]
@@ -105,10 +105,22 @@ def test_items(tmp_path):
     path = tmp_path / "u.item"
     path.write_bytes("1|Am\u00e9lie (2001)|x\n2|Se7en|y y\n".encode("latin1"))
     layout = Layout("|", False, ("", "0", "1", ""))
-    found = readers.read_items(readers.ItemFile(path, layout, "latin1", "2", " ")).sort("id")
+    found = readers.read_items(ItemFile(path, layout, "latin1", "2", " ")).sort("id")
     assert found.rows() == [("1", "Amélie (2001)", ["x"]), ("2", "Se7en", ["y", "y"])]
     with pytest.raises(UserError, match=r"u.item, line 1: no column 'genres'.*titles.categories"):
-        readers.read_items(readers.ItemFile(path, layout, "latin1", "genres"))
+        readers.read_items(ItemFile(path, layout, "latin1", "genres"))
+
+
+def test_titles_that_no_column_looks_like(tmp_path):
+    (tmp_path / "items.csv").write_text("item,name\n1,One\n")
+    with pytest.raises(UserError, match=r"items.csv, line 1: .* the value .*data.titles.value"):
+        readers.read_items(ItemFile(tmp_path / "items.csv", Layout()))
+
+
+def test_an_empty_matrix_has_no_interactions_also_with_a_threshold(tmp_path):
+    scipy.sparse.save_npz(tmp_path / "m.npz", scipy.sparse.csr_array((3, 5)))
+    table = readers.read_interactions(tmp_path / "m.npz", "auto", Layout(), threshold=2.0)
+    assert table.is_empty()
 
 
 @pytest.mark.parametrize(

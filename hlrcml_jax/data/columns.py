@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import cast
 
 import polars as pl
 
 from hlrcml_jax.data import diagnosis as mistakes
+from hlrcml_jax.data.layout import Layout
 from hlrcml_jax.errors import UserError
 
 ROLES = ("user", "item", "value", "time")
@@ -22,26 +24,6 @@ USUAL_NAMES = {
     "value": ("rating", "value", "score", "count", "weight", "plays", "playcount", "stars"),
     "time": ("timestamp", "time", "date", "unixtime", "datetime"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a delimited file is laid out.
-
-    Attributes:
-      separator: one or more characters between fields.
-      header: whether the first line holds column names.
-      columns: for each role, a column's name or its 0-based place as text; "" guesses.
-    """
-
-    separator: str = ","
-    header: bool = True
-    columns: tuple[str, str, str, str] = ("", "", "", "")
-
-    @property
-    def quote(self) -> str | None:
-        """The character around fields that hold a separator, if such fields are usual."""
-        return '"' if self.separator in (",", ";") else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +64,7 @@ class TextTable:
             return wanted
         return names[int(wanted)] if wanted.isdigit() and int(wanted) < len(names) else None
 
-    def column(self, role: str, section: str = "columns") -> str | None:
-        """The name of a role's column; None for one that the file need not have and has not."""
+    def _find(self, role: str) -> str | None:
         wanted = self.layout.columns[ROLES.index(role)]
         if name := self.named(wanted):
             return name
@@ -94,9 +75,18 @@ class TextTable:
                     return name
             if not self.layout.header and ROLES.index(role) < len(names):
                 return names[ROLES.index(role)]
-            if role in ("value", "time"):
-                return None
-        listed = ", ".join(repr(name) for name in names)
+        return None
+
+    def column(self, role: str, section: str = "columns") -> str:
+        """The name of a role's column.
+
+        Raises:
+          UserError: there is none, or none of the name that the layout gives.
+        """
+        if name := self._find(role):
+            return name
+        wanted = self.layout.columns[ROLES.index(role)]
+        listed = ", ".join(repr(name) for name in self.names())
         what = f"no column {wanted!r}" if wanted else f"no column that looks like the {role}"
         separator = f" (separator {self.layout.separator!r})" if self.format == "delimited" else ""
         between = "data.titles.separator" if section == "titles" else "data.separator"
@@ -107,8 +97,11 @@ class TextTable:
 
     def collect(self, roles: Sequence[str], threshold: float | None) -> pl.DataFrame:
         """The typed table, after every row has been checked."""
-        found = {role: self.column(role) for role in ROLES if role in roles}
-        used = {role: column for role, column in found.items() if column is not None}
+        used = {}
+        for role in (role for role in ROLES if role in roles):
+            given = self.layout.columns[ROLES.index(role)]
+            if given or role in ("user", "item") or self._find(role):
+                used[role] = self.column(role)
         if threshold is not None and "value" not in used:
             return above(pl.DataFrame(schema=["user"]), threshold)
         # Blank lines come as rows of nulls; anything else that is missing is a mistake.
@@ -262,7 +255,9 @@ def above(table: pl.DataFrame, threshold: float | None) -> pl.DataFrame:
             f"data.threshold is {threshold} but the file has no column of values; set "
             "data.columns.value, or data.threshold=None."
         )
-    _check_reached(table["value"].max(), threshold)
+    if table.is_empty():
+        return table
+    _check_reached(cast(float, table["value"].max()), threshold)
     return table.filter(pl.col("value") >= threshold)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -88,13 +89,16 @@ class Dataset:
         items = pl.read_parquet(folder / "items.parquet")
         named = {name: items[name] for name in ("titles", "categories") if name in items.columns}
         users = pl.read_parquet(folder / "users.parquet")
-        parts, shape = {}, (len(users), len(items))
-        for part in PARTS:
+        shape = (len(users), len(items))
+
+        def read(part: str) -> scipy.sparse.csr_array:
             paths = [folder / f"{part}.{name}.npy" for name in ARRAYS]
             # Libraries want to be allowed to write; what they wrote would stay in memory.
-            arrays = tuple(np.load(path, mmap_mode="c") for path in paths)
-            parts[part] = scipy.sparse.csr_array(arrays, shape=shape)
-        return cls(**parts, user_ids=users["id"], item_ids=items["id"], **named)
+            data, indices, indptr = (np.load(path, mmap_mode="c") for path in paths)
+            return scipy.sparse.csr_array((data, indices, indptr), shape=shape)
+
+        train, valid, test, history = map(read, PARTS)
+        return cls(train, valid, test, history, users["id"], items["id"], **named)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +118,9 @@ class Known:
     @property
     def indptr(self) -> np.ndarray:
         """Where the items of each user would begin, (U + 1,)."""
-        return sum(part.indptr for part in self.parts)
+        return sum((part.indptr for part in self.parts[1:]), start=self.parts[0].indptr)
 
-    def __getitem__(self, users) -> scipy.sparse.csr_array:
+    def __getitem__(self, users: slice | Sequence[int] | np.ndarray) -> scipy.sparse.csr_array:
         """CSR of some users, by their numbers or a slice."""
         return sum((part[users] for part in self.parts[1:]), start=self.parts[0][users])
 

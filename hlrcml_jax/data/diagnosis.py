@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 import polars as pl
 
+from hlrcml_jax.data.layout import Layout
 from hlrcml_jax.errors import UserError
 
 # What polars raises: the last of a file that is packed, whatever its name.
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
-def records(path: pathlib.Path, layout) -> Iterator[tuple[int, list[str]]]:
+def records(path: pathlib.Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each record of a delimited file."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         if len(layout.separator) > 1:
@@ -30,7 +31,7 @@ def records(path: pathlib.Path, layout) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, fields
 
 
-def line_number(path: pathlib.Path, format: str, layout, row: int) -> int:
+def line_number(path: pathlib.Path, format: str, layout: Layout, row: int) -> int:
     """The 1-based line on which record `row` (not counting the header) ends."""
     if format != "delimited":
         return row + 1
@@ -40,7 +41,7 @@ def line_number(path: pathlib.Path, format: str, layout, row: int) -> int:
     return place + 1
 
 
-def why_unreadable(path: pathlib.Path, format: str, layout, error: Exception) -> UserError:
+def why_unreadable(path: pathlib.Path, format: str, layout: Layout, error: Exception) -> UserError:
     """The mistake behind an error of the reader."""
     sentence = None
     try:
@@ -56,7 +57,7 @@ def why_unreadable(path: pathlib.Path, format: str, layout, error: Exception) ->
     return UserError(sentence)
 
 
-def _why_not_delimited(path: pathlib.Path, layout) -> str | None:
+def _why_not_delimited(path: pathlib.Path, layout: Layout) -> str | None:
     width = None
     for line, fields in records(path, layout):
         if any("\udc80" <= letter <= "\udcff" for field in fields for letter in field):

@@ -12,8 +12,7 @@ import zipfile
 
 import rich.progress
 
-from hlrcml_jax.data.columns import Layout
-from hlrcml_jax.data.readers import ItemFile
+from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.errors import UserError
 
 MOVIELENS = "https://files.grouplens.org/datasets/movielens"

@@ -16,8 +16,9 @@ from hlrcml_jax import config, storage
 from hlrcml_jax.data import downloads as catalog
 from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import readers, splits
-from hlrcml_jax.data.columns import ROLES, Layout
+from hlrcml_jax.data.columns import ROLES
 from hlrcml_jax.data.dataset import PARTS, Dataset, to_csr
+from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.errors import UserError
 
 # Part of every cache key: raise it when the same inputs would give another data set.
@@ -70,7 +71,7 @@ def _inputs(data: config.Data, cache_dir):
     items, options = None, data.titles
     if options.path:
         path = pathlib.Path(options.path).expanduser()
-        items = readers.ItemFile(
+        items = ItemFile(
             path,
             _layout(path, options, ("", options.item, options.value, "")),
             categories=options.categories,
@@ -179,9 +180,8 @@ def _given(tables, files) -> Dataset:
                 f"{files[b][0]}: {shared} of its interactions are in {files[a][0]} as well; "
                 "a split must have each in one part."
             )
-    return Dataset(
-        *parts, to_csr(np.empty(0, int), np.empty(0, int), shape), ids["user"][0], ids["item"][0]
-    )
+    parts.append(to_csr(np.empty(0, int), np.empty(0, int), shape))
+    return Dataset(*parts, user_ids=ids["user"][0], item_ids=ids["item"][0])
 
 
 def _check(dataset: Dataset) -> None:

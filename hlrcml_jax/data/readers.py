@@ -2,16 +2,17 @@
 and time. Files are read as a stream, so that only the columns and rows that count are in memory."""
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import cast
 
 import polars as pl
 import scipy.sparse
 
 from hlrcml_jax.data import diagnosis as mistakes
 from hlrcml_jax.data.archives import unpacked
-from hlrcml_jax.data.columns import ROLES, Layout, TextTable, above
+from hlrcml_jax.data.columns import ROLES, TextTable, above
+from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.errors import UserError
 
 _YELP = ("user_id", "business_id", "stars", "date")
@@ -87,27 +88,6 @@ def _named(path: pathlib.Path, plain: pathlib.Path):
         raise UserError(str(error).replace(str(plain), str(path))) from None
 
 
-@dataclasses.dataclass(frozen=True)
-class ItemFile:
-    """A delimited file that says what the items are.
-
-    Attributes:
-      path: of the file.
-      layout: its `item` and `value` columns are ids and titles.
-      encoding: of the text.
-      categories: column of an item's categories, by name or place; "" if there is none.
-      category_separator: between them.
-      usual: the name of the ids' column where none is given and there is one of this name.
-    """
-
-    path: pathlib.Path
-    layout: Layout
-    encoding: str = "utf8"
-    categories: str = ""
-    category_separator: str = "|"
-    usual: str = ""
-
-
 def read_items(file: ItemFile) -> pl.DataFrame:
     """Columns `id` and `title` as text and, if the file has them, `categories` as lists of text."""
     path = file.path
@@ -124,11 +104,12 @@ def read_items(file: ItemFile) -> pl.DataFrame:
     ids = file.usual if guess else source.column("item", "titles")
     columns = {"id": ids, "title": source.column("value", "titles")}
     if file.categories:
-        columns["categories"] = source.named(file.categories)
-        if columns["categories"] is None:
+        found = source.named(file.categories)
+        if found is None:
             raise UserError(
                 f"{path}, line 1: no column {file.categories!r}; set data.titles.categories."
             )
+        columns["categories"] = found
     rows = source.lines.select(pl.col(column).alias(name) for name, column in columns.items())
     if file.categories:
         # What MovieLens writes for none.
@@ -221,7 +202,7 @@ def parse_ids(texts: pl.Series) -> pl.Series:
 
 def _read_adjacency(path: pathlib.Path, counted: bool) -> pl.DataFrame:
     """Lists of items, one user a line: `user item …`, or `count item …` with users numbered."""
-    source = TextTable(path, "delimited", Layout("\x01", False), None)
+    source = TextTable(path, "delimited", Layout("\x01", False), pl.LazyFrame())
     with source.readable():
         lines = _scan_delimited(path, source.layout).collect().to_series().str.strip_chars()
     frame = lines.str.split(" ").alias("fields").to_frame().with_row_index("row")
@@ -245,11 +226,10 @@ def _read_adjacency(path: pathlib.Path, counted: bool) -> pl.DataFrame:
         raise UserError(f"{path}: there is no interaction in this file.")
     frame = frame.with_columns(parse_ids(frame["item"]).alias("item"))
     for role in ("user", "item"):
-        if frame[role].dtype == pl.Int64 and frame[role].min() < 0:
-            row = frame["row"][frame[role].arg_min()]
-            raise UserError(
-                f"{path}, line {row + 1}: the {role} id {frame[role].min()} is negative."
-            )
+        if frame[role].dtype == pl.Int64:
+            row, least = frame.select("row", role).row(cast(int, frame[role].arg_min()))
+            if least < 0:
+                raise UserError(f"{path}, line {row + 1}: the {role} id {least} is negative.")
     return frame.select("user", "item")
 
 
@@ -265,7 +245,7 @@ def _read_npz(path: pathlib.Path) -> pl.DataFrame:
     )
 
 
-def load_matrix(path: pathlib.Path) -> scipy.sparse.sparray:
+def load_matrix(path: pathlib.Path) -> scipy.sparse.csr_array:
     """A matrix that `scipy.sparse.save_npz` wrote; nothing is unpickled."""
     try:
         with path.open("rb") as file:

@@ -35,26 +35,20 @@ def split(
     rng = np.random.default_rng(seed)
     user_E = positives.user_E
     n = len(user_E)
-    if kind in BY_TIME and positives.time_E is None:
-        raise UserError(
-            f"data.split.kind={kind!r} needs a column of times; set data.columns.time, or choose "
-            "'random' or 'user'."
-        )
     if kind == "random":
         return _by_share((rng.permutation(n) + 0.5) / n, valid, test)
     if kind == "time":
         rank_E = np.empty(n)
-        rank_E[np.argsort(positives.time_E, kind="stable")] = np.arange(n)
+        rank_E[np.argsort(_times(positives, kind), kind="stable")] = np.arange(n)
         return _by_share((rank_E + 0.5) / n, valid, test)
     if kind == "last":
-        rank_E, count_E = _rank_within_users(user_E, positives.time_E)
+        rank_E, count_E = _rank_within_users(user_E, _times(positives, kind))
         part_E = np.full(n, TRAIN, np.int8)
         part_E[(rank_E == count_E - 1) & (count_E >= 2)] = TEST
         part_E[(rank_E == count_E - 2) & (count_E >= 3)] = VALID
         return part_E
-    rank_E, count_E = _rank_within_users(
-        user_E, positives.time_E if kind == "user_time" else rng.random(n)
-    )
+    key_E = _times(positives, kind) if kind == "user_time" else rng.random(n)
+    rank_E, count_E = _rank_within_users(user_E, key_E)
     place_E = (rank_E + 0.5) / count_E
     if kind != "users":
         return _by_share(place_E, valid, test)
@@ -64,11 +58,22 @@ def split(
     return np.where(held_out_E & (place_E < history), HISTORY, part_U[user_E]).astype(np.int8)
 
 
+def _times(positives: Positives, kind: str) -> np.ndarray:
+    """When each interaction was, (E,)."""
+    if positives.time_E is None:
+        raise UserError(
+            f"data.split.kind={kind!r} needs a column of times; set data.columns.time, or choose "
+            "'random' or 'user'."
+        )
+    return positives.time_E
+
+
 def thin(matrix: scipy.sparse.csr_array, share: float, seed: int) -> scipy.sparse.csr_array:
     """A random share of the cells; those of a smaller share are among those of a larger one."""
     cells = matrix.tocoo()
     kept = np.random.default_rng(seed).permutation(cells.nnz)[: round(share * cells.nnz)]
-    return to_csr(*(axis[kept] for axis in cells.coords), matrix.shape)
+    row_E, column_E = cells.coords
+    return to_csr(row_E[kept], column_E[kept], matrix.shape)
 
 
 def _by_share(place_E: np.ndarray, valid: float, test: float) -> np.ndarray:

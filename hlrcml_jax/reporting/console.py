@@ -1,8 +1,6 @@
-"""What a run shows and writes down: progress, tables, `metrics.jsonl`, TensorBoard's events."""
+"""What a run shows: progress, tables, the time that something took."""
 
 import importlib.util
-import json
-import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,9 +10,8 @@ import rich.box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from tensorboardX import SummaryWriter
 
-from hlrcml_jax import devices, storage
+from hlrcml_jax import devices
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.ranking.evaluation import shown
 
@@ -77,53 +74,6 @@ class TrainingProgress:
                 self._console.print(f"{label} {record['epoch']}  {status}", highlight=False)
 
         return show
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one object a line, one line an epoch; and the same as TensorBoard's events.
-
-    Args:
-      path: the file; events are beside it.
-      epoch: the epoch that the run goes on from; later lines, which a killed run may have left,
-        are dropped.
-    """
-
-    def __init__(self, path: pathlib.Path, epoch: int):
-        self._path = path
-        kept = [record for record in read_log(path) if record["epoch"] <= epoch]
-        text = "".join(json.dumps(record) + "\n" for record in kept)
-        devices.in_first_process(lambda: storage.write_text(path, text))
-        self._events = None
-        if devices.is_first_process():
-            with storage.writing(path.parent):
-                self._events = SummaryWriter(str(path.parent), purge_step=epoch + 1)
-
-    def __enter__(self) -> "MetricsLog":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._events is not None:
-            self._events.close()
-
-    def write(self, record: Mapping[str, float]) -> None:
-        """Appends a line, in the first process."""
-
-        def append():
-            storage.append_text(self._path, json.dumps(record) + "\n")
-            with storage.writing(self._path):
-                for name, value in record.items():
-                    self._events.add_scalar(name, value, record["epoch"])
-                self._events.flush()
-
-        devices.in_first_process(append)
-
-
-def read_log(path: pathlib.Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`; a last line that was cut short is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def describe(data: Dataset) -> str:

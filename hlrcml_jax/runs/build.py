@@ -12,16 +12,17 @@ import scipy.sparse
 
 from hlrcml_jax import custom, devices, keys, schema
 from hlrcml_jax.data.dataset import Dataset, Known
-from hlrcml_jax.ranking.evaluation import Protocol
-from hlrcml_jax.training.fold_in import FoldIn
-from hlrcml_jax.training.losses import Loss, logistic
-from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.models import make_model
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.closed_form import closed_form
+from hlrcml_jax.ranking.evaluation import Protocol
+from hlrcml_jax.ranking.scorer import Scorer
+from hlrcml_jax.ranking.untrained import place_untrained_users
+from hlrcml_jax.training.fold_in import FoldIn
+from hlrcml_jax.training.losses import Loss, logistic
+from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.optimizer import learning_rate, make_optimizer, row_radii
 from hlrcml_jax.training.sampling import Positives, Sampler, UserItems, rarity
-from hlrcml_jax.ranking.scorer import Scorer
 from hlrcml_jax.training.step import (
     Trainer,
     TrainState,
@@ -31,7 +32,6 @@ from hlrcml_jax.training.step import (
     steps_per_epoch,
     widen,
 )
-from hlrcml_jax.ranking.untrained import place_untrained_users
 
 # Of a config, what changes the numbers of training and no shape.
 NUMBERS = (

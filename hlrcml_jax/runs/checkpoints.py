@@ -7,8 +7,8 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from hlrcml_jax import storage, devices
+from hlrcml_jax import devices, storage
 from hlrcml_jax.errors import UserError, warn
 
 Tree = Any
@@ -36,12 +36,13 @@ class Checkpoints:
     def __init__(self, workdir: pathlib.Path, writes: bool = False):
         self.folder = storage.place(workdir) / "checkpoints"
         self._writes = writes
+        rank = cast(Callable[[Tree], float], _rank)  # orbax only compares them
         options = ocp.CheckpointManagerOptions(
-            best_fn=_rank,
+            best_fn=rank,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                 [
                     checkpoint_managers.LatestN(2),
-                    checkpoint_managers.BestN(get_metric_fn=_rank, n=1),
+                    checkpoint_managers.BestN(get_metric_fn=rank, n=1),
                 ]
             ),
             cleanup_tmp_directories=writes,
@@ -160,6 +161,7 @@ class Checkpoints:
         Raises:
           UserError: when it is damaged, or of another model.
         """
+        state = None
         try:
             restore = ocp.args.StandardRestore(target, strict=False)
             state = self._manager.restore(epoch, args=restore)

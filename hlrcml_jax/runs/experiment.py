@@ -19,16 +19,19 @@ import polars as pl
 import rich
 
 from hlrcml_jax import analyse as analysis
-from hlrcml_jax import explain, storage, devices, frames
-from hlrcml_jax.reporting import report as page, plots, console as report
+from hlrcml_jax import devices, explain, frames, storage
 from hlrcml_jax import export as export_lib
 from hlrcml_jax.config import Config, validate
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.ranking.evaluation import Evaluation, evaluate
 from hlrcml_jax.models.closed_form import Popularity
+from hlrcml_jax.ranking.evaluation import Evaluation, evaluate
+from hlrcml_jax.reporting import console as report
+from hlrcml_jax.reporting import plots
+from hlrcml_jax.reporting import report as page
+from hlrcml_jax.reporting.log import read_log
 from hlrcml_jax.runs.build import Run
-from hlrcml_jax.training.loop import in_common, train
 from hlrcml_jax.runs.workdir import Best, begin_run, best_checkpoint
+from hlrcml_jax.training.loop import in_common, train
 
 AnyConfig = ml_collections.ConfigDict | Config
 N_EXAMPLES = 3  # users on the report
@@ -54,7 +57,7 @@ def train_and_evaluate(
     best = best_checkpoint(run)
     rows = _test(best)
     examples, usage_M = _examples(best), page.memory_usage(best)
-    log = report.read_log(run.workdir / "metrics.jsonl")
+    log = read_log(run.workdir / "metrics.jsonl")
     devices.in_first_process(lambda: page.write(best, rows, log, examples, usage_M))
     seconds = time.perf_counter() - started
     rich.print(f"Done in {seconds:.0f} s; everything is in {_shown(run.workdir)}.")

@@ -15,11 +15,11 @@ import ml_collections
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import config_files, devices, models, storage
-from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.runs.build import Run
 from hlrcml_jax.keys import flatten
+from hlrcml_jax.runs.build import Run
+from hlrcml_jax.runs.checkpoints import Checkpoints
 
 
 def open_run(
@@ -125,9 +125,7 @@ def write_config(run: Run) -> None:
     storage.write_text(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
 
 
-def _check_same(
-    workdir: pathlib.Path, before: dict[str, Any], config: config_lib.Config
-) -> None:
+def _check_same(workdir: pathlib.Path, before: dict[str, Any], config: config_lib.Config) -> None:
     values = flatten(config)
     keys, now = config_lib.all_keys(values), json.loads(json.dumps(values))
     for name, key in keys.items():

@@ -20,6 +20,7 @@ from hlrcml_jax.errors import Diverged, Terminated, warn
 from hlrcml_jax.ranking.evaluation import evaluate
 from hlrcml_jax.ranking.scorer import Scorer
 from hlrcml_jax.reporting import console as report
+from hlrcml_jax.reporting.log import MetricsLog
 from hlrcml_jax.runs.build import NUMBERS, Run
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.workdir import write_config
@@ -99,7 +100,7 @@ def _open(
         epoch,
         config.early_stopping.metric,
     )
-    with report.MetricsLog(run.workdir / "metrics.jsonl", epoch) as log:
+    with MetricsLog(run.workdir / "metrics.jsonl", epoch) as log:
         yield _Training(run, checkpoints, epoch, run.place(state), log, show)
 
 
@@ -119,7 +120,7 @@ class _Training:
         checkpoints: Checkpoints,
         epoch: int,
         state: TrainState,
-        log: report.MetricsLog,
+        log: MetricsLog,
         show: Callable,
     ):
         self.run, self.epoch, self.state = run, epoch, state
@@ -265,7 +266,7 @@ def _solve(run: Run, checkpoints: Checkpoints) -> None:
     if metric != "loss" and run.dataset.valid.nnz:
         record |= _validation(run, run.scorer("valid"), state.params, metric)
     checkpoints.save(0, state, 0.0)
-    with report.MetricsLog(run.workdir / "metrics.jsonl", 0) as log:
+    with MetricsLog(run.workdir / "metrics.jsonl", 0) as log:
         log.write(record)
 
 

@@ -3,7 +3,7 @@
 All of it works row by row, so that it can also be given just the rows that a batch touches.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def take_rows(tree: Any, chosen: dict[str, jax.Array]) -> Any:
     """
 
     def take(path, leaf):
-        rows = chosen.get(devices.table_name(path))
+        rows = chosen.get(devices.table_name(path) or "")
         whole = rows is None or rows.dtype == bool
         return leaf if whole else leaf.at[rows].get(mode="fill", fill_value=0)
 
@@ -55,7 +55,7 @@ def put_rows(tree: Any, chosen: dict[str, jax.Array], new: Any) -> Any:
     """The tree with the chosen rows replaced by what was made of those `take_rows` took."""
 
     def put(path, leaf, new):
-        rows = chosen.get(devices.table_name(path))
+        rows = chosen.get(devices.table_name(path) or "")
         if rows is None:
             return new
         if rows.dtype == bool:
@@ -98,7 +98,9 @@ def keep_rows_in_balls(radii: dict[str, Any]) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError(
+                "keep_rows_in_balls needs the parameters: update(updates, state, params)."
+            )
         return project(updates, params, radii), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -135,7 +137,7 @@ def learning_rate(options, steps_per_epoch: int) -> optax.ScalarOrSchedule:
         rate = optax.cosine_decay_schedule(rate, options.cosine_epochs * steps_per_epoch)
     if options.warmup_epochs:
         steps = options.warmup_epochs * steps_per_epoch
-        after = rate if callable(rate) else optax.constant_schedule(rate)
+        after = cast(optax.Schedule, rate) if callable(rate) else optax.constant_schedule(rate)
         warmup = optax.linear_schedule(0.0, options.learning_rate, steps)
         rate = optax.join_schedules([warmup, after], [steps])
     return rate
@@ -162,7 +164,7 @@ def make_optimizer(
     return optax.chain(*chain)
 
 
-def _is_frozen(params: dict[str, Any], frozen: tuple[str, ...]) -> dict[str, Any]:
+def _is_frozen(params: Any, frozen: tuple[str, ...]) -> dict[str, Any]:
     return {
         name: jax.tree.map(lambda _, name=name: name in frozen, value)
         for name, value in params.items()

@@ -8,6 +8,7 @@ algorithm, so nothing is rejected and every shape is static.
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import flax.struct
 import jax
@@ -28,6 +29,11 @@ def uniform(key: jax.Array, n: int, count_I: jax.Array) -> tuple[jax.Array, jax.
     """Every item with the same probability; a `CandidateSampler`."""
     item_N = jax.random.randint(key, (n,), 0, len(count_I))
     return item_N, jnp.full(n, -math.log(len(count_I)))
+
+
+def _leaf(x: np.ndarray) -> jax.Array:
+    """A host array, as it is, where a tree has one of a device once it is placed."""
+    return cast(jax.Array, x)
 
 
 class UserItems(flax.struct.PyTreeNode):
@@ -73,9 +79,10 @@ class UserItems(flax.struct.PyTreeNode):
         for item_E, first, last in zip(item_PxE, first_P, last_P, strict=True):
             item_E[: last - first] = matrix.indices[first:last]
         arrays = start_PxU1 - first_P[:, None], item_PxE, user_P, first_P
+        start_PxU1, item_PxE, user_P, first_P = (_leaf(x.astype(np.int32)) for x in arrays)
         longest = int(np.diff(matrix.indptr).max(initial=1))
-        sizes = n_items, longest, max(1, matrix.nnz)
-        return cls(*(x.astype(np.int32) for x in arrays), *sizes, divided=True)
+        total = max(1, matrix.nnz)
+        return cls(start_PxU1, item_PxE, user_P, first_P, n_items, longest, total, divided=True)
 
     @classmethod
     def rows(cls, matrix: scipy.sparse.csr_array, longest: int) -> "UserItems":
@@ -87,8 +94,8 @@ class UserItems(flax.struct.PyTreeNode):
         """
         item_E = np.zeros(1 << max(matrix.nnz - 1, 0).bit_length(), np.int32)
         item_E[: matrix.nnz] = matrix.indices
-        start_U1, zero = matrix.indptr.astype(np.int32), np.zeros((), np.int32)
-        return cls(start_U1, item_E, zero, zero, matrix.shape[1], longest, 0)
+        start_U1, zero = _leaf(matrix.indptr.astype(np.int32)), _leaf(np.zeros((), np.int32))
+        return cls(start_U1, _leaf(item_E), zero, zero, matrix.shape[1], longest, 0)
 
     def start(self, user: jax.Array) -> jax.Array:
         """Where the items of a user begin."""
@@ -167,7 +174,8 @@ class Positives(flax.struct.PyTreeNode):
             user_N = first_user + np.repeat(np.arange(len(start_U1) - 1), np.diff(start_U1))
             users.append(np.pad(user_N, (0, cells.item_E.shape[1] - len(user_N))))
         count = cells.start_U1[:, -1]
-        return cls(np.array(users, np.int32), cells.item_E, cells.first, count, matrix.nnz)
+        user_PxE = _leaf(np.array(users, np.int32))
+        return cls(user_PxE, cells.item_E, cells.first, count, matrix.nnz)
 
     def at(self, pair: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(user, item, whether they are here) of the pair with a number."""
@@ -214,7 +222,7 @@ class Sampler(flax.struct.PyTreeNode):
         With `parts`, see `UserItems.parts`, what users know is divided; `how` are the attributes.
         """
         items = UserItems.parts(known, *parts) if parts else UserItems.of(known)
-        return cls(items, rarity(known), max_prefs, **how)
+        return cls(items, _leaf(rarity(known)), max_prefs, **how)
 
     def place(self) -> "Sampler":
         """On the devices, for mapped functions."""

@@ -120,9 +120,7 @@ class Trainer:
         tables = {name: table for name, table in params.items() if name != "model"}
         n_rows = {name: self.placement.n_rows(table) for name, table in tables.items()}
         touched, batch = touched_rows(batch, n_rows)
-        own = {
-            name: self.placement.own(rows, len(tables[name])) for name, rows in touched.items()
-        }
+        own = {name: self.placement.own(rows, len(tables[name])) for name, rows in touched.items()}
         return own, batch
 
     def _take_rows(self, params, touched):

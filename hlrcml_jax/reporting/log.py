@@ -1,0 +1,76 @@
+"""What a run writes down epoch by epoch: `metrics.jsonl`, and the same as TensorBoard events."""
+
+import contextlib
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from hlrcml_jax import devices, storage
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one object a line, one line an epoch; and the same as TensorBoard events.
+
+    Args:
+      path: the file; events are beside it.
+      epoch: the epoch that the run resumes after; later lines, which a killed run may have left,
+        are dropped.
+    """
+
+    def __init__(self, path: pathlib.Path, epoch: int):
+        self._path = path
+        kept = [record for record in read_log(path) if record["epoch"] <= epoch]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        devices.in_first_process(lambda: storage.write_text(path, text))
+        self._events = None
+        if devices.is_first_process():
+            with _without_torch():
+                from tensorboardX import SummaryWriter
+            with storage.writing(path.parent):
+                self._events = SummaryWriter(str(path.parent), purge_step=epoch + 1)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def write(self, record: Mapping[str, float]) -> None:
+        """Appends a line, in the first process."""
+        devices.in_first_process(lambda: self._append(record))
+
+    def _append(self, record: Mapping[str, float]) -> None:
+        assert self._events is not None  # this is the first process
+        storage.append_text(self._path, json.dumps(record) + "\n")
+        with storage.writing(self._path):
+            for name, value in record.items():
+                self._events.add_scalar(name, value, int(record["epoch"]))
+            self._events.flush()
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Hides torch, which tensorboardX imports (1.6 s) if it can and which scalars do not need.
+
+    A torch that is imported already stays, and one that is imported later is not affected.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    modules = cast(dict[str, Any], sys.modules)
+    modules["torch"] = None  # makes `import torch` an ImportError
+    try:
+        yield
+    finally:
+        del modules["torch"]
+
+
+def read_log(path: pathlib.Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl`; a last line that was cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

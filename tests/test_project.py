@@ -1,0 +1,56 @@
+"""What stands in several files of the project agrees."""
+
+import configparser
+import pathlib
+import re
+
+import pytest
+import yaml
+
+import hlrcml_jax
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted(path.name for path in ROOT.glob("*.md"))
+
+
+def test_the_version_stands_in_one_place():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["metadata"]["version"] == "attr: hlrcml_jax.__version__"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation.get("version", hlrcml_jax.__version__) == hlrcml_jax.__version__
+    released = re.findall(r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0] == hlrcml_jax.__version__
+
+
+def test_the_paper_is_cited_in_one_way():
+    paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
+    bibtex = dict(re.findall(r"(\w+) += \{(.*)\}", (ROOT / "README.md").read_text()))
+    assert paper["title"] == bibtex["title"]
+    assert paper["doi"] == bibtex["doi"]
+    assert str(paper["year"]) == bibtex["year"]
+    names = [f"{author['family-names']}, {author['given-names']}" for author in paper["authors"]]
+    assert " and ".join(names) == bibtex["author"]
+
+
+def test_every_folder_of_code_is_a_package_that_gets_installed():
+    folders = {path.parent for path in (ROOT / "hlrcml_jax").rglob("*.py")}
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_that_exist(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_the_workflow_runs_what_contributors_run():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    [job] = workflow["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
+    assert "bash .ci/run" in (ROOT / "CONTRIBUTING.md").read_text()
+    actions = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", action) for action in actions)
+    oldest = re.search(r"python_requires = >=(.*)", (ROOT / "setup.cfg").read_text())[1]
+    assert job["strategy"]["matrix"]["python"][0] == oldest
