@@ -17,7 +17,9 @@ from absl import flags, logging
 from hlrcml_jax import config_files, explain
 from hlrcml_jax.errors import run_program
 from hlrcml_jax.models.cml import user_rows
-from hlrcml_jax.runs.workdir import best_checkpoint, open_run
+from hlrcml_jax.runs import build
+from hlrcml_jax.runs.build import best_checkpoint
+from hlrcml_jax.runs.workdir import open_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of a trained run.", required=True)
 _LEFT_OUT = flags.DEFINE_integer("left_out", 3, "Preferences.", lower_bound=1)
@@ -35,9 +37,9 @@ def distances(model, params, user_D, items_IxD, prefs_SxD, mask_S):
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     run = open_run(config_files.from_workdir(_WORKDIR.value), _WORKDIR.value)
-    model, scorer = run.model, run.scorer("test")
+    model, scorer = build.model_of(run), build.make_scorer(run, "test")
     ready = best_checkpoint(run).ready
-    params, rng = run.collect(ready), np.random.default_rng(_SEED.value)
+    params, rng = build.on_host(run, ready), np.random.default_rng(_SEED.value)
     n, known = _LEFT_OUT.value, run.dataset.known("test")
     user_C = np.flatnonzero(np.diff(known.indptr) >= 2 * n)
     item_C = np.concatenate([found.item_CxK[:, 0] for found in scorer.rank(ready, user_C, 1)])

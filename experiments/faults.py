@@ -27,6 +27,7 @@ from absl import flags
 from hlrcml_jax import config_files
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import run_program
+from hlrcml_jax.runs import build
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.workdir import open_run
 
@@ -94,7 +95,9 @@ def check_same(workdir: pathlib.Path, whole: pathlib.Path) -> None:
         run = open_run(config_files.from_workdir(path), path)
         log = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         with Checkpoints(path) as checkpoints:
-            states = [take(run.empty_state()) for take in (checkpoints.latest, checkpoints.best)]
+            states = [
+                take(build.empty_state(run)) for take in (checkpoints.latest, checkpoints.best)
+            ]
         found.append(([(line["epoch"], line["loss"]) for line in log], states))
     (log, states), (log_of_whole, states_of_whole) = found
     assert log == log_of_whole, (log, log_of_whole)

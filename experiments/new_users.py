@@ -21,8 +21,9 @@ from hlrcml_jax import config_files
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import run_program
 from hlrcml_jax.ranking.evaluation import evaluate
-from hlrcml_jax.runs import experiment
-from hlrcml_jax.runs.workdir import best_checkpoint, open_run
+from hlrcml_jax.runs import build, experiment
+from hlrcml_jax.runs.build import best_checkpoint
+from hlrcml_jax.runs.workdir import open_run
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE:ARGUMENTS.", required=True)
 _FOLDER = flags.DEFINE_string("folder", None, "Where the two runs go.", required=True)
@@ -66,12 +67,12 @@ def main(_) -> None:
     run = open_run(config, folder / "without")
     params = best_checkpoint(run).params
     new = held_out(run.dataset)
-    run.with_new_users(params, new.train)  # compiles
+    build.with_new_users(run, params, new.train)  # compiles
     started = time.perf_counter()
-    ready = run.with_new_users(params, new.train)
+    ready = build.with_new_users(run, params, new.train)
     seconds = time.perf_counter() - started
-    scorer = run.scorer_of(new.train)
-    folded = evaluate(scorer, ready, new, "test", run.protocol).summary()
+    scorer = build.make_scorer(run, new.train)
+    folded = evaluate(scorer, ready, new, "test", build.protocol_of(run)).summary()
     whole = config_with_them(values, run.dataset, folder / "parts")
     trained = experiment.train_and_evaluate(whole, folder / "with")
     rows = {"mean of their items": means, "folded in": folded, "trained with them": trained}

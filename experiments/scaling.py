@@ -83,7 +83,8 @@ def main(_) -> None:
     from hlrcml_jax import devices
     from hlrcml_jax.config import make_config, validate
     from hlrcml_jax.data.dataset import Dataset, to_csr
-    from hlrcml_jax.runs.build import Run
+    from hlrcml_jax.runs import build
+    from hlrcml_jax.runs.run import Run
 
     config = make_config(
         {
@@ -104,10 +105,12 @@ def main(_) -> None:
     run = Run(
         validate(config), Dataset(train, nothing, nothing, nothing, *names), pathlib.Path("unused")
     )
-    state = run.place(run.initial_state())
-    data = (run.sampler(), run.positives("train"))
+    state = build.placement_of(run).place(build.initial_state(run))
+    data = (build.make_sampler(run), build.make_positives(run, "train"))
     key_data = devices.replicate(jax.random.key_data(jax.random.key(1)))
-    compiled = devices.compiled(run.trainer().train_epoch, (state, *data, key_data), donate=(0,))
+    compiled = devices.compiled(
+        build.make_trainer(run).train_epoch, (state, *data, key_data), donate=(0,)
+    )
     started = time.perf_counter()
     state, loss_T = compiled(state, *data, key_data)
     loss = float(devices.first(loss_T).sum()) / train.nnz

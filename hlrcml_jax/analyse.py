@@ -17,10 +17,11 @@ from hlrcml_jax import explain
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models.base import Model
-from hlrcml_jax.ranking.scorer import Scorer
+from hlrcml_jax.ranking.lists import Ranker
 
 TOP_CATEGORIES = 3
 BATCH = 512
+N_PAIRS = 2000  # test interactions whose relations show how the memory is used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def top_categories(dataset: Dataset) -> list[frozenset[str]]:
 
 
 def relations(
-    model: Model, params: dict[str, Any], scorer: Scorer, dataset: Dataset, most: int, seed: int
+    model: Model, params: dict[str, Any], scorer: Ranker, dataset: Dataset, most: int, seed: int
 ) -> Relations:
     """Relations of test interactions whose user and item have a category in common.
 
@@ -87,7 +88,7 @@ def relations(
 
 
 def relation_vectors(
-    model: Model, params: dict[str, Any], scorer: Scorer, user_N: np.ndarray, item_N: np.ndarray
+    model: Model, params: dict[str, Any], scorer: Ranker, user_N: np.ndarray, item_N: np.ndarray
 ) -> np.ndarray:
     """The vectors (N, D) that move users towards items."""
     return explain.of_pairs(_vectors, model, params, scorer, user_N, item_N)[0]
@@ -98,6 +99,27 @@ def _vectors(bound: Model, *arguments) -> jax.Array:
     if relation_Bx1xD is None:
         raise UserError(f"{type(bound).__name__} has no relations to analyse.")
     return relation_Bx1xD[:, 0]
+
+
+def memory_usage(
+    model: Model, params: dict[str, Any], scorer: Ranker, dataset: Dataset
+) -> np.ndarray | None:
+    """Mean mixture weights (M,) of the relations of test interactions, with a sum of 1.
+
+    None without a memory or test interactions.
+    """
+    if not model.spec.memory or not dataset.test.nnz:
+        return None
+    user_E, item_E = dataset.test.nonzero()
+    chosen = np.random.default_rng(0).permutation(len(user_E))[:N_PAIRS]
+    pairs = user_E[chosen], item_E[chosen]
+    weight_NxM = explain.of_pairs(_mixture, model, params, scorer, *pairs)[0]
+    weight_M = np.abs(weight_NxM).mean(axis=0)
+    return weight_M / weight_M.sum()
+
+
+def _mixture(bound, *arguments):
+    return bound.mixture(*arguments)[:, :, 0]
 
 
 def nearest(vector_NxD: np.ndarray) -> np.ndarray:

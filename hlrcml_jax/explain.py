@@ -4,6 +4,7 @@ The relation of user and item is a sum over the user's preferences, weighed by a
 preference's share of that attention is its part in the reasons.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from hlrcml_jax.errors import UserError
 from hlrcml_jax.frames import named
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.past import Examples, from_items
-from hlrcml_jax.ranking.scorer import Scorer
+from hlrcml_jax.ranking.lists import Ranker
 
 BATCH = 512
 
@@ -26,7 +27,7 @@ def of_pairs(
     function: Callable[..., Any],
     model: Model,
     params: dict[str, Any],
-    scorer: Scorer,
+    ranker: Ranker,
     user_N: np.ndarray,
     item_N: np.ndarray,
 ) -> tuple[Any, np.ndarray, np.ndarray]:
@@ -36,12 +37,12 @@ def of_pairs(
       function: of the bound model and the arguments of its `scores`, for one target of each user.
       model: the model.
       params: host arrays.
-      scorer: gives each user's preferences.
+      ranker: gives each user's preferences.
       user_N: user numbers.
       item_N: item numbers.
     """
     distinct_N, place_N = np.unique(user_N, return_inverse=True)
-    prefs_NxS, mask_NxS = (x[place_N] for x in scorer.preferences(distinct_N))
+    prefs_NxS, mask_NxS = (x[place_N] for x in ranker.preferences(distinct_N))
     items_IxD, parts = params["items"], []
     for start in range(0, len(user_N), BATCH):
         # Filled up, so that there are few different shapes.
@@ -74,47 +75,61 @@ def shares(bound: Model, *arguments) -> dict[str, jax.Array]:
     return {name: attended.shares()[:, :, 0] for name, attended in attentions.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Reasons:
+    """Past items that speak for some recommendations, by pair and then the largest share.
+
+    Attributes:
+      pair_R: which pair of user and item each is for.
+      item_R: the past items, as item numbers.
+      shares: `share` (of the user attention, in [0, 1]) and of HLR++ `item_share` (of the item
+        attention), (R,) each. What is missing of 1 is the share of the user itself (HLR) or of the
+        item itself (the item attention of HLR++).
+    """
+
+    pair_R: np.ndarray
+    item_R: np.ndarray
+    shares: dict[str, np.ndarray]
+
+    def frame(self, dataset: Dataset) -> pl.DataFrame:
+        """`pair`, `reason_item_id`, `reason_title` (where the data has titles), and the shares."""
+        columns = named(self.item_R, dataset, "reason_")
+        return pl.DataFrame({"pair": self.pair_R.astype(np.uint32), **columns, **self.shares})
+
+
 def reasons(
     model: Model,
     params: dict[str, Any],
-    scorer: Scorer,
+    ranker: Ranker,
     user_N: np.ndarray,
     item_N: np.ndarray,
-    user_ids: pl.Series,
-    dataset: Dataset,
     most: int = 0,
-) -> pl.DataFrame:
+) -> Reasons:
     """The past items that speak for some recommendations.
 
     Args:
       model: the model.
       params: host arrays.
-      scorer: gives each user's preferences.
+      ranker: gives each user's preferences.
       user_N: user numbers, one a pair.
       item_N: item numbers.
-      user_ids: by user number.
-      dataset: for item ids and titles.
       most: reasons for each pair; 0 for all.
 
-    Returns:
-      `user_id`, `item_id`, `title`, `reason_item_id`, `reason_title`, `share` (of the user
-      attention, in [0, 1]) and of HLR++ `item_share` (of the item attention); the largest share
-      first. What is missing of 1 is the share of the user itself (HLR) or of the item itself (the
-      item attention of HLR++). Titles are there where the data has some.
-
     Raises:
-      UserError: when the model attends to nothing.
+      UserError: when the model has no attention.
     """
     if not model.spec.attends:
         raise UserError(
             f"{type(model).__name__} has no attention, so it cannot explain its recommendations; "
             "train hlr, hlr++, hlr-r or adacml."
         )
-    found, prefs_NxS, mask_NxS = of_pairs(shares, model, params, scorer, user_N, item_N)
-    pair_R, slot_R = np.nonzero(mask_NxS)
-    columns = {"user_id": user_ids.gather(user_N[pair_R]), **named(item_N[pair_R], dataset)}
-    columns |= named(prefs_NxS[pair_R, slot_R], dataset, "reason_")
-    columns |= {name: share_NxS[pair_R, slot_R] for name, share_NxS in found.items()}
-    table = pl.DataFrame({"pair": pair_R, **columns})
-    table = table.sort("pair", "share", descending=[False, True], maintain_order=True)
-    return (table.group_by("pair", maintain_order=True).head(most) if most else table).drop("pair")
+    found, prefs_NxS, mask_NxS = of_pairs(shares, model, params, ranker, user_N, item_N)
+    # Real past items first, the largest share first among them.
+    slot_NxS = np.argsort(np.where(mask_NxS, -found["share"], np.inf), axis=1, kind="stable")
+    kept_NxS = np.take_along_axis(mask_NxS, slot_NxS, axis=1)
+    if most:
+        slot_NxS, kept_NxS = slot_NxS[:, :most], kept_NxS[:, :most]
+    pair_R = np.nonzero(kept_NxS)[0]
+    slot_R = slot_NxS[kept_NxS]
+    of_shares = {name: share_NxS[pair_R, slot_R] for name, share_NxS in found.items()}
+    return Reasons(pair_R, prefs_NxS[pair_R, slot_R], of_shares)

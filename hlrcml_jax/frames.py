@@ -3,16 +3,16 @@
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import devices, storage
+from hlrcml_jax import processes, storage
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.ranking.scorer import Ranking
+from hlrcml_jax.ranking.lists import Ranking
 
 USERS = 20_000  # of a part of a file
 
@@ -71,6 +71,25 @@ def frame(ranking: Ranking, user_ids: pl.Series, dataset: Dataset) -> pl.DataFra
     )
 
 
+def pairs(rankings: Sequence[Ranking]) -> tuple[np.ndarray, np.ndarray]:
+    """(user numbers, item numbers) of the rows that `frame` makes of rankings."""
+    filled = [ranking.item_CxK >= 0 for ranking in rankings]
+    users = [
+        np.broadcast_to(ranking.user_C[:, None], ranking.item_CxK.shape)[is_filled]
+        for ranking, is_filled in zip(rankings, filled, strict=True)
+    ]
+    items = [
+        ranking.item_CxK[is_filled] for ranking, is_filled in zip(rankings, filled, strict=True)
+    ]
+    return np.concatenate(users), np.concatenate(items)
+
+
+def of_rankings(rankings: Iterable[Ranking], user_ids: pl.Series, dataset: Dataset) -> pl.DataFrame:
+    """Rankings as one frame; see `frame`."""
+    tables = [frame(ranking, user_ids, dataset) for ranking in rankings]
+    return pl.concat(tables or [frame(Ranking.empty(0), user_ids, dataset)])
+
+
 def named(item_R: np.ndarray, dataset: Dataset, prefix: str = "") -> dict[str, pl.Series]:
     """Columns `item_id` and, where the data has titles, `title`."""
     columns = {f"{prefix}item_id": dataset.item_ids.gather(item_R)}
@@ -103,10 +122,12 @@ def write_in_parts(
     parts = []
     for start in range(0, len(user_C), USERS):
         parts.append(folder / f"{start:012}.parquet")
-        if not devices.any_process(parts[-1].exists()):
+        if not processes.any_process(parts[-1].exists()):
             table = make(user_C[start : start + USERS])
             write = table.write_parquet
-            devices.in_first_process(lambda part=parts[-1], write=write: storage.write(part, write))
+            processes.in_first_process(
+                lambda part=parts[-1], write=write: storage.write(part, write)
+            )
 
     def join() -> int:
         with storage.local(parts) as paths:
@@ -119,4 +140,4 @@ def write_in_parts(
             folder.rmdir()
         return n_rows
 
-    return devices.in_first_process(join) or 0
+    return processes.in_first_process(join) or 0

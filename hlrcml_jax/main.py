@@ -47,17 +47,18 @@ def _run(config: config_lib.Config, workdir: str) -> None:
     # Imported here: help, and a mistake in a key, need no jax.
     import rich
 
-    from hlrcml_jax import devices
+    from hlrcml_jax import processes
     from hlrcml_jax.data.prepare import prepare
     from hlrcml_jax.reporting import console as report
     from hlrcml_jax.runs import experiment
-    from hlrcml_jax.runs.workdir import best_checkpoint, open_run
+    from hlrcml_jax.runs.build import best_checkpoint
+    from hlrcml_jax.runs.workdir import open_run
 
-    devices.join(_COORDINATOR.value, _N_PROCESSES.value, _PROCESS.value, _TIMEOUT.value)
-    rich.get_console().quiet = not devices.is_first_process()
-    with devices.together():
+    processes.join(_COORDINATOR.value, _N_PROCESSES.value, _PROCESS.value, _TIMEOUT.value)
+    rich.get_console().quiet = not processes.is_first_process()
+    with processes.together():
         if _MODE.value == "prepare":
-            devices.in_first_process(
+            processes.in_first_process(
                 lambda: rich.print(f"Ready: {report.describe(prepare(config.data))}.")
             )
         elif _MODE.value == "train":

@@ -14,8 +14,10 @@ import polars as pl
 
 from hlrcml_jax import config_files, explain, frames
 from hlrcml_jax.data.dataset import count_items, to_csr
-from hlrcml_jax.ranking.scorer import Ranking, Scorer
-from hlrcml_jax.runs.workdir import Best, best_checkpoint, open_run
+from hlrcml_jax.ranking.lists import Ranker
+from hlrcml_jax.runs import build
+from hlrcml_jax.runs.build import Best, best_checkpoint
+from hlrcml_jax.runs.workdir import open_run
 
 Ids = Any  # one id, or several in whatever can be iterated
 
@@ -48,9 +50,9 @@ class Recommender:
 
     def __init__(self, best: Best):
         run = best.run
-        self._run, self._model, self._dataset = run, run.model, run.dataset
+        self._run, self._model, self._dataset = run, build.model_of(run), run.dataset
         self._trained, self._ready, self._params = best.params, best.ready, best.on_host
-        self._scorer = run.scorer("test")
+        self._scorer = build.make_scorer(run, "test")
 
     @property
     def users(self) -> pl.Series:
@@ -157,11 +159,19 @@ class Recommender:
           `user_id`, `item_id` and `score`, by the order of the users and then of the items.
         """
         user_C, item_T = self._numbers(users, "user"), self._numbers(items, "item")
-        found = self.recommend(users, len(item_T), False, items)
+        distinct_T, column_T = np.unique(item_T, return_inverse=True)
+        only_I = np.zeros(len(self.items), bool)
+        only_I[distinct_T] = True
+        rankings = self._scorer.rank(self._ready, user_C, len(distinct_T), False, only_I)
+        parts = [np.zeros((0, len(distinct_T)), np.float32)]
+        for ranking in rankings:
+            column_CxK = np.searchsorted(distinct_T, ranking.item_CxK)
+            parts.append(np.empty_like(ranking.score_CxK))
+            np.put_along_axis(parts[-1], column_CxK, ranking.score_CxK, axis=1)
         pairs = {"user_id": self.users.gather(np.repeat(user_C, len(item_T)))}
         pairs["item_id"] = self.items.gather(np.tile(item_T, len(user_C)))
-        found = found.select("user_id", "item_id", "score").unique()
-        return pl.DataFrame(pairs).join(found, ["user_id", "item_id"], maintain_order="left")
+        pairs["score"] = pl.Series(np.concatenate(parts)[:, column_T].ravel())
+        return pl.DataFrame(pairs)
 
     def explain(
         self, user: Any, items: Ids, most: int = 0, history: Iterable[Any] | None = None
@@ -175,7 +185,8 @@ class Recommender:
           history: item ids of a user that the data does not have.
 
         Returns:
-          See `explain.reasons`.
+          `user_id`, `item_id`, `title`, `reason_item_id`, `reason_title`, and the shares of
+          `explain.Reasons`; the largest share first. Titles are there where the data has some.
 
         Raises:
           UserError: an unknown id, or a model that attends to nothing.
@@ -185,10 +196,13 @@ class Recommender:
             user_N = self._numbers(user, "user")
         else:
             ids, scorer, ready = self._new_users({user: history})
-            params, user_N = self._run.collect(ready), np.zeros(1, int)
+            params, user_N = build.on_host(self._run, ready), np.zeros(1, int)
         item_N = self._numbers(items, "item")
         pairs = np.repeat(user_N, len(item_N)), np.tile(item_N, len(user_N))
-        return explain.reasons(self._model, params, scorer, *pairs, ids, self._dataset, most)
+        why = explain.reasons(self._model, params, scorer, *pairs, most)
+        columns = {"user_id": ids.gather(pairs[0]), **frames.named(pairs[1], self._dataset)}
+        table = pl.DataFrame(columns).with_row_index("pair")
+        return table.join(why.frame(self._dataset), "pair", maintain_order="right").drop("pair")
 
     def _numbers(self, wanted: Ids, what: str) -> np.ndarray:
         single = isinstance(wanted, str | bytes) or not isinstance(wanted, Iterable)
@@ -201,10 +215,9 @@ class Recommender:
             only_I = np.zeros(len(self.items), bool)
             only_I[self._numbers(items, "item")] = True
         rankings = scorer.rank(ready, user_C, k, filter_viewed, only_I)
-        tables = [frames.frame(ranking, ids, self._dataset) for ranking in rankings]
-        return pl.concat(tables or [frames.frame(Ranking.empty(k), ids, self._dataset)])
+        return frames.of_rankings(rankings, ids, self._dataset)
 
-    def _new_users(self, histories) -> tuple[pl.Series, Scorer, dict[str, Any]]:
+    def _new_users(self, histories) -> tuple[pl.Series, Ranker, dict[str, Any]]:
         """(ids, a scorer that knows their items, parameters with their vectors on the devices)."""
         if isinstance(histories, Mapping):
             pairs = [(user, item) for user, items in histories.items() for item in items]
@@ -217,6 +230,6 @@ class Recommender:
         row_R = np.array([row[user] for user in user_R], np.int64)
         shape = (len(ids), len(self.items))
         known = to_csr(row_R, frames.numbers(self.items, item_R, "item"), shape)
-        scorer = self._run.scorer_of(known, rarity_I=self._scorer.rarity_I)
-        params = self._run.with_new_users(self._trained, known)
+        scorer = build.make_scorer(self._run, known, self._scorer.rarity_I)
+        params = build.with_new_users(self._run, self._trained, known)
         return pl.Series("user_id", ids, strict=False), scorer, params

@@ -9,9 +9,10 @@ from hlrcml_jax import config as config_lib
 from hlrcml_jax.config import MODELS
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.reporting.log import read_log
-from hlrcml_jax.runs import experiment
+from hlrcml_jax.runs import build, experiment
+from hlrcml_jax.runs.build import best_checkpoint
 from hlrcml_jax.runs.checkpoints import Checkpoints
-from hlrcml_jax.runs.workdir import best_checkpoint, open_run
+from hlrcml_jax.runs.workdir import open_run
 
 
 def make_config(small, **changes):
@@ -20,7 +21,7 @@ def make_config(small, **changes):
 
 def newest_state(run):
     with Checkpoints(run.workdir) as checkpoints:
-        return checkpoints.latest(run.empty_state())[1]
+        return checkpoints.latest(build.empty_state(run))[1]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_vectors_of_a_file_are_matched_by_id(small, tmp_path, kind):
     known = np.ones(40, bool)
     if kind == "npz":
         known[order[39]] = False
-        drawn = run.initial_state().params["items"]
+        drawn = build.initial_state(run).params["items"]
         np.testing.assert_array_equal(found[order[39]], drawn[order[39]])
     np.testing.assert_array_equal(found[known], vectors[known])
 

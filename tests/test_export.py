@@ -11,8 +11,9 @@ from hlrcml_jax.config import make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.recommender import Recommender
-from hlrcml_jax.runs import experiment
-from hlrcml_jax.runs.workdir import best_checkpoint, open_run
+from hlrcml_jax.runs import build, experiment
+from hlrcml_jax.runs.build import best_checkpoint
+from hlrcml_jax.runs.workdir import open_run
 
 ALONE = """
 import sys
@@ -51,7 +52,7 @@ def test_the_exported_function_gives_the_scores(tmp_path, model, users):
     if model.startswith("hlr"):
         with np.load(folder / "memory.npz") as memory:
             assert (memory["keys"].shape, memory["values"].shape) == ((8, 20), (20, 8))
-    prefs, mask = run.scorer("test").preferences(np.array([user]))
+    prefs, mask = build.make_scorer(run, "test").preferences(np.array([user]))
     if prefs.shape[1] == 0:  # at least one slot is asked for
         prefs, mask = np.zeros((1, 1), int), np.zeros((1, 1), bool)
     n = len(item_IxD)

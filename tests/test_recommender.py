@@ -14,7 +14,7 @@ from hlrcml_jax import devices, frames
 from hlrcml_jax.config import MODELS, make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.runs import experiment
+from hlrcml_jax.runs import build, experiment
 from hlrcml_jax.training.fold_in import mean_of_items
 from hlrcml_jax.training.sampling import Positives, Sampler, UserItems
 from hlrcml_jax.training.step import widen
@@ -153,10 +153,10 @@ def test_new_users_get_lists(trained, model):
 def test_fold_in_lowers_the_loss_of_each_user_by_its_items_alone(trained, model):
     recommender = trained(model)
     run, known = recommender._run, recommender._run.dataset.train
-    params, model = recommender._trained, run.model
-    users = run.with_new_users(params, known)["users"]
+    params, model = recommender._trained, build.model_of(run)
+    users = build.with_new_users(run, params, known)["users"]
     users = np.asarray(users)[0]
-    one = np.asarray(run.with_new_users(params, known[[7]])["users"])[0]
+    one = np.asarray(build.with_new_users(run, params, known[[7]])["users"])[0]
     np.testing.assert_allclose(one[0], users[7], atol=1e-5)
     if model.spec.constants:
         widened = jax.jit(functools.partial(widen, model))(params, UserItems.of(known))["users"]
@@ -166,7 +166,9 @@ def test_fold_in_lowers_the_loss_of_each_user_by_its_items_alone(trained, model)
     def mean_loss(users):
         sampler = Sampler.of(known, run.config.model.max_prefs, candidates=20)
         data = params | {"users": users}, sampler, Positives.of(known), key
-        return float(devices.first(devices.pmap(run.trainer().mean_loss)(*map(place, data))))
+        return float(
+            devices.first(devices.pmap(build.make_trainer(run).mean_loss)(*map(place, data)))
+        )
 
     place, key = devices.replicate, jax.random.key_data(jax.random.key(3))
     assert mean_loss(users) < mean_loss(mean_of_items(known, np.asarray(params["items"])))
@@ -180,11 +182,11 @@ def test_als_folds_in_as_its_library_does(trained):
     run, params = recommender._run, recommender._trained
     known = run.dataset.train
     oracle = implicit.AlternatingLeastSquares(
-        factors=8, regularization=run.model.regularization, use_gpu=False
+        factors=8, regularization=build.model_of(run).regularization, use_gpu=False
     )
     oracle.item_factors, oracle.user_factors = params["items"], params["users"]
     expected = oracle.recalculate_user(np.arange(60), known.tocsr().astype(np.float32))
-    found = run.model.fold_in(params["items"], known)
+    found = build.model_of(run).fold_in(params["items"], known)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 

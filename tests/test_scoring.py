@@ -18,7 +18,8 @@ from hlrcml_jax.models.closed_form import Popularity, closed_form
 from hlrcml_jax.models.past import from_items, own_scores
 from hlrcml_jax.ranking import kernels as blocks_lib
 from hlrcml_jax.ranking import scorer as scoring
-from hlrcml_jax.ranking.evaluation import Protocol, choose_users, evaluate
+from hlrcml_jax.ranking.evaluation import choose_users, evaluate
+from hlrcml_jax.ranking.metrics import Protocol
 from hlrcml_jax.ranking.untrained import place_untrained_users
 from hlrcml_jax.training.sampling import UserItems
 from hlrcml_jax.training.step import init_params, widen

@@ -9,7 +9,7 @@ import pytest
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.errors import Diverged
 from hlrcml_jax.runs import experiment
-from hlrcml_jax.runs.workdir import best_checkpoint
+from hlrcml_jax.runs.build import best_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax.models.attention import softmax
-from hlrcml_jax.models.base import Attention, Model, Related, Spec
+from hlrcml_jax.models.base import Attention, Related, Spec
+from hlrcml_jax.models.distances import MetricModel
 
 
-class AdaCML(Model):
+class AdaCML(MetricModel):
     """score(u, t) = -||u + sum_k w_k p_k - t||^2 with w_k proportional to exp(sharpness <p_k, t>).
 
     The power `beta` of the attention's denominator is that of HLR.

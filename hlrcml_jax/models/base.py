@@ -12,7 +12,7 @@ rarely as what it depends on allows:
 * `meet` from users and targets, batched over users;
 * `scores` from all of these. The past items, and what `relate` found, come to it as a `Past`.
 
-Everything has a default: without any method of its own a model is Collaborative Metric Learning.
+All but `closeness` has a default, and the `MetricModel` of `distances.py` has one for that too.
 """
 
 import dataclasses
@@ -23,8 +23,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from hlrcml_jax.models import distances
 
 Users = dict[str, Any]
 
@@ -121,7 +119,7 @@ class Attention(NamedTuple):
 
 
 class Model(nn.Module):
-    """score(u, t) = -||u + relation(u, t) - t||^2, with a relation of zero unless it is overridden.
+    """score(u, t) is the closeness of u + relation(u, t) and t; without a relation that of u and t.
 
     The dataclass fields of a model are its options. A row is a vector of D numbers, unless
     `init_rows` makes it wider or `constants` adds to it.
@@ -165,8 +163,13 @@ class Model(nn.Module):
         return None
 
     def closeness(self, moved_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
-        """Scores (B, T) of moved users, one for all targets (B, 1, D) or one for each."""
-        return -distances.squared(moved_BxTxD, target_BxTxD)
+        """Scores (B, T) of users that are moved already, higher is better.
+
+        Args:
+          moved_BxTxD: a moved user for each target, or (B, 1, D) for all.
+          target_BxTxD: item rows, of each user's own or (1, T, D) for all.
+        """
+        raise TypeError(f"{type(self).__name__} has no closeness")
 
     def moved(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
         """The users moved by their relations: (B, T, D), or (B, 1, D) where there are none."""
@@ -212,6 +215,5 @@ class Model(nn.Module):
         return {}
 
     def similarity(self, items_IxD: np.ndarray, item_T: np.ndarray) -> np.ndarray:
-        """Similarity of some items to all, (T, I): minus the squared distance."""
-        of_T, square_I = items_IxD[item_T], np.square(items_IxD).sum(axis=1)
-        return 2 * of_T @ items_IxD.T - square_I[None] - square_I[item_T][:, None]
+        """Similarity of some items to all, (T, I)."""
+        raise TypeError(f"{type(self).__name__} has no similarity")

@@ -1,10 +1,10 @@
 """Collaborative Metric Learning: the distance of user and item, and no relation."""
 
 from hlrcml_jax.models import distances
-from hlrcml_jax.models.base import Model
+from hlrcml_jax.models.distances import MetricModel
 
 
-class CML(Model):
+class CML(MetricModel):
     """score(u, t) = -||u - t||^2 (Hsieh et al., WWW 2017; paper, section 2)."""
 
     def meet(self, users, target_BxTxD):

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax.models import distances
-from hlrcml_jax.models.base import Model, Spec
+from hlrcml_jax.models.base import Spec
+from hlrcml_jax.models.distances import MetricModel
 from hlrcml_jax.models.memory import RelationMemory
 
 
-class LRML(Model):
+class LRML(MetricModel):
     """score(u, t) = -||u + rel(u, t) - t||^2.
 
     Models with hierarchies of such relations attend to more of them (see `hlr.py`).

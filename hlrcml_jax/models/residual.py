@@ -2,7 +2,8 @@
 
 from hlrcml_jax.models.adacml import similarities
 from hlrcml_jax.models.attention import attend
-from hlrcml_jax.models.base import Model, Related
+from hlrcml_jax.models.base import Related
+from hlrcml_jax.models.distances import MetricModel
 from hlrcml_jax.models.hlr import HLR
 
 
@@ -30,4 +31,4 @@ class ResidualHLR(HLR):
         return self.memory.read(attended.mixture_BxMxT) + past.mix_rows(attended.weights_BxSxT)
 
     # With D numbers to add to a relation, its vector is what is cheapest.
-    scores = Model.scores
+    scores = MetricModel.scores

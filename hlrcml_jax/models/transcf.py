@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax.models import distances
-from hlrcml_jax.models.base import Model, Spec
+from hlrcml_jax.models.base import Spec
+from hlrcml_jax.models.distances import MetricModel
 
 CHUNK = 1 << 16
 
 
-class TransCF(Model):
+class TransCF(MetricModel):
     """score(u, t) = -||u + n_u * n_t - t||^2, element-wise, with the means of the neighbours n.
 
     n_u is the mean vector of the user's items, n_t that of the item's users; they are taken at the

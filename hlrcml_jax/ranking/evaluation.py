@@ -11,32 +11,9 @@ import scipy.sparse
 
 from hlrcml_jax.data.dataset import Dataset, count_items
 from hlrcml_jax.ranking import metrics
-from hlrcml_jax.ranking.scorer import Scorer
+from hlrcml_jax.ranking.lists import Ranker
+from hlrcml_jax.ranking.metrics import Protocol, smallest
 from hlrcml_jax.training import sampling
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How users are chosen and metrics defined.
-
-    Attributes:
-      cutoffs: the k of every metric; 0 for the whole ranking.
-      definitions: "standard" or "paper".
-      min_test_items: users with fewer relevant items are left out; 0 leaves them out of the
-        metrics at each k when they have fewer than k (whole rankings: than the smallest k).
-      n_cohorts: groups of users behind the standard deviation.
-      cohort_size: most users in a group.
-      seed: of the shuffle that fills the groups.
-      metrics: dotted paths of the user's own metrics.
-    """
-
-    cutoffs: tuple[int, ...]
-    definitions: str
-    min_test_items: int
-    n_cohorts: int
-    cohort_size: int
-    seed: int
-    metrics: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,16 +54,6 @@ class Evaluation:
         return table | {name: {"mean": value, "std": 0.0} for name, value in self.overall.items()}
 
 
-def smallest(cutoffs: Sequence[int]) -> int:
-    """The smallest k that is one, or 1."""
-    return min((k for k in cutoffs if k), default=1)
-
-
-def shown(cutoffs: Sequence[int]) -> int:
-    """The k that tables show: 10, or the smallest where 10 is none."""
-    return 10 if 10 in cutoffs else smallest(cutoffs)
-
-
 def choose_users(
     relevant: scipy.sparse.csr_array, protocol: Protocol, cutoffs: Sequence[int] | None = None
 ) -> np.ndarray:
@@ -99,7 +66,7 @@ def choose_users(
 
 
 def evaluate(
-    scorer: Scorer,
+    scorer: Ranker,
     params: dict[str, Any],
     dataset: Dataset,
     part: str,

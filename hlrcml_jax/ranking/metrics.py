@@ -6,6 +6,7 @@ is a miss. Two named sets of definitions: `standard` is trec_eval's, `paper` tha
 own program.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -13,6 +14,40 @@ import jax.numpy as jnp
 import numpy as np
 
 from hlrcml_jax import custom
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How users are chosen and metrics defined.
+
+    Attributes:
+      cutoffs: the k of every metric; 0 for the whole ranking.
+      definitions: "standard" or "paper".
+      min_test_items: users with fewer relevant items are left out; 0 leaves them out of the
+        metrics at each k when they have fewer than k (whole rankings: than the smallest k).
+      n_cohorts: groups of users behind the standard deviation.
+      cohort_size: most users in a group.
+      seed: of the shuffle that fills the groups.
+      metrics: dotted paths of the user's own metrics.
+    """
+
+    cutoffs: tuple[int, ...]
+    definitions: str
+    min_test_items: int
+    n_cohorts: int
+    cohort_size: int
+    seed: int
+    metrics: tuple[str, ...] = ()
+
+
+def smallest(cutoffs: Sequence[int]) -> int:
+    """The smallest k that is one, or 1."""
+    return min((k for k in cutoffs if k), default=1)
+
+
+def shown(cutoffs: Sequence[int]) -> int:
+    """The k that tables show: 10, or the smallest where 10 is none."""
+    return 10 if 10 in cutoffs else smallest(cutoffs)
 
 
 def dcg(hits_BxK: jax.Array, k: int) -> jax.Array:

@@ -7,7 +7,6 @@ and the matrix of all scores never exists.
 """
 
 import concurrent.futures
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -22,32 +21,8 @@ from hlrcml_jax import devices
 from hlrcml_jax.data.dataset import Known
 from hlrcml_jax.models.base import Model, Related
 from hlrcml_jax.ranking.kernels import BITS, PIECE, Blocks, compiled, is_long, plan_blocks
+from hlrcml_jax.ranking.lists import Ranking
 from hlrcml_jax.training.sampling import Sampler, UserItems, evaluation_preferences, rarity
-
-
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-    """The best items of some users.
-
-    Attributes:
-      user_C: user numbers.
-      item_CxK: item numbers in descending order of score, -1 where none is left.
-      score_CxK: their scores.
-      prefs_CxS: the preferences that were used, item numbers.
-      mask_CxS: True where a preference is real.
-    """
-
-    user_C: np.ndarray
-    item_CxK: np.ndarray
-    score_CxK: np.ndarray
-    prefs_CxS: np.ndarray
-    mask_CxS: np.ndarray
-
-    @classmethod
-    def empty(cls, k: int) -> "Ranking":
-        """Of no users."""
-        none = np.empty((0, k), np.int32)
-        return cls(none[:, 0], none, none.astype(np.float32), none, none.astype(bool))
 
 
 class Scorer:

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hlrcml_jax import devices
+from hlrcml_jax import processes
 from hlrcml_jax.data.dataset import Dataset
-from hlrcml_jax.ranking.evaluation import shown
+from hlrcml_jax.ranking.metrics import shown
 
 # Metrics that tables show in percent, and what they are called there.
 COLUMNS = {
@@ -31,7 +31,7 @@ class TrainingProgress:
     """A bar over epochs for each run, on stderr or in a notebook; plain lines where none shows."""
 
     def __init__(self):
-        self._console = Console(stderr=True, quiet=not devices.is_first_process())
+        self._console = Console(stderr=True, quiet=not processes.is_first_process())
         widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
         self._live = self._console.is_terminal or widgets
         self._bar = Progress(

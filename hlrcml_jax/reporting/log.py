@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from hlrcml_jax import devices, storage
+from hlrcml_jax import processes, storage
 
 
 class MetricsLog:
@@ -23,9 +23,9 @@ class MetricsLog:
         self._path = path
         kept = [record for record in read_log(path) if record["epoch"] <= epoch]
         text = "".join(json.dumps(record) + "\n" for record in kept)
-        devices.in_first_process(lambda: storage.write_text(path, text))
+        processes.in_first_process(lambda: storage.write_text(path, text))
         self._events = None
-        if devices.is_first_process():
+        if processes.is_first_process():
             with _without_torch():
                 from tensorboardX import SummaryWriter
             with storage.writing(path.parent):
@@ -40,7 +40,7 @@ class MetricsLog:
 
     def write(self, record: Mapping[str, float]) -> None:
         """Appends a line, in the first process."""
-        devices.in_first_process(lambda: self._append(record))
+        processes.in_first_process(lambda: self._append(record))
 
     def _append(self, record: Mapping[str, float]) -> None:
         assert self._events is not None  # this is the first process

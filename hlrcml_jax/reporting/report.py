@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import explain, storage
+from hlrcml_jax import storage
 from hlrcml_jax.data.dataset import count_items
-from hlrcml_jax.ranking.evaluation import Evaluation, popularity_ranks, shown
+from hlrcml_jax.ranking.evaluation import Evaluation, popularity_ranks
+from hlrcml_jax.ranking.metrics import shown
 from hlrcml_jax.reporting import plots
 from hlrcml_jax.reporting.console import COLUMNS
-from hlrcml_jax.runs.build import Run
-from hlrcml_jax.runs.workdir import Best
+from hlrcml_jax.runs.run import Run
 
-N_PAIRS = 2000  # test interactions whose relations show how the memory is used
 NBSP = "\N{NO-BREAK SPACE}"
 STYLE = """
 :root { color-scheme: light; }
@@ -39,7 +38,9 @@ code { font-size: .85rem; overflow-wrap: anywhere; }
 
 
 def write(
-    best: Best,
+    run: Run,
+    epoch: int,
+    n_parameters: int,
     rows: Mapping[str, Evaluation],
     log: Sequence[Mapping[str, float]],
     examples: Sequence[pl.DataFrame],
@@ -48,18 +49,21 @@ def write(
     """Writes the pictures of a tested run to `plots/`, and the page.
 
     Args:
-      best: the best checkpoint of the run.
+      run: the run.
+      epoch: of its best checkpoint.
+      n_parameters: numbers that its model has learnt.
       rows: the evaluation on test of the model, and of what it is compared with.
       log: lines of `metrics.jsonl`.
       examples: recommendations of some users, one frame each, with reasons if the model has any.
-      usage_M: see `memory_usage`.
+      usage_M: see `analyse.memory_usage`; None without a memory.
     """
-    run, found = best.run, next(iter(rows.values()))
-    k = shown(run.protocol.cutoffs)
+    found = next(iter(rows.values()))
+    k = shown(found.protocol.cutoffs)
     title = html.escape(f"{run.config.model.name}: {run.dataset.size}")
     protocol = (
-        f"{len(found.user_B):,} test users, the whole catalogue ranked; {run.protocol.definitions} "
-        f"definitions, in percent at {k}; ± is the standard deviation between cohorts of users; "
+        f"{len(found.user_B):,} test users, the whole catalogue ranked; "
+        f"{found.protocol.definitions} definitions, in percent at {k}; "
+        "± is the standard deviation between cohorts of users; "
         "rank is the median popularity rank of what is recommended, 1 the most popular."
     )
     parts = [
@@ -67,12 +71,12 @@ def write(
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{title}</title>\n<style>{STYLE}</style>",
         f"<h1>{title}</h1>",
-        f"<p class=note>{run.n_parameters:,} numbers learnt, seed {run.config.seed}, best epoch "
-        f"{best.epoch}; every setting is in <code>config.json</code> beside this page.</p>",
+        f"<p class=note>{n_parameters:,} numbers learnt, seed {run.config.seed}, best epoch "
+        f"{epoch}; every setting is in <code>config.json</code> beside this page.</p>",
         "<h2>On test</h2>",
         _metrics_table(rows, k) if len(found.user_B) else "<p>The test part is empty.</p>",
         f"<p class=note>{protocol}</p>",
-        *_pictures(best, found, log, usage_M, k),
+        *_pictures(run, epoch, found, log, usage_M, k),
         "<h2>Recommendations</h2>",
         *map(_example, examples),
         "</html>\n",
@@ -82,18 +86,18 @@ def write(
     return path
 
 
-def _pictures(best: Best, found: Evaluation, log, usage_M, k: int) -> list[str]:
+def _pictures(run: Run, epoch: int, found: Evaluation, log, usage_M, k: int) -> list[str]:
     """Draws what there is to see of a run; the figures of the page."""
-    run, folder, figures = best.run, best.run.workdir / "plots", []
+    folder, figures = run.workdir / "plots", []
 
     def add(name: str, caption: str, draw, *args):
         draw(*args, folder / f"{name}.png")
         figures.append(_figure(folder / f"{name}.png", caption))
 
-    if not run.model.spec.closed_form:
+    if any("loss" in record for record in log):
         metric = run.config.early_stopping.metric
-        caption = f"Loss of training, and {metric} on validation; the best epoch is {best.epoch}."
-        add("learning_curve", caption, plots.plot_learning_curve, log, metric, best.epoch)
+        caption = f"Loss of training, and {metric} on validation; the best epoch is {epoch}."
+        add("learning_curve", caption, plots.plot_learning_curve, log, metric, epoch)
     if len(found.user_B):
         listed = found.item_BxK[:, :k]
         listed_I = np.bincount(listed[listed >= 0], minlength=run.dataset.n_items)
@@ -137,26 +141,6 @@ def _groups(run: Run, found: Evaluation, k: int):
     ways = "training items of the user", "rank of the item, of all"
     labels = f"ndcg@{k}", f"found among the first {k}"
     return dict(zip(ways, (by_user, by_item), strict=True)), dict(zip(ways, labels, strict=True))
-
-
-def memory_usage(best: Best) -> np.ndarray | None:
-    """Mean mixture weights (M,) of the relations of test interactions, with a sum of 1.
-
-    None without a memory or test interactions. All processes must ask together.
-    """
-    run = best.run
-    if not run.model.spec.memory or not run.dataset.test.nnz:
-        return None
-    user_E, item_E = run.dataset.test.nonzero()
-    chosen = np.random.default_rng(0).permutation(len(user_E))[:N_PAIRS]
-    pairs = user_E[chosen], item_E[chosen]
-    weight_NxM = explain.of_pairs(_mixture, run.model, best.on_host, run.scorer("test"), *pairs)[0]
-    weight_M = np.abs(weight_NxM).mean(axis=0)
-    return weight_M / weight_M.sum()
-
-
-def _mixture(bound, *arguments):
-    return bound.mixture(*arguments)[:, :, 0]
 
 
 def _figure(path: pathlib.Path, caption: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from hlrcml_jax import devices, storage
+from hlrcml_jax import processes, storage
 from hlrcml_jax.errors import UserError, warn
 
 Tree = Any
@@ -49,7 +49,7 @@ class Checkpoints:
             create=writes,
         )
         try:
-            devices.in_first_process(self._check_ranks)
+            processes.in_first_process(self._check_ranks)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise UserError(f"{self.folder} cannot be used ({error}).") from None
@@ -96,7 +96,7 @@ class Checkpoints:
             raise self._not_written(error) from None
 
     def _not_written(self, error: Exception) -> UserError:
-        if devices.lost_another(error):
+        if processes.lost_another(error):
             raise error
         kept = [step for step in self._manager.all_steps() if (self.folder / str(step)).is_dir()]
         last = f"that of epoch {max(kept)} is whole" if kept else "there is none before it"
@@ -134,7 +134,7 @@ class Checkpoints:
             for other, error in damaged.items():
                 warn(f"{error} That of epoch {epoch} is used in its place.")
                 if self._writes:
-                    devices.in_first_process(functools.partial(self._set_aside, other))
+                    processes.in_first_process(functools.partial(self._set_aside, other))
                     self._manager.reload()
             return epoch, state
         if damaged:

@@ -19,19 +19,23 @@ import polars as pl
 import rich
 
 from hlrcml_jax import analyse as analysis
-from hlrcml_jax import devices, explain, frames, storage
+from hlrcml_jax import config_files, devices, explain, frames, processes, storage
 from hlrcml_jax import export as export_lib
-from hlrcml_jax.config import Config, validate
+from hlrcml_jax.config import Config, code_paths, validate
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models.closed_form import Popularity
+from hlrcml_jax.keys import flatten
 from hlrcml_jax.ranking.evaluation import Evaluation, evaluate
+from hlrcml_jax.ranking.lists import Ranking
 from hlrcml_jax.reporting import console as report
 from hlrcml_jax.reporting import plots
 from hlrcml_jax.reporting import report as page
 from hlrcml_jax.reporting.log import read_log
-from hlrcml_jax.runs.build import Run
-from hlrcml_jax.runs.workdir import Best, begin_run, best_checkpoint
-from hlrcml_jax.training.loop import in_common, train
+from hlrcml_jax.runs import build
+from hlrcml_jax.runs.build import Best, best_checkpoint
+from hlrcml_jax.runs.fit import fit_runs, in_common
+from hlrcml_jax.runs.run import Run
+from hlrcml_jax.runs.workdir import begin_run, open_run
+from hlrcml_jax.training.warm_start import Vectors, read_vectors
 
 AnyConfig = ml_collections.ConfigDict | Config
 N_EXAMPLES = 3  # users on the report
@@ -56,9 +60,11 @@ def train_and_evaluate(
     run = fit(config, workdir)
     best = best_checkpoint(run)
     rows = _test(best)
-    examples, usage_M = _examples(best), page.memory_usage(best)
-    log = read_log(run.workdir / "metrics.jsonl")
-    devices.in_first_process(lambda: page.write(best, rows, log, examples, usage_M))
+    examples, log = _examples(best), read_log(run.workdir / "metrics.jsonl")
+    of_memory = (build.model_of(run), best.on_host, build.make_scorer(run, "test"), run.dataset)
+    usage_M = analysis.memory_usage(*of_memory)
+    of_page = (run, best.epoch, build.count_parameters(run), rows, log, examples, usage_M)
+    processes.in_first_process(lambda: page.write(*of_page))
     seconds = time.perf_counter() - started
     rich.print(f"Done in {seconds:.0f} s; everything is in {_shown(run.workdir)}.")
     return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
@@ -108,8 +114,26 @@ def _fit(configs, workdirs, go_on: bool = False) -> list[Run]:
         where = f"{devices.device_count()} {jax.default_backend()} device(s)"
         for run, _ in begun:
             rich.print(f"{run.config.model.name} on {report.describe(run.dataset)}; {where}.")
-        train(begun, go_on)
+        fit_runs(begun, _vectors_of, go_on)
     return [run for run, _ in begun]
+
+
+def _vectors_of(run: Run, name: str) -> Vectors:
+    """What a run's `pretrained.users` or `pretrained.items` names: a workdir or a file.
+
+    Of a workdir's config, only code that the run's own config names is imported.
+    """
+    path = getattr(run.config.pretrained, name)
+    key, source = f"pretrained.{name}={path}", pathlib.Path(path).expanduser()
+    if not source.is_dir():
+        return read_vectors(key, source)
+    trusted = [path for _, path in code_paths(flatten(run.config))]
+    other = open_run(config_files.from_workdir(path, trusted=trusted), source)
+    ids = {"users": other.dataset.user_ids, "items": other.dataset.item_ids}[name]
+    params = best_checkpoint(other).params
+    if name not in params:
+        raise UserError(f"{key}: this run represents its {name} by their items.")
+    return ids.cast(pl.String), devices.to_host(params[name])[: len(ids)]
 
 
 def test(best: Best) -> dict[str, dict[str, float]]:
@@ -128,19 +152,17 @@ def _test(best: Best) -> dict[str, Evaluation]:
     name = run.config.model.name
     # Without the items of validation, test is predicted from what validation is predicted from.
     known = "test" if run.config.evaluation.known == "train+valid" else "valid"
-    ready = best.ready if known == "test" else run.params_for(best.params, known)
-    rows = {name: evaluate(run.scorer(known), ready, run.dataset, "test", run.protocol)}
+    ready = best.ready if known == "test" else build.params_for(run, best.params, known)
+    scorer, protocol = build.make_scorer(run, known), build.protocol_of(run)
+    rows = {name: evaluate(scorer, ready, run.dataset, "test", protocol)}
     if name != "popularity":
-        popularity = Popularity()
-        scorer, fitted = run.scorer(known, popularity), popularity.fit(run.dataset.train)
-        ready = run.params_for(fitted, known, popularity)
-        rows["popularity"] = evaluate(scorer, ready, run.dataset, "test", run.protocol)
+        rows["popularity"] = _test_popularity(run, known)
     found = rows[name]
     text = {
         "metrics": found.summary(),
         "n_users": len(found.user_B),
         "epoch": best.epoch,
-        "parameters": run.n_parameters,
+        "parameters": build.count_parameters(run),
         "protocol": {
             **dataclasses.asdict(found.protocol),
             "ranking": f"whole catalogue, without the items of {run.config.evaluation.known}",
@@ -154,16 +176,23 @@ def _test(best: Best) -> dict[str, Evaluation]:
         storage.write_text(run.workdir / "test_metrics.json", json.dumps(text, indent=2) + "\n")
         storage.write(run.workdir / "test_users.parquet", by_user.write_parquet)
 
-    devices.in_first_process(write)
+    processes.in_first_process(write)
     if not len(found.user_B):
         rich.print("The test part is empty: nothing to evaluate.")
     else:
         report.print_metrics(
-            f"Test, {len(found.user_B):,} users, {run.protocol.definitions} definitions",
+            f"Test, {len(found.user_B):,} users, {build.protocol_of(run).definitions} definitions",
             {label: evaluation.summary() for label, evaluation in rows.items()},
-            run.protocol.cutoffs,
+            build.protocol_of(run).cutoffs,
         )
     return rows
+
+
+def _test_popularity(run: Run, known: str) -> Evaluation:
+    popular = run.with_model("popularity")
+    fitted = build.initial_state(popular).params
+    scorer, ready = build.make_scorer(popular, known), build.params_for(popular, fitted, known)
+    return evaluate(scorer, ready, run.dataset, "test", build.protocol_of(run))
 
 
 def _examples(best: Best) -> list[pl.DataFrame]:
@@ -171,7 +200,7 @@ def _examples(best: Best) -> list[pl.DataFrame]:
     run = best.run
     count_U = np.diff(run.dataset.train.indptr)
     user_C = np.argsort(count_U < 10, kind="stable")[:N_EXAMPLES]
-    make = _explained if run.model.spec.attends else _recommended
+    make = _explained if build.model_of(run).spec.attends else _recommended
     table = make(best, 10, 3)(user_C)
     ids = run.dataset.user_ids.gather(user_C)
     tables = [table.filter(pl.col("user_id") == id) for id in ids]
@@ -220,51 +249,45 @@ def _write(best: Best, name: str, make) -> pathlib.Path:
 
 def _recommended(best: Best, k: int, _: int) -> Callable[[np.ndarray], pl.DataFrame]:
     """What gives the k best items of users."""
+    ranked, run = _ranked(best, k), best.run
+    return lambda user_C: frames.of_rankings(ranked(user_C), run.dataset.user_ids, run.dataset)
+
+
+def _ranked(best: Best, k: int) -> Callable[[np.ndarray], list[Ranking]]:
     run, ready = best.run, best.ready
-    scorer = run.scorer("test")
-    only_I = None
+    scorer, only_I = build.make_scorer(run, "test"), None
     if run.config.recommend.only_items:
         only_I = np.zeros(run.dataset.n_items, bool)
         names = run.config.recommend.only_items.split(",")
         only_I[frames.numbers(run.dataset.item_ids, names, "item")] = True
-
-    def table(user_C):
-        rankings = scorer.rank(ready, user_C, k, only_I=only_I)
-        ids, dataset = run.dataset.user_ids, run.dataset
-        return pl.concat([frames.frame(ranking, ids, dataset) for ranking in rankings])
-
-    return table
+    return lambda user_C: list(scorer.rank(ready, user_C, k, only_I=only_I))
 
 
 def _explained(best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataFrame]:
     """What gives the k best items of users, each with its reasons."""
-    run, params, recommended = best.run, best.on_host, _recommended(best, k, most)
-    scorer = run.scorer("test")
+    run, params, ranked = best.run, best.on_host, _ranked(best, k)
+    model, scorer = build.model_of(run), build.make_scorer(run, "test")
 
     def table(user_C):
-        best_R = recommended(user_C)
-        user_R = frames.numbers(run.dataset.user_ids, best_R["user_id"], "user")
-        item_R = frames.numbers(run.dataset.item_ids, best_R["item_id"], "item")
-        pairs = (user_R, item_R, run.dataset.user_ids, run.dataset)
-        why = explain.reasons(run.model, params, scorer, *pairs, most)
-        keys = ["user_id", "item_id"]
-        if "title" in why.columns:
-            why = why.drop("title")
-        return best_R.join(why, keys, "left", maintain_order="left_right")
+        rankings = ranked(user_C)
+        lists = frames.of_rankings(rankings, run.dataset.user_ids, run.dataset)
+        pairs = frames.pairs(rankings)
+        why = explain.reasons(model, params, scorer, *pairs, most).frame(run.dataset)
+        lists = lists.with_row_index("pair")
+        return lists.join(why, "pair", "left", maintain_order="left_right").drop("pair")
 
     return table
 
 
 def export(best: Best) -> pathlib.Path:
     """Writes vectors, memory and the scoring function to `export/` in the workdir."""
-    run = best.run
-    if run.model.spec.rows_are_histories:
+    run, model = best.run, build.model_of(best.run)
+    if model.spec.rows_are_histories:
         raise UserError(
-            f"a model of kind {type(run.model).__name__} has no vectors to export; its weights are "
-            "in the checkpoint."
+            f"{type(model).__name__} has no vectors to export; its weights are in the checkpoint."
         )
     params, folder = best.on_host, run.workdir / "export"
-    devices.in_first_process(lambda: export_lib.write(folder, run.model, params, run.dataset))
+    processes.in_first_process(lambda: export_lib.write(folder, model, params, run.dataset))
     rich.print(f"Vectors and the scoring function are in {_shown(folder)}.")
     return folder
 
@@ -275,9 +298,9 @@ def analyse(best: Best) -> dict[str, dict[str, float]]:
     Writes `relations.json`, the relations themselves to `relations.npz`, and a plot.
     """
     run, params = best.run, best.on_host
-    scorer, seed = run.scorer("test"), run.config.data.split.seed
+    scorer, seed = build.make_scorer(run, "test"), run.config.data.split.seed
     most = run.config.analyse.interactions
-    found = analysis.relations(run.model, params, scorer, run.dataset, most, seed)
+    found = analysis.relations(build.model_of(run), params, scorer, run.dataset, most, seed)
     matching = analysis.matching(found, seed)
     plot = run.workdir / "plots" / "relations.png"
     arrays: dict[str, Any] = {
@@ -291,7 +314,7 @@ def analyse(best: Best) -> dict[str, dict[str, float]]:
         storage.write(run.workdir / "relations.npz", lambda path: np.savez(path, **arrays))
         plots.plot_relations(*analysis.in_two_dimensions(found.vector_NxD), found.shared_N, plot)
 
-    devices.in_first_process(write)
+    processes.in_first_process(write)
     report.print_matching(f"Relations of {run.config.model.name}", matching)
     rich.print(f"The plot is {_shown(plot)}.")
     return matching

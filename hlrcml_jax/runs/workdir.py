@@ -1,8 +1,6 @@
-"""The folder of a run: begun, gone on with, or read; and the best checkpoint in it."""
+"""The folder of a run: begun, resumed, or read."""
 
 import contextlib
-import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -14,12 +12,12 @@ import filelock
 import ml_collections
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import config_files, devices, models, storage
+from hlrcml_jax import config_files, devices, models, processes, storage
 from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.keys import flatten
-from hlrcml_jax.runs.build import Run
 from hlrcml_jax.runs.checkpoints import Checkpoints
+from hlrcml_jax.runs.run import Run
 
 
 def open_run(
@@ -68,15 +66,14 @@ def begin_run(
             raise UserError(
                 f"{run.workdir}: another program works on this run; wait for it, or choose another."
             ) from None
-        if before is None:
-            if config_files.read_workdir(run.workdir) is not None:
-                raise UserError(f"{run.workdir}: another run has begun here; choose another.")
-            write_config(run)
+        if before is None and config_files.read_workdir(run.workdir) is not None:
+            raise UserError(f"{run.workdir}: another run has begun here; choose another.")
+        write_config(run)  # again, too: keys marked `may_change` may differ from last time
 
     try:
-        devices.in_first_process(begin)
+        processes.in_first_process(begin)
         # Without another process, checkpoints would wait to be closed.
-        with Checkpoints(run.workdir, writes=True) as checkpoints, devices.together():
+        with Checkpoints(run.workdir, writes=True) as checkpoints, processes.together():
             yield run, checkpoints
     finally:
         lock.release()
@@ -101,7 +98,7 @@ def _prepare(
     before = config_files.read_workdir(workdir)
     if before is not None:
         _check_same(workdir, before["config"], config)
-    dataset = devices.in_first_process(lambda: prepare(config.data)) or prepare(config.data)
+    dataset = processes.in_first_process(lambda: prepare(config.data)) or prepare(config.data)
 
     def check():
         if before is not None and before["data"] != dataset.fingerprint():
@@ -110,7 +107,7 @@ def _prepare(
                 "choose another --workdir, or restore the data."
             )
 
-    devices.in_first_process(check)  # others need not read all of it
+    processes.in_first_process(check)  # others need not read all of it
     return Run(config, dataset, workdir), before
 
 
@@ -135,42 +132,3 @@ def _check_same(workdir: pathlib.Path, before: dict[str, Any], config: config_li
                 f"{workdir}: this workdir was made with {name}={was!r}, and the config now has "
                 f"{now[name]!r}; choose another --workdir, or set it back."
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """The best checkpoint of a run.
-
-    Attributes:
-      run: the run.
-      epoch: of the checkpoint.
-      params: as `Run.place` takes them.
-    """
-
-    run: Run
-    epoch: int
-    params: dict[str, Any]
-
-    @functools.cached_property
-    def ready(self) -> dict[str, Any]:
-        """Parameters made ready to predict test, placed."""
-        return self.run.params_for(self.params, "test")
-
-    @functools.cached_property
-    def on_host(self) -> dict[str, Any]:
-        """The same as host arrays; all processes must ask together."""
-        return self.run.collect(self.ready)
-
-
-def best_checkpoint(run: Run) -> Best:
-    """Reads the best checkpoint of a run.
-
-    Raises:
-      UserError: when there is none yet.
-    """
-    with Checkpoints(run.workdir) as checkpoints:
-        best = checkpoints.best(run.empty_state())
-    if best is None:
-        raise UserError(f"{run.workdir}: there is no checkpoint yet; train first.")
-    epoch, state = best
-    return Best(run, epoch, state.params)

@@ -3,7 +3,7 @@
 import signal
 import threading
 
-from hlrcml_jax import devices
+from hlrcml_jax import processes
 
 
 class Terminations:
@@ -29,4 +29,4 @@ class Terminations:
 
     def asked(self) -> bool:
         """Whether any process has been asked to end; all processes must ask together."""
-        return devices.any_process(self._came)
+        return processes.any_process(self._came)

@@ -18,8 +18,8 @@ import optax
 from hlrcml_jax import devices
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.past import own_scores
-from hlrcml_jax.training.batch import Batch, Rows, widen_rows
-from hlrcml_jax.training.objective import Objective
+from hlrcml_jax.training.batch import Batch
+from hlrcml_jax.training.objective import Objective, Rows, widen_rows
 from hlrcml_jax.training.optimizer import distinct, put_rows, take_rows
 from hlrcml_jax.training.sampling import Positives, Sampler, UserItems, draw_batch
 

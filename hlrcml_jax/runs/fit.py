@@ -1,0 +1,190 @@
+"""Training of runs in their workdirs, from the latest checkpoint; several side by side."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import rich
+
+from hlrcml_jax import devices
+from hlrcml_jax.keys import flatten
+from hlrcml_jax.ranking.evaluation import evaluate
+from hlrcml_jax.ranking.scorer import Scorer
+from hlrcml_jax.reporting.console import Stopwatch, TrainingProgress
+from hlrcml_jax.reporting.log import MetricsLog
+from hlrcml_jax.runs import build
+from hlrcml_jax.runs.checkpoints import Checkpoints
+from hlrcml_jax.runs.run import Run
+from hlrcml_jax.schema import Config
+from hlrcml_jax.training.loop import Epoch, Record, Training, train
+from hlrcml_jax.training.step import TrainState
+from hlrcml_jax.training.warm_start import Vectors, warm_start
+
+
+def in_common(config: Config) -> dict[str, Any]:
+    """What runs must have in common to be trained side by side: all but the seed and `NUMBERS`."""
+    values = flatten(config)
+    return values | {name: values[name] is None for name in build.NUMBERS} | {"seed": None}
+
+
+def fit_runs(
+    begun: Sequence[tuple[Run, Checkpoints]],
+    vectors_of: Callable[[Run, str], Vectors],
+    keep_going: bool = False,
+) -> None:
+    """Trains from the latest checkpoint until the last epoch, or until nothing improves.
+
+    Args:
+      begun: a run and its checkpoints, or several that have the same `in_common`.
+      vectors_of: the vectors that a run's `pretrained.users` or `pretrained.items` names.
+      keep_going: with the others, and a warning, when the loss of one is not finite any more.
+
+    Raises:
+      Diverged: the loss is not finite any more.
+      Terminated: SIGTERM came; what was trained is saved.
+    """
+    if build.model_of(begun[0][0]).spec.closed_form:
+        for run, checkpoints in begun:
+            _solve(run, checkpoints)
+        return
+    with TrainingProgress() as progress, contextlib.ExitStack() as stack:
+        opened = []
+        for run, checkpoints in begun:
+            name = run.workdir.name if len(begun) > 1 else ""
+            training = _open(run, checkpoints, progress, name, vectors_of)
+            opened.append((run, stack.enter_context(training)))
+        runs = [(run, training) for run, training in opened if not training.ended]
+        if runs:
+            trainings = [training for _, training in runs]
+            train(trainings, _epoch_of(runs), keep_going)
+
+
+@contextlib.contextmanager
+def _open(
+    run: Run,
+    checkpoints: Checkpoints,
+    progress: TrainingProgress,
+    name: str,
+    vectors_of: Callable[[Run, str], Vectors],
+) -> Iterator[Training]:
+    """A run where its latest checkpoint left it."""
+    latest = checkpoints.latest(build.empty_state(run))
+    if latest is None:
+        epoch, state = 0, _start(run, vectors_of)
+    else:
+        epoch, state = latest
+        rich.print(f"Resuming after epoch {epoch}.")
+    options, stopping = run.config.train, run.config.early_stopping
+    placement = build.placement_of(run)
+    show = progress.add(name, options.epochs, epoch, stopping.metric)
+    with MetricsLog(run.workdir / "metrics.jsonl", epoch) as log:
+
+        def report(record):
+            log.write(record)
+            show(record)
+
+        yield Training(
+            str(run.workdir),
+            placement.place(state),
+            epoch,
+            run.dataset.train.nnz,
+            options.batch_size,
+            options.epochs,
+            stopping.patience * options.validate_every,
+            options.validate_every,
+            _Validation(run),
+            lambda epoch, state, value: checkpoints.save(epoch, placement.keep(state), value),
+            report,
+        )
+
+
+def _start(run: Run, vectors_of: Callable[[Run, str], Vectors]) -> TrainState:
+    """The state before training, with the vectors that the config takes from elsewhere."""
+    state = build.initial_state(run)
+    ids = {"users": run.dataset.user_ids, "items": run.dataset.item_ids}
+    tables = {}
+    for name, wanted in ids.items():
+        path = getattr(run.config.pretrained, name)
+        if path:
+            table = np.array(devices.to_host(state.params[name])[: len(wanted)])
+            key = f"pretrained.{name}={path}"
+            tables[name] = warm_start(key, vectors_of(run, name), wanted, table)
+    return state.replace(params=state.params | tables)
+
+
+class _Validation:
+    """Validates a run's states by the config's metric; see `Training.validate`."""
+
+    def __init__(self, run: Run):
+        self._run, self._metric = run, run.config.early_stopping.metric
+
+    def __call__(self, state: TrainState, epoch: int) -> tuple[float, Record]:
+        run = self._run
+        if run.dataset.valid.nnz == 0:
+            return float(epoch), {}  # nothing to choose by: the latest is the best
+        if self._metric == "loss":
+            loss = self._mean_loss(state.params)
+            return -loss, {"loss_valid": loss}
+        params = build.placement_of(run).keep(state.params)
+        record = validate(run, self._scorer, params)
+        return record[self._metric], record
+
+    @functools.cached_property
+    def _scorer(self) -> Scorer:
+        return build.make_scorer(self._run, "valid")
+
+    @functools.cached_property
+    def _mean_loss(self) -> Callable[[dict[str, Any]], float]:
+        run = self._run
+        positives = build.make_positives(run, "valid")
+        data = (build.make_sampler(run), positives, devices.replicate(_key_data(run, 1)))
+        mean_loss = devices.pmap(build.make_trainer(run).mean_loss)
+        return lambda params: float(devices.first(mean_loss(params, *data)))
+
+
+def validate(run: Run, scorer: Scorer, params: dict[str, Any]) -> Record:
+    """All metrics on validation at the cut-off of the one to choose by."""
+    cutoff = int(run.config.early_stopping.metric.partition("@")[2])
+    ready, protocol = build.params_for(run, params, "valid"), build.protocol_of(run)
+    found = evaluate(scorer, ready, run.dataset, "valid", protocol, (cutoff,))
+    return {name: found.mean(name) for name in found.values}
+
+
+def _epoch_of(runs: Sequence[tuple[Run, Training]]) -> Epoch:
+    first = runs[0][0]
+    values = [flatten(run.config) for run, _ in runs]
+    numbers = {
+        name: np.array([of_run[name] for of_run in values], np.float32)
+        for name in build.NUMBERS
+        if values[0][name] is not None
+    }
+    return Epoch(
+        functools.partial(build.make_trainer, first),
+        [training.state for _, training in runs],
+        (build.make_sampler(first), build.make_positives(first, "train")),
+        np.stack([_key_data(run, 0) for run, _ in runs]),
+        numbers,
+    )
+
+
+def _key_data(run: Run, purpose: int) -> np.ndarray:
+    """The run's key for training (0), or for the loss on validation (1), as data."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(run.config.seed), 1))
+    return np.asarray(jax.random.key_data(keys[purpose]))
+
+
+def _solve(run: Run, checkpoints: Checkpoints) -> None:
+    """Solves a model in closed form: epoch 0 is all there is."""
+    if checkpoints.latest(build.empty_state(run)) is not None:
+        return
+    watch = Stopwatch()
+    state = build.initial_state(run)
+    record: Record = {"epoch": 0, "step": 0, "train_s": round(watch.lap(), 3)}
+    if run.config.early_stopping.metric != "loss" and run.dataset.valid.nnz:
+        record |= validate(run, build.make_scorer(run, "valid"), state.params)
+    checkpoints.save(0, state, 0.0)
+    with MetricsLog(run.workdir / "metrics.jsonl", 0) as log:
+        log.write(record)
