@@ -30,7 +30,7 @@ from hlrcml_jax.data import layout as layouts
 from hlrcml_jax.data import readers
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.training.warm_start import read_vectors, warm_start
+from hlrcml_jax.training import warm_start
 
 SEPARATORS = (",", "\t", ";", " ", "::", "|", "||", "\x01")
 ENCODINGS = ("utf8", "latin-1", "utf-16", "ascii")
@@ -64,9 +64,9 @@ def read_vectors(folder: pathlib.Path, how: int, content: bytes) -> None:
     """The reader of vectors to begin with."""
     path = folder / f"vectors.{('npy', 'npz')[how & 1]}"
     path.write_bytes(content)
-    found = read_vectors("pretrained.items", path)
+    found = warm_start.read_vectors("pretrained.items", path)
     ids = pl.Series(["1", "2", "3"])
-    warm_start("pretrained.items", found, ids, np.zeros((3, 2), np.float32))
+    warm_start.warm_start("pretrained.items", found, ids, np.zeros((3, 2), np.float32))
 
 
 def read_config(folder: pathlib.Path, how: int, content: bytes) -> None:

@@ -82,15 +82,18 @@ class Training:
             "examples_per_s": round(self.n_examples / seconds, 1),
             "train_s": round(seconds, 3),
         }
+        value = None
         if self.epoch % self.validate_every == 0 or self.epoch == self.epochs:
             started = time.perf_counter()
             value, found = self.validate(self.state, self.epoch)
             record |= found | {"validation_s": round(time.perf_counter() - started, 3)}
             self.state = improves(self.state, value, self.epoch)
-            self.save(self.epoch, self.state, value)
         elif stopping:
-            self.save(self.epoch, self.state, -math.inf)  # never the best
+            value = -math.inf  # never the best
+        # A checkpoint without its epoch's record would leave a gap; a record without one is dropped.
         self.report(record)
+        if value is not None:
+            self.save(self.epoch, self.state, value)
         self.ended = self._is_over()
 
     def _check(self, loss_T: np.ndarray) -> None:
