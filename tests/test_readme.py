@@ -1,14 +1,12 @@
 """The README's examples in Python run as they stand."""
 
-import pathlib
 import re
 import shutil
 
 import pytest
+from conftest import ROOT
 
 from hlrcml_jax.models import MODELS
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_the_examples_run(trained, cli, tmp_path, monkeypatch):

@@ -1,18 +1,17 @@
 """The search: what it draws, what it drops, and that it goes on where it was."""
 
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import polars as pl
 import pytest
+from conftest import ROOT
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 
-ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = ROOT / "experiments" / "sweep.py"
 
 

@@ -26,7 +26,7 @@ from hlrcml_jax.training.optimizer import keep_rows_in_balls, row_radii
 from hlrcml_jax.training.step import Trainer
 
 FOLDER = pathlib.Path(
-    os.environ.get("HLRCML_FIXTURES") or pathlib.Path(__file__).parent / "fixtures"
+    os.environ.get("HLRCML_FIXTURES") or pathlib.Path(__file__).parents[1] / "fixtures"
 )
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
 CASES = sorted(path.stem for path in FOLDER.glob("*.npz") if path.stem != "metrics")

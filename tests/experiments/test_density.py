@@ -1,14 +1,13 @@
 """Thinner training gives a table and a plot of its own."""
 
-import pathlib
 import subprocess
 import sys
 
 import polars as pl
+from conftest import ROOT
 
 from hlrcml_jax.data import synthetic
 
-ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = ROOT / "experiments" / "density.py"
 
 

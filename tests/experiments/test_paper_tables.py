@@ -1,19 +1,18 @@
 """The program of tables: its statistics by hand, and a comparison that is stopped and goes on."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import polars as pl
 import pytest
+from conftest import ROOT
 
 from hlrcml_jax import devices
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.runs import experiment
 
-ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = ROOT / "experiments" / "paper_tables.py"
 
 
