@@ -8,7 +8,11 @@ import sys
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of the time is compilation
+# Most of the time is compilation, and most of the programs are small.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+FAST = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+if FAST not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}".strip()
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # What one test compiles, none compiles again: in no worker, and in no program that is run.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
@@ -32,7 +36,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def with_devices(n: int) -> dict[str, str]:
     """The environment that simulates n devices."""
-    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
+    return {"XLA_FLAGS": f"{FAST} --xla_force_host_platform_device_count={n}"}
 
 
 def left(workdir: pathlib.Path) -> tuple[list[dict], dict]:
