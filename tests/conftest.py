@@ -10,15 +10,19 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the time is compilation, and most of the programs are small.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-FAST = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-if FAST not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}".strip()
+if "--xla_cpu_use_fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+        + os.environ.get("XLA_FLAGS", "")
+    )
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # What one test compiles, none compiles again: in no worker, and in no program that is run.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
     os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**31)  # locks it
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # an oracle's few lists
 
 import forked
 import jax
@@ -36,7 +40,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def with_devices(n: int) -> dict[str, str]:
     """The environment that simulates n devices."""
-    return {"XLA_FLAGS": f"{FAST} --xla_force_host_platform_device_count={n}"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={n}"
+    return {"XLA_FLAGS": flags}
 
 
 def left(workdir: pathlib.Path) -> tuple[list[dict], dict]:
