@@ -3,8 +3,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -79,15 +77,13 @@ class CommandLine:
         flags = [f"--config.{name}={value}" for name, value in small.items()]
         self.small = [f"--config={ROOT / 'configs' / 'default.py'}", *flags]
 
-    def start(self, *flags: str) -> subprocess.Popen:
-        """Starts the program on one device, with pipes for its output."""
-        command = [sys.executable, "-m", "hlrcml_jax.main", *map(str, flags)]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=os.environ | with_devices(1), **streams)
+    def start(self, *flags: str) -> forked.Program:
+        """Starts the program on one device."""
+        return forked.Program(flags, with_devices(1))
 
     def run(self, *flags: str, devices: int = 1, **environment: str) -> tuple[int, str, str]:
         """(exit status, stdout, stderr)."""
-        return forked.run([*map(str, flags)], with_devices(devices) | environment)
+        return forked.run(flags, with_devices(devices) | environment)
 
 
 @pytest.fixture(scope="session")

@@ -156,12 +156,15 @@ class _Training:
             "examples_per_s": round(self._n / seconds, 1),
             "train_s": round(seconds, 3),
         }
+        value = None
         if self.epoch % config.train.validate_every == 0 or self.epoch == config.train.epochs:
             value = self._validate(record)
-            self._checkpoints.save(self.epoch, self.run.keep(self.state), value)
         elif asked:
-            self._checkpoints.save(self.epoch, self.run.keep(self.state), -math.inf)  # never best
+            value = -math.inf  # never best
+        # A checkpoint whose line is not there would leave a gap; a line without one is dropped.
         self._log.write(record)
+        if value is not None:
+            self._checkpoints.save(self.epoch, self.run.keep(self.state), value)
         self._show(record)
         self.ended = self._is_over()
 
