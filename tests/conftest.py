@@ -3,18 +3,24 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of the time is compilation
+# Most of the time is compilation, and most of the programs are small.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if "--xla_cpu_use_fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+        + os.environ.get("XLA_FLAGS", "")
+    )
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # What one test compiles, none compiles again: in no worker, and in no program that is run.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
     os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**31)  # locks it
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # an oracle's few lists
 
 import forked
 import jax
@@ -32,7 +38,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def with_devices(n: int) -> dict[str, str]:
     """The environment that simulates n devices."""
-    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={n}"
+    return {"XLA_FLAGS": flags}
 
 
 def left(workdir: pathlib.Path) -> tuple[list[dict], dict]:
@@ -70,15 +77,13 @@ class CommandLine:
         flags = [f"--config.{name}={value}" for name, value in small.items()]
         self.small = [f"--config={ROOT / 'configs' / 'default.py'}", *flags]
 
-    def start(self, *flags: str) -> subprocess.Popen:
-        """Starts the program on one device, with pipes for its output."""
-        command = [sys.executable, "-m", "hlrcml_jax.main", *map(str, flags)]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=os.environ | with_devices(1), **streams)
+    def start(self, *flags: str) -> forked.Program:
+        """Starts the program on one device."""
+        return forked.Program(flags, with_devices(1))
 
     def run(self, *flags: str, devices: int = 1, **environment: str) -> tuple[int, str, str]:
         """(exit status, stdout, stderr)."""
-        return forked.run([*map(str, flags)], with_devices(devices) | environment)
+        return forked.run(flags, with_devices(devices) | environment)
 
 
 @pytest.fixture(scope="session")

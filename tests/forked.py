@@ -4,21 +4,75 @@ import concurrent.futures
 import multiprocessing
 import os
 import pathlib
+import re
+import resource
+import runpy
 import sys
-import tempfile
+import threading
+import time
+
+from absl import flags
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["hlrcml_jax.main", "hlrcml_jax.runs.experiment"])
 
 
-def run(flags: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
-    """(exit status, stdout, stderr) of the program with flags and a changed environment."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [pathlib.Path(folder, name) for name in ("out", "err")]
-        process = _CONTEXT.Process(target=_main, args=(flags, environment, paths))
-        process.start()
-        process.join()
-        return process.exitcode, *(path.read_text() for path in paths)
+class Program:
+    """The program, or another one, in a process of its own; to be asked as `subprocess.Popen` is.
+
+    Args:
+      arguments: of the command line.
+      environment: what is changed of it.
+      path: of another program.
+      first: a function of a module and its arguments, called in the process before the program.
+
+    Attributes:
+      returncode: None as long as it goes on.
+    """
+
+    def __init__(self, arguments, environment, path=None, first=()):
+        pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(2)]
+        ends = [writer for _, writer in pipes]
+        args = ([*map(str, arguments)], environment, ends, path, first)
+        self._process = _CONTEXT.Process(target=_main, args=args)
+        self._process.start()
+        for end in ends:
+            end.close()
+        self._said = ["", ""]
+        self._readers = [
+            threading.Thread(target=self._read, args=(place, reader))
+            for place, (reader, _) in enumerate(pipes)
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, place, reader):
+        with reader, open(reader.fileno(), closefd=False) as stream:
+            self._said[place] = stream.read()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self) -> tuple[str, str]:
+        """(stdout, stderr), when it has ended."""
+        for reader in self._readers:
+            reader.join()
+        self._process.join()
+        return tuple(self._said)
+
+
+def run(arguments, environment, path=None, first=()) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr) of a `Program`."""
+    program = Program(arguments, environment, path, first)
+    out, err = program.communicate()
+    return program.returncode, out, err
 
 
 def call(environment: dict[str, str], function, *args):
@@ -27,16 +81,53 @@ def call(environment: dict[str, str], function, *args):
         return pool.submit(function, *args).result()
 
 
+def signal_at(number: int, moment: str, n: int = 1, pause: float = 0.0) -> None:
+    """Lets this process send itself a signal just before it changes a file.
+
+    Args:
+      number: of the signal.
+      moment: pattern of an audit event of Python and its arguments, `os.rename FROM TO`.
+      n: the how manieth such event it is.
+      pause: seconds that other threads have before.
+    """
+    left = n
+
+    def hook(event, args):
+        nonlocal left
+        text = " ".join(map(str, (event, *args[:2]))) if event.startswith(("os.", "open")) else ""
+        if not left or not re.fullmatch(moment, text):
+            return
+        left -= 1
+        if not left:
+            time.sleep(pause)
+            os.kill(os.getpid(), number)
+
+    sys.addaudithook(hook)
+
+
+def limit_files(n_bytes: int) -> None:
+    """Forbids this process larger files."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+
+
 def _change(environment):
     os.environ |= environment
 
 
-def _main(flags, environment, paths):
-    for number, path in enumerate(paths, 1):
-        with path.open("w") as stream:
-            os.dup2(stream.fileno(), number)
+def _main(arguments, environment, ends, path, first):
+    for number, end in enumerate(ends, 1):
+        os.dup2(end.fileno(), number)
+        end.close()
     os.environ |= environment
-    sys.argv = ["hlrcml_jax", *flags]
+    sys.argv = [str(path or "hlrcml_jax"), *arguments]
+    if first:
+        first[0](*first[1:])
+    if path is not None:
+        sys.path.insert(0, str(pathlib.Path(path).parent))
+        for flag in flags.FLAGS.flags_by_module_dict().pop("hlrcml_jax.main"):
+            delattr(flags.FLAGS, flag.name)  # it may have flags of these names
+        runpy.run_path(str(path), run_name="__main__")
+        return
     from hlrcml_jax import main
 
     main.run()

@@ -18,7 +18,7 @@ from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.runs.checkpoints import Checkpoints
 
-FOUND = sorted((pathlib.Path(__file__).parent / "fixtures" / "hostile").iterdir())
+FOUND = sorted((ROOT / "tests" / "fixtures" / "hostile").iterdir())
 fuzz = config_files.load(ROOT / "experiments" / "fuzz.py")
 
 

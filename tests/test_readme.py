@@ -1,12 +1,10 @@
 """The README's examples in Python run as they stand."""
 
-import pathlib
 import re
 import shutil
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[1]
+from conftest import ROOT
 
 
 def test_the_examples_run(trained, cli, tmp_path, monkeypatch):

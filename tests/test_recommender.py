@@ -50,7 +50,7 @@ def trained(tmp_path_factory):
                 "train.epochs": 2,
                 "model.als.regularization": 0.1,
             }
-            experiment.train_and_evaluate(make_config(values | changes), folder / key)
+            experiment.fit(make_config(values | changes), folder / key)
             made[key] = hlr.load(folder / key)
         return made[key]
 

@@ -50,7 +50,12 @@ class Checkpoints:
         )
         try:
             processes.in_first_process(self._check_ranks)
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            # Without the handler, orbax judges by the first checkpoint that it reads how all were
+            # made; it may be one that a kill left half removed.
+            handler = ocp.StandardCheckpointHandler()
+            self._manager = ocp.CheckpointManager(
+                self.folder, options=options, item_handlers=handler
+            )
         except OSError as error:
             raise UserError(f"{self.folder} cannot be used ({error}).") from None
 

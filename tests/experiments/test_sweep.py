@@ -1,18 +1,15 @@
 """The search: what it draws, what it drops, and that it goes on where it was."""
 
-import pathlib
-import subprocess
-import sys
-
+import forked
 import numpy as np
 import polars as pl
 import pytest
+from conftest import ROOT
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 
-ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = ROOT / "experiments" / "sweep.py"
 
 
@@ -73,13 +70,14 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path):
 
     def run(*flags):
         command = [
-            sys.executable, PROGRAM, "--config=configs/default.py", "--trials=3", "--keep=0.4",
+            f"--config={ROOT}/configs/default.py", "--trials=3", "--keep=0.4",
             f"--space={tmp_path / 'space.py'}", f"--folder={tmp_path / 'sweep'}",
             f"--set=data.path={tmp_path / 'own.csv'}", f"--set=data.cache_dir={tmp_path / 'cache'}",
             "--set=model.name=cml", *flags,
         ]  # fmt: skip
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        return done.stdout, pl.read_csv(tmp_path / "sweep" / "trials.csv")
+        status, out, err = forked.run(command, {}, PROGRAM)
+        assert status == 0, err
+        return out, pl.read_csv(tmp_path / "sweep" / "trials.csv")
 
     _, first = run("--epochs=1")
     said, both = run("--epochs=1,2")

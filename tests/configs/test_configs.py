@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import pathlib
 import re
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from hlrcml_jax.data import downloads, readers, splits
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.ranking import metrics
 
-FOLDER = pathlib.Path(__file__).parents[1] / "configs"
+FOLDER = ROOT / "configs"
 
 # The hyper-parameters that were published with the paper. A blank is a thing the model has not.
 PUBLISHED = """
@@ -267,7 +266,7 @@ def test_every_value_of_the_space_is_valid(choice):
 
 def test_every_promise_has_its_test():
     promises = (ROOT / "README.md").read_text().partition("## What it promises")[2]
-    names = re.findall(r"`(test_\w+\.py)?::(test_\w+)`", promises.partition("\n## ")[0])
+    names = re.findall(r"`((?:\w+/)*test_\w+\.py)?::(test_\w+)`", promises.partition("\n## ")[0])
     assert len(names) > 15
     path = None
     for file, name in names:

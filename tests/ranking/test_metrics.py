@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from hlrcml_jax.config import METRICS
 from hlrcml_jax.ranking import metrics
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
 
 def by_name(hits_BxK, relevant_B, cutoffs, definitions):

@@ -1,13 +1,13 @@
 """The script for TPU VMs prints a complete plan, and gives no command, in a dry run."""
 
-import pathlib
 import re
 import shutil
 import subprocess
 
 import pytest
+from conftest import ROOT
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "tpu_vm.sh"
+SCRIPT = ROOT / "experiments" / "tpu_vm.sh"
 
 
 def run(*arguments, **environment):

@@ -2,16 +2,16 @@
 
 import json
 import os
-import pathlib
 import subprocess
 
 import nbclient
 import nbformat
 import pytest
+from conftest import ROOT
 
 from hlrcml_jax.data import synthetic
 
-FOLDER = pathlib.Path(__file__).parents[1] / "experiments" / "notebooks"
+FOLDER = ROOT / "experiments" / "notebooks"
 SMALL = {
     "model.dim": 8,
     "model.memory_slots": 4,

@@ -68,7 +68,7 @@ def losses(workdir):
 def plain(small, tmp_path_factory):
     """Losses without any option."""
     workdir = tmp_path_factory.mktemp("plain")
-    experiment.train_and_evaluate(make_config(small), workdir)
+    experiment.fit(make_config(small), workdir)
     return losses(workdir)
 
 
@@ -82,10 +82,10 @@ def plain(small, tmp_path_factory):
     ],
 )
 def test_options_of_the_optimizer_act_and_survive_resuming(small, plain, tmp_path, options):
-    experiment.train_and_evaluate(make_config(small, **options), tmp_path / "whole")
+    experiment.fit(make_config(small, **options), tmp_path / "whole")
     first = make_config(small, **options, **{"train.epochs": 2})
-    experiment.train_and_evaluate(first, tmp_path / "parts")
-    experiment.train_and_evaluate(make_config(small, **options), tmp_path / "parts")
+    experiment.fit(first, tmp_path / "parts")
+    experiment.fit(make_config(small, **options), tmp_path / "parts")
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
     assert losses(tmp_path / "whole")[2] != plain[2]
 
@@ -105,8 +105,7 @@ def test_analysis_leaves_relations_and_a_plot(small, tmp_path):
     (tmp_path / "items.csv").write_text(f"item,title,kinds\n{lines}")
     changes = {"data.titles.path": str(tmp_path / "items.csv"), "data.titles.categories": "kinds"}
     config = make_config(small, **changes)
-    experiment.train_and_evaluate(config, tmp_path / "run")
-    run = open_run(config, tmp_path / "run")
+    run = experiment.fit(config, tmp_path / "run")
     found = experiment.analyse(best_checkpoint(run))
     assert found["d"]["nearest"] <= 1
     assert set(found) == {"all", "a", "b", "c", "d"}
@@ -124,7 +123,7 @@ def pretrained(small, tmp_path_factory):
     """A finished run of CML."""
     workdir = tmp_path_factory.mktemp("pretrained") / "cml"
     config = make_config(small, **{"model.name": "cml"})
-    experiment.train_and_evaluate(config, workdir)
+    experiment.fit(config, workdir)
     return open_run(config, workdir)
 
 
@@ -135,7 +134,7 @@ def test_frozen_tables_of_another_run_stay(small, tmp_path, pretrained):
         "pretrained.freeze": "items",
     }
     config = make_config(small, **changes)
-    experiment.train_and_evaluate(config, tmp_path)
+    experiment.fit(config, tmp_path)
     params = newest_state(open_run(config, tmp_path)).params
     given = best_checkpoint(pretrained).params
     np.testing.assert_array_equal(params["items"], given["items"])
@@ -144,10 +143,10 @@ def test_frozen_tables_of_another_run_stay(small, tmp_path, pretrained):
 
 def test_a_run_without_user_vectors_has_none_to_give(small, tmp_path):
     items = make_config(small, **{"model.name": "cml", "model.users": "items", "train.epochs": 1})
-    experiment.train_and_evaluate(items, tmp_path / "items")
+    experiment.fit(items, tmp_path / "items")
     config = make_config(small, **{"pretrained.users": str(tmp_path / "items")})
     with pytest.raises(UserError, match="made its users of their items"):
-        experiment.train_and_evaluate(config, tmp_path / "run")
+        experiment.fit(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
@@ -161,7 +160,7 @@ def test_vectors_of_a_file_are_matched_by_id(small, tmp_path, kind):
         np.save(path, vectors)
     changes = {"pretrained.items": str(path), "pretrained.freeze": "both"}
     config = make_config(small, **changes)
-    experiment.train_and_evaluate(config, tmp_path / "run")
+    experiment.fit(config, tmp_path / "run")
     run = open_run(config, tmp_path / "run")
     found = newest_state(run).params["items"]
     known = np.ones(40, bool)
@@ -189,4 +188,4 @@ def test_vectors_that_do_not_fit(small, tmp_path, content, said):
         np.savez(path, **content)
     config = make_config(small, **{"pretrained.items": str(path)})
     with pytest.raises(UserError, match=rf"pretrained.items=.*{said}"):
-        experiment.train_and_evaluate(config, tmp_path / "run")
+        experiment.fit(config, tmp_path / "run")

@@ -20,6 +20,8 @@ from hlrcml_jax.training.optimizer import keep_rows_in_balls, make_optimizer, ro
 from hlrcml_jax.training.sampling import Positives, Sampler, draw_batch
 from hlrcml_jax.training.step import Trainer, improves, init_params, init_state
 
+draw = jax.jit(draw_batch)
+
 
 def known(seed=0):
     rng = np.random.default_rng(seed)
@@ -68,17 +70,19 @@ def test_an_epoch_is_its_steps_one_by_one():
     sampler, positives = jax.device_put((Sampler.of(matrix, 5, candidates=3), Positives.of(matrix)))
     order_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(9), 0))
     order = jax.random.permutation(order_key, matrix.nnz)
-    gradient = jax.jit(
-        lambda params, batch: jax.grad(trainer.loss, argnums=1)(trainer.model, params, batch)
-    )
+
+    @jax.jit
+    def step(params, opt_state, batch):
+        gradients = jax.grad(trainer.loss, argnums=1)(trainer.model, params, batch)
+        updates, opt_state = trainer.optimizer.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
     seen = []
     for start in range(0, matrix.nnz, 64):
         places = jnp.arange(start, min(start + 64, matrix.nnz))
-        batch = draw_batch(sampler, positives, draw_key, order, places)
+        batch = draw(sampler, positives, draw_key, order, places)
         seen += list(zip(batch.user_B.tolist(), batch.positive_B.tolist(), strict=True))
-        gradients = gradient(params, batch)
-        updates, opt_state = trainer.optimizer.update(gradients, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        params, opt_state = step(params, opt_state, batch)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
     assert sorted(seen) == sorted(zip(*map(np.ndarray.tolist, matrix.nonzero()), strict=True))
@@ -91,12 +95,10 @@ def test_blocks_of_a_batch_add_up_to_it(user_vectors):
     matrix = known()
     params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8, user_vectors)
     sampler, positives = jax.device_put((Sampler.of(matrix, 5, candidates=3), Positives.of(matrix)))
-    batch = draw_batch(
-        sampler, positives, jax.random.key(1), jnp.arange(matrix.nnz), jnp.arange(64)
-    )
-    whole, whole_gradients = trainer.gradients(params, batch, {})
-    block_bytes = 64 * 5 * 8 * 4 // 5
-    blocked = dataclasses.replace(trainer, block_bytes=block_bytes).gradients(params, batch, {})
+    batch = draw(sampler, positives, jax.random.key(1), jnp.arange(matrix.nnz), jnp.arange(64))
+    whole, whole_gradients = jax.jit(trainer.gradients)(params, batch, {})
+    in_blocks = dataclasses.replace(trainer, block_bytes=64 * 5 * 8 * 4 // 5)
+    blocked = jax.jit(in_blocks.gradients)(params, batch, {})
     np.testing.assert_allclose(blocked[0], whole, rtol=1e-5)
     for a, b in zip(*map(jax.tree.leaves, (blocked[1], whole_gradients)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -131,9 +133,7 @@ def test_lazy_rows_leave_the_others_and_their_moments(n_users):
     state = init_state(params, trainer.optimizer)
     state = state.replace(opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
     sampler, positives = jax.device_put((Sampler.of(matrix, 5, candidates=3), Positives.of(matrix)))
-    batch = draw_batch(
-        sampler, positives, jax.random.key(1), jnp.arange(matrix.nnz), jnp.arange(16)
-    )
+    batch = draw(sampler, positives, jax.random.key(1), jnp.arange(matrix.nnz), jnp.arange(16))
     step = devices.pmap(trainer.train_step)
     after, _ = devices.first(step(*devices.replicate(jax.device_get((state, batch)))))
     real = np.arange(16) != 3

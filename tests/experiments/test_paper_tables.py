@@ -1,19 +1,17 @@
 """The program of tables: its statistics by hand, and a comparison that is stopped and goes on."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
+import forked
 import numpy as np
 import polars as pl
 import pytest
+from conftest import ROOT
 
 from hlrcml_jax import devices
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.runs import experiment
 
-ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = ROOT / "experiments" / "paper_tables.py"
 
 
@@ -78,20 +76,14 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path):
         "data.threshold": None, "data.split.kind": "user", "model.dim": 8, "train.epochs": 2,
         "train.batch_size": 100,
     }  # fmt: skip
-    command = [
-        sys.executable,
-        PROGRAM,
-        f"--configs={ROOT}/configs/compare.py:data=ml-100k,loss=hinge",
-    ]
+    command = [f"--configs={ROOT}/configs/compare.py:data=ml-100k,loss=hinge"]
     command += [f"--folder={tmp_path / 'runs'}", "--seeds=1,2"]
     command += [f"--set={name}={value}" for name, value in small.items()]
 
     def run(models):
-        done = subprocess.run(
-            [*command, f"--models={models}"], capture_output=True, text=True, cwd=ROOT
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        status, out, err = forked.run([*command, f"--models={models}"], {}, PROGRAM)
+        assert status == 0, err
+        return out
 
     run("cml")
     left = tmp_path / "runs" / "cml-2" / "test_users.parquet"

@@ -1,27 +1,24 @@
 """Thinner training gives a table and a plot of its own."""
 
-import pathlib
-import subprocess
-import sys
-
+import forked
 import polars as pl
+from conftest import ROOT
 
 from hlrcml_jax.data import synthetic
 
-ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = ROOT / "experiments" / "density.py"
 
 
 def test_each_share_is_compared(tmp_path):
     synthetic.generate(60, 40, 2400, seed=1).write_csv(tmp_path / "own.csv")
-    command = [
-        sys.executable, PROGRAM, f"--configs={ROOT}/configs/best.py", "--models=cml,popularity",
+    flags = [
+        f"--configs={ROOT}/configs/best.py", "--models=cml,popularity",
         "--ours=cml", "--shares=1,0.1", f"--folder={tmp_path / 'runs'}", "--seeds=1",
         f"--set=data.path={tmp_path / 'own.csv'}", f"--set=data.cache_dir={tmp_path / 'cache'}",
         "--set=model.dim=8", "--set=train.epochs=2",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    status, _, err = forked.run(flags, {}, PROGRAM)
+    assert status == 0, err
     table = pl.read_csv(tmp_path / "runs" / "density.csv")
     assert table["share"].to_list() == [1.0, 1.0, 0.1, 0.1]
     assert table["model"].to_list() == ["cml", "popularity"] * 2

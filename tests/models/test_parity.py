@@ -2,7 +2,7 @@
 
 Every `.npz` case is read from the folder that HLRCML_FIXTURES names, by default `tests/fixtures`.
 Besides the product's code, a textbook form of the models stands here as a second oracle: it builds
-every relation as a vector, which the product never does.
+every relation as a vector, which the product never does, and in numpy, which compiles nothing.
 """
 
 import functools
@@ -30,7 +30,7 @@ from hlrcml_jax.training.optimizer import keep_rows_in_balls, row_radii
 from hlrcml_jax.training.step import Trainer
 
 FOLDER = pathlib.Path(
-    os.environ.get("HLRCML_FIXTURES") or pathlib.Path(__file__).parent / "fixtures"
+    os.environ.get("HLRCML_FIXTURES") or pathlib.Path(__file__).parents[1] / "fixtures"
 )
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
 CASES = sorted(path.stem for path in FOLDER.glob("*.npz") if path.stem != "metrics")
@@ -146,32 +146,33 @@ def case(request):
 
 def textbook_attention(relations_SxD, x_D, beta):
     if len(relations_SxD) == 0:
-        return jnp.zeros_like(x_D)
-    mass_S = jnp.exp(relations_SxD @ x_D)
-    return (mass_S / jnp.sum(mass_S) ** beta) @ relations_SxD
+        return np.zeros_like(x_D)
+    mass_S = np.exp(relations_SxD @ x_D)
+    return (mass_S / np.sum(mass_S) ** beta) @ relations_SxD
 
 
 def textbook_parts(case, user_D, target_D, prefs_SxD):
     """(R, S) of one user and target; a model that is not hierarchical has R alone."""
-    kind, beta, nothing = case.flags["model"], case.flags["beta"], jnp.zeros(case.flags["dim"])
+    kind, beta, nothing = case.flags["model"], case.flags["beta"], np.zeros(case.flags["dim"])
     if kind in ("cml", "bpr"):
         return nothing, nothing
     if kind == "transcf":
         return user_D[len(nothing) :] * target_D[len(nothing) :], nothing
     if kind == "attcml":
-        mass_S = jnp.exp(prefs_SxD @ target_D)
-        return (mass_S / jnp.sum(mass_S) ** beta) @ prefs_SxD, nothing
-    memory = case.params["model"]["memory"]
+        mass_S = np.exp(prefs_SxD @ target_D)
+        return (mass_S / np.sum(mass_S) ** beta) @ prefs_SxD, nothing
+    memory = jax.device_get(case.params["model"]["memory"])
 
     def relations(a_D, others_SxD):
-        return jax.nn.softmax((a_D[None] * others_SxD) @ memory["keys"]) @ memory["values"]
+        mass_SxM = np.exp((a_D[None] * others_SxD) @ memory["keys"])
+        return mass_SxM / mass_SxM.sum(axis=1, keepdims=True) @ memory["values"]
 
     if kind == "lrml":
         return relations(user_D, target_D[None])[0], nothing
     if kind == "hlre":
-        slots_SxD = jnp.concatenate([user_D[None], prefs_SxD])
+        slots_SxD = np.concatenate([user_D[None], prefs_SxD])
         return textbook_attention(relations(target_D, slots_SxD), user_D, beta), nothing
-    slots_SxD = jnp.concatenate([target_D[None], prefs_SxD])
+    slots_SxD = np.concatenate([target_D[None], prefs_SxD])
     return (
         textbook_attention(relations(target_D, prefs_SxD), user_D, beta),
         textbook_attention(relations(user_D, slots_SxD), target_D, beta),
@@ -180,12 +181,12 @@ def textbook_parts(case, user_D, target_D, prefs_SxD):
 
 def textbook_relations(case, target_B):
     parts = []
-    user_BxD, target_BxD, prefs_BxSxD, mask_BxS = case.examples(target_B)
+    user_BxD, target_BxD, prefs_BxSxD, mask_BxS = jax.device_get(case.examples(target_B))
     for user_D, target_D, prefs_SxD, mask_S in zip(
         user_BxD, target_BxD, prefs_BxSxD, mask_BxS, strict=True
     ):
-        parts.append(textbook_parts(case, user_D, target_D, prefs_SxD[np.asarray(mask_S)]))
-    return [jnp.stack(part) for part in zip(*parts, strict=True)]
+        parts.append(textbook_parts(case, user_D, target_D, prefs_SxD[mask_S]))
+    return [np.stack(part) for part in zip(*parts, strict=True)]
 
 
 def test_fixtures_cover_the_models():
