@@ -90,7 +90,7 @@ class Training:
             self.state = improves(self.state, value, self.epoch)
         elif stopping:
             value = -math.inf  # never the best
-        # A checkpoint without its epoch's record would leave a gap; a record without one is dropped.
+        # A checkpoint without a record would leave a gap; a record without one is dropped.
         self.report(record)
         if value is not None:
             self.save(self.epoch, self.state, value)
