@@ -41,9 +41,9 @@ def logistic(positive_B, negative_BxN, log_weight_BxN, *, scale: float = 1.0):
     '''The logistic loss.
 
     Args:
-      scale: of the distances.
+      scale: of the scores.
     '''
-    z_BxN = scale * (positive_B[:, None] - negative_BxN)
+    z_BxN = scale * (negative_BxN - positive_B[:, None])
     return jnp.mean(jax.nn.softplus(z_BxN), axis=1)
 
 
@@ -81,7 +81,7 @@ def test_options_are_the_fields_that_no_key_has(mine):
         "bound": (float, None, ""),
     }
     of_loss = config_lib.options_of("loss.kind", "mine:logistic")
-    assert [(name, key.text) for name, key in of_loss.items()] == [("scale", "of the distances")]
+    assert [(name, key.text) for name, key in of_loss.items()] == [("scale", "of the scores")]
 
 
 def test_options_are_checked_and_reach_the_model(mine):

@@ -262,8 +262,10 @@ def touched_rows(batch: Batch, n_rows: dict[str, int]) -> tuple[dict[str, jax.Ar
 
 def part_of_batch(batch: Batch, first: jax.Array, size: int) -> Batch:
     """Some of the examples of a batch; candidates that all share stay."""
-    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), batch)
-    return part.replace(negative_BxN=batch.negative_BxN) if batch.shared else part
+    shared_1xN = batch.negative_BxN
+    own = batch.replace(negative_BxN=batch.positive_B) if batch.shared else batch
+    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), own)
+    return part.replace(negative_BxN=shared_1xN) if batch.shared else part
 
 
 def split_batch(batch: Batch, n: int) -> Batch:
