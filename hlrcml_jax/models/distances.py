@@ -32,7 +32,7 @@ def squared(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
 
 def are_shared(target_BxTxD: jax.Array) -> bool:
     """Whether all users have the same targets."""
-    return len(target_BxTxD) == 1
+    return target_BxTxD.shape[0] == 1
 
 
 def flat(*arrays: jax.Array) -> list[jax.Array]:

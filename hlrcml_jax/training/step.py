@@ -23,9 +23,6 @@ from hlrcml_jax.training.objective import Objective, Rows, widen_rows
 from hlrcml_jax.training.optimizer import distinct, put_rows, take_rows
 from hlrcml_jax.training.sampling import Positives, Sampler, UserItems, draw_batch
 
-# Of the preferences' rows in a block: what a core keeps at hand.
-BLOCK_BYTES = 2_000_000
-
 
 class TrainState(flax.struct.PyTreeNode):
     """All that a run must remember.
@@ -89,7 +86,7 @@ class Trainer:
       rows: "dense" updates all rows of the tables in every step, as Adam does; "lazy" those that
         the batch touches, with their moments, and leaves the others' moments as they are.
       placement: of the tables; sharded ones take lazy rows.
-      block_bytes: of preferences' rows in a block of examples, on a CPU.
+      block_bytes: of the preferences' rows in a block of examples; None: what suits the device.
     """
 
     model: Model
@@ -98,7 +95,7 @@ class Trainer:
     batch_size: int
     rows: str = "dense"
     placement: devices.Placement = devices.REPLICATED
-    block_bytes: int = BLOCK_BYTES
+    block_bytes: float | None = None
 
     def train_step(
         self, state: TrainState, batch: Batch, constants: dict[str, jax.Array] | None = None
@@ -164,10 +161,11 @@ class Trainer:
 
     def _n_blocks(self, batch, params) -> int:
         in_one = batch.shared or batch.prefs_BxS.shape[1] == 0
-        if in_one or not devices.on_cpu():
+        if in_one:
             return 1
         floats = batch.prefs_BxS.size * params["items"].shape[1]
-        return max(1, round(4 * floats / self.block_bytes))
+        block_bytes = self.block_bytes or devices.training_block_bytes()
+        return max(1, round(4 * floats / block_bytes))
 
     def _loss_of_rows(self, rows, model_params, batch, constants):
         rows = widen_rows(rows, constants, lambda wide: Rows.of(wide, batch))
