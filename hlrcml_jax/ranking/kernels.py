@@ -27,7 +27,7 @@ class Blocks:
     Attributes:
       users: users in a chunk, for each device and worker; whole groups.
       group: users whose relations with a block of targets are computed together.
-      rows: users of the group whose preferences are mixed at a time.
+      rows: users of the group that are scored at a time; divides the group.
       targets: items in a block, a multiple of 8.
     """
 
