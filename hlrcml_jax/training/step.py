@@ -156,7 +156,8 @@ class Trainer:
         tables = jax.tree.map(jnp.zeros_like, params)
         model = tables.pop("model")
         blocks = split_batch(batch, n_blocks)
-        (loss, (tables, model)), _ = jax.lax.scan(add_block, (0.0, (tables, model)), blocks)
+        nothing = (jnp.zeros(()), (tables, model))
+        (loss, (tables, model)), _ = jax.lax.scan(add_block, nothing, blocks)
         return loss, tables | {"model": model}
 
     def _n_blocks(self, batch, params) -> int:
