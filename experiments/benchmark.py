@@ -1,14 +1,14 @@
-"""Speed of training, sampling and scoring, beside what the machine can do.
+"""Speed of training, sampling and scoring, beside the rates of the machine.
 
 python experiments/benchmark.py
 python experiments/benchmark.py --cases=train:hlr,score:hlr --size=ml-20m --rows=lazy --devices=4
 
-Prints one JSON line a case: medians of --repeats, the spread, and the share of a bound that the
-machine's own rates set, which are measured in the same process (matrix products, copies, exp).
-The data is synthetic, in the size of MovieLens 1M or 20M (ratings of 4 and more, 10-core), D = 100,
-M = 20, S = 50, batches of 1,000, unless flags say otherwise; training has the paper's loss and one
-negative. `--profile=DIR` leaves a trace of each case for TensorBoard or Perfetto. `peak_gb` is what
-the process has needed so far: for the memory of one case, run it alone.
+Prints one JSON line per case: medians of --repeats, the spread, and the share of a bound set by the
+machine's own rates, measured in the same process (matrix products, copies, exp). The data is
+synthetic, in the size of MovieLens 1M or 20M (ratings of 4 and more, 10-core), D = 100, M = 20, S =
+50, batches of 1,000, unless flags say otherwise; training has the paper's loss and one negative.
+`--profile=DIR` leaves a trace of each case for TensorBoard or Perfetto. `peak_gb` is the largest
+memory of the process so far: for that of one case, run it alone.
 """
 
 import json
@@ -26,23 +26,23 @@ from absl import app, flags
 KINDS = ("train", "sample", "score", "evaluate", "start")
 _CASES = flags.DEFINE_list("cases", ["all"], f"KIND:MODEL, or a KIND of {', '.join(KINDS)}.")
 _SIZE = flags.DEFINE_list("size", ["ml-1m"], "ml-1m or ml-20m, or both.")
-_USERS = flags.DEFINE_integer("users", 0, "Users, instead of the size's.")
-_ITEMS = flags.DEFINE_integer("items", 0, "Items, instead of the size's.")
-_DIM = flags.DEFINE_integer("dim", 100, "D.")
-_SLOTS = flags.DEFINE_integer("slots", 20, "M.")
-_PREFS = flags.DEFINE_integer("prefs", 50, "S.")
-_BATCH = flags.DEFINE_integer("batch", 1000, "Examples of a step.")
-_NEGATIVES = flags.DEFINE_integer("negatives", 1, "Candidates of an example.")
-_SHARED = flags.DEFINE_bool("shared", False, "Whether the examples of a batch share them.")
-_ROWS = flags.DEFINE_enum("rows", "dense", ["dense", "lazy"], "Updates of the tables.")
-_RANKED = flags.DEFINE_integer("ranked", 8000, "Most users that are ranked for.")
-_STORAGE = flags.DEFINE_string("storage", "float32", "Type of stored relations in scoring.")
+_USERS = flags.DEFINE_integer("users", 0, "Number of users; 0: as in --size.")
+_ITEMS = flags.DEFINE_integer("items", 0, "Number of items; 0: as in --size.")
+_DIM = flags.DEFINE_integer("dim", 100, "Length of the vectors (D).")
+_SLOTS = flags.DEFINE_integer("slots", 20, "Slots of the memory (M).")
+_PREFS = flags.DEFINE_integer("prefs", 50, "Most past items of a user (S).")
+_BATCH = flags.DEFINE_integer("batch", 1000, "Batch size (B).")
+_NEGATIVES = flags.DEFINE_integer("negatives", 1, "Negatives per example (N).")
+_SHARED = flags.DEFINE_bool("shared", False, "Negatives shared by a batch.")
+_ROWS = flags.DEFINE_enum("rows", "dense", ["dense", "lazy"], "Rows that a step updates.")
+_RANKED = flags.DEFINE_integer("ranked", 8000, "Most users to rank for.")
+_STORAGE = flags.DEFINE_string("storage", "float32", "dtype of the cached item-pair relations.")
 _MEMORY = flags.DEFINE_integer("memory_mb", 256, "Working memory of scoring, MiB.")
-_DEVICE = flags.DEFINE_enum("device", None, ["cpu", "gpu", "tpu"], "Kind of device; JAX's choice.")
-_DEVICES = flags.DEFINE_integer("devices", 0, "Simulated CPU devices; 0 takes what is there.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements of each case.")
-_STEPS = flags.DEFINE_integer("steps", 50, "Training steps in a measurement.")
-_PROFILE = flags.DEFINE_string("profile", None, "Folder of the traces.")
+_DEVICE = flags.DEFINE_enum("device", None, ["cpu", "gpu", "tpu"], "JAX's choice by default.")
+_DEVICES = flags.DEFINE_integer("devices", 0, "Simulated CPU devices; 0: none.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements per case.")
+_STEPS = flags.DEFINE_integer("steps", 50, "Training steps per measurement.")
+_PROFILE = flags.DEFINE_string("profile", None, "Folder for traces.")
 
 TRAINED = ("cml", "bpr", "lrml", "transcf", "adacml", "hlr", "hlr++", "hlr-r")
 SIZES = {"ml-1m": (5_949, 2_810, 411_501), "ml-20m": (136_677, 20_720, 7_200_000)}
@@ -115,18 +115,17 @@ class Setting:
         """(model, its fresh parameters)."""
         import jax
 
-        from hlrcml_jax.config import default_config
+        from hlrcml_jax import config
         from hlrcml_jax.models import make_model
         from hlrcml_jax.training.step import init_params
 
-        options = default_config().model
-        options.name, options.dim, options.memory_slots = name, _DIM.value, _SLOTS.value
+        options = config.Model(name=name, dim=_DIM.value, memory_slots=_SLOTS.value)
         model = make_model(options)
         params = init_params(jax.random.key(0), model, self.n_users, self.n_items, _DIM.value)
         return model, params
 
     def scorer(self, model):
-        """Ranks with the training interactions known."""
+        """Ranks with the training interactions as histories."""
         from hlrcml_jax.ranking.scorer import Scorer
 
         prefs = _PREFS.value if model.spec.needs_past else 0
@@ -135,7 +134,7 @@ class Setting:
 
 
 def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:
-    """Examples a second of the scanned epoch, draws included."""
+    """Examples per second of the scanned epoch, sampling included."""
     import jax
     import numpy as np
 
@@ -182,9 +181,9 @@ def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
 
 
 def train_products(name: str) -> int:
-    """Operations of an example: logits of all slots, for two targets, forward and twice back.
+    """Operations of an example: logits of all slots, for two targets, forward and twice backward.
 
-    HLR++'s relations of the user and its preferences serve both targets.
+    HLR++'s relations of the user and its past items serve both targets.
     """
     prefs = _PREFS.value
     of_items = 2 * (prefs + 1)
@@ -193,7 +192,7 @@ def train_products(name: str) -> int:
 
 
 def sample(setting: Setting, _: str, rates: dict[str, float]) -> dict[str, float]:
-    """Examples a second that are drawn, with their negatives and preferences."""
+    """Examples drawn per second, with their negatives and past items."""
     import jax
     import jax.numpy as jnp
 
@@ -204,17 +203,17 @@ def sample(setting: Setting, _: str, rates: dict[str, float]) -> dict[str, float
     )
     order = jnp.arange(setting.train.nnz)
     draw = jax.jit(draw_batch)
-    place = jnp.arange(50 * _BATCH.value) % setting.train.nnz
+    example = jnp.arange(50 * _BATCH.value) % setting.train.nnz
     found = timed(
-        lambda: jax.block_until_ready(draw(sampler, positives, jax.random.key(0), order, place)),
+        lambda: jax.block_until_ready(draw(sampler, positives, jax.random.key(0), order, example)),
         _REPEATS.value,
         "sample",
     )
-    return {"examples_per_s": len(place) / found["seconds"]} | found
+    return {"examples_per_s": len(example) / found["seconds"]} | found
 
 
 def score(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:
-    """Milliseconds a user for exact scores of the whole catalogue and the best 20 unknown items."""
+    """Milliseconds per user for exact scores of the catalogue and the best 20 unseen items."""
     import numpy as np
 
     from hlrcml_jax import devices
@@ -236,7 +235,7 @@ def score(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
 def score_seconds(setting: Setting, name: str, rates: dict[str, float], n_users: int) -> float:
     """Least seconds of a user: products of its own relations and its share of the items', and exp.
 
-    Mixing the relations of the preferences is not counted, as a machine's rate of it is not known.
+    Mixing the relations of the past items is not counted: there is no measured rate of it.
     """
     attentions = {"lrml": 0, "hlr": 1, "hlr-r": 1, "hlr++": 2}
     if name not in attentions:
@@ -249,7 +248,7 @@ def score_seconds(setting: Setting, name: str, rates: dict[str, float], n_users:
 
 
 def evaluate(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:
-    """Users a second of an evaluation, from parameters to the table of means."""
+    """Users per second of an evaluation, from parameters to the table of means."""
     import numpy as np
     import scipy.sparse
 
@@ -278,7 +277,7 @@ def evaluate(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, 
 
 
 def start(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:
-    """Seconds of a run of one epoch on a small file, when nothing is compiled yet and after."""
+    """Seconds of a run of one epoch on a small file, with an empty compilation cache and after."""
     from hlrcml_jax.data import synthetic
 
     with tempfile.TemporaryDirectory() as folder:
@@ -299,7 +298,7 @@ CASES = dict(zip(KINDS, (train, sample, score, evaluate, start), strict=True))
 
 
 def chosen_cases() -> list[tuple[str, str]]:
-    """(kind, model) of every case that the flags ask for."""
+    """(kind, model) of every case chosen by the flags."""
     everything = [("sample", "")]
     everything += [(kind, name) for kind in ("train", "score") for name in TRAINED]
     everything += [("evaluate", "hlr"), ("start", "hlr")]
@@ -336,7 +335,7 @@ def main(_) -> None:
 
 
 def print_line(**values) -> None:
-    """One JSON line, numbers to four digits, with the memory that the process has needed so far."""
+    """One JSON line, numbers to four digits, with the largest memory of the process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     rounded = {
         name: float(f"{value:.4g}") if isinstance(value, float) else value

@@ -1,10 +1,10 @@
-"""Models on ever thinner training data: does the relation still help where data is sparse?
+"""Models on shares of the training data: does the relation help where data is sparse?
 
 python experiments/density.py --configs=configs/compare.py:data=ml-100k,loss=best \
   --models=hlr-r,cml --folder=runs/density
 
 Each share of the training interactions (`data.split.keep`) is a comparison of its own, as
-`paper_tables.py` makes them, with the same validation and test; what is finished is not done again.
+`paper_tables.py` makes them, with the same validation and test; finished runs are not repeated.
 Leaves `density.csv` and `density.png` in the folder: the first metric of every model over the
 share, and for each of --ours the p-value of its difference from the best of the others.
 """
@@ -19,7 +19,7 @@ from absl import flags, logging
 from hlrcml_jax import config_files
 from hlrcml_jax.errors import run_program
 
-_SHARES = flags.DEFINE_list("shares", ["1", "0.5", "0.25", "0.1"], "Of the training part.")
+_SHARES = flags.DEFINE_list("shares", ["1", "0.5", "0.25", "0.1"], "Shares of the training part.")
 FLAGS = flags.FLAGS
 
 

@@ -2,7 +2,7 @@
 
 python experiments/faithfulness.py --workdir=runs/quickstart
 
-For the first recommendation of each user, the preferences with the largest shares of the attention
+For the first recommendation of each user, the past items with the largest shares of the attention
 are left out of its relation, and the item's new rank is compared with the one after as many others,
 drawn at random, are left out. Prints the mean ranks and the p-value of Wilcoxon's signed-rank test.
 """
@@ -16,22 +16,23 @@ from absl import flags, logging
 
 from hlrcml_jax import config_files, explain
 from hlrcml_jax.errors import run_program
-from hlrcml_jax.models.cml import user_rows
+from hlrcml_jax.models.past import from_items, own_scores
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.build import best_checkpoint
 from hlrcml_jax.runs.workdir import open_run
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Of a trained run.", required=True)
-_LEFT_OUT = flags.DEFINE_integer("left_out", 3, "Preferences.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the random ones.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a trained run.", required=True)
+_LEFT_OUT = flags.DEFINE_integer("left_out", 3, "Past items that are left out.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the random ones.")
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def distances(model, params, user_D, items_IxD, prefs_SxD, mask_S):
-    """Distances (I,) of a user to all items, by the preferences of the mask."""
+def scores(model, params, user_D, items_IxD, prefs_SxD, mask_S):
+    """Scores (I,) of all items for a user, with the past items of the mask alone."""
     n = len(items_IxD)
-    same = [x[None].repeat(n, axis=0) for x in (user_D, prefs_SxD, mask_S)]
-    return model.apply({"params": params}, same[0], items_IxD, *same[1:])
+    user_IxD, *past = (x[None].repeat(n, axis=0) for x in (user_D, prefs_SxD, mask_S))
+    rows = (user_IxD, items_IxD, *past)
+    return model.apply({"params": params}, *rows, method=own_scores)
 
 
 def main(_) -> None:
@@ -56,14 +57,17 @@ def main(_) -> None:
             "random": rng.permutation(np.flatnonzero(mask_S))[:n],
         }
         prefs_SxD, hidden = params["items"][prefs_S], known[[user]].indices
-        user_D = np.asarray(user_rows(params, np.array([user]), prefs_SxD[None], mask_S[None]))[0]
+        if "users" in params:
+            user_D = params["users"][user]
+        else:
+            user_D = np.asarray(from_items(prefs_SxD[None], mask_S[None]))[0]
         for name, slots in left_out.items():
             kept_S = mask_S.copy()
             kept_S[slots] = False
             args = (params["model"], user_D, params["items"], prefs_SxD, kept_S)
-            distance_I = np.array(distances(model, *args))
-            distance_I[hidden] = np.inf
-            ranks[name].append(1 + int(np.sum(distance_I < distance_I[item])))
+            score_I = np.array(scores(model, *args))
+            score_I[hidden] = -np.inf
+            ranks[name].append(1 + int(np.sum(score_I > score_I[item])))
     for name, values in ranks.items():
         print(f"{name}: mean rank {np.mean(values):.2f}")
     difference = np.subtract(ranks["reasons"], ranks["random"])

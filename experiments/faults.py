@@ -2,11 +2,10 @@
 
 python experiments/faults.py --folder=runs/faults --kills=100 --damages=20
 
-A small run is made once without any fault. Then the same run is killed (SIGKILL or SIGTERM) again
-and again until it ends, goes on from checkpoints of which a file was damaged, and is started where
-no file may be larger than so many bytes. Each time the parameters must be those of the run without
-faults, bit for bit, and nothing that was saved may be lost. Prints a JSON line for each kind, and
-fails where a promise is broken.
+A small run is made once without any fault. Then the same run is killed (SIGKILL or SIGTERM) and
+resumed until it ends, resumed from checkpoints with a damaged file, and started with a limit on
+file sizes. Each time the parameters must be those of the run without faults, bit for bit, and no
+checkpoint may be lost. Prints a JSON line for each kind, and fails where a promise is broken.
 """
 
 import json
@@ -31,13 +30,13 @@ from hlrcml_jax.runs import build
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.workdir import open_run
 
-_FOLDER = flags.DEFINE_string("folder", None, "Where the runs go.", required=True)
-_KILLS = flags.DEFINE_integer("kills", 100, "How often it is killed.")
-_DAMAGES = flags.DEFINE_integer("damages", 20, "How many checkpoints are damaged.")
+_FOLDER = flags.DEFINE_string("folder", None, "Folder for the runs.", required=True)
+_KILLS = flags.DEFINE_integer("kills", 100, "Number of kills.")
+_DAMAGES = flags.DEFINE_integer("damages", 20, "Number of damaged checkpoints.")
 _LIMITS = flags.DEFINE_list(
-    "limits", ["10", "300", "1000", "2000", "5000"], "Largest files that may be written, bytes."
+    "limits", ["10", "300", "1000", "2000", "5000"], "Limits on the size of files, bytes."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of moments, files and bytes.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments, files and bytes.")
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 20
@@ -50,7 +49,7 @@ runpy.run_module("hlrcml_jax.main", run_name="__main__", alter_sys=True)
 
 
 def make_command(folder: pathlib.Path) -> list[str]:
-    """The program on a small file of interactions, but for its workdir."""
+    """The command of the program on a small file of interactions, without its workdir."""
     data = folder / "interactions.csv"
     if not data.exists():
         data.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +71,7 @@ def make_command(folder: pathlib.Path) -> list[str]:
 
 
 def start(command: list[str], workdir: pathlib.Path, limit: int | None = None) -> subprocess.Popen:
-    """Starts the program, with no file larger than a limit."""
+    """Starts the program, with a limit on the size of files."""
     command = [*command, f"--workdir={workdir}"]
     if limit is not None:
         command[1:3] = ["-c", LIMITED, str(limit)]  # instead of -m hlrcml_jax.main
@@ -81,7 +80,7 @@ def start(command: list[str], workdir: pathlib.Path, limit: int | None = None) -
 
 
 def finish(command: list[str], workdir: pathlib.Path) -> str:
-    """Runs the program to its end; what it said on stderr."""
+    """Runs the program to its end, and returns its stderr."""
     process = start(command, workdir)
     _, said = process.communicate()
     assert process.returncode == 0, said
@@ -111,7 +110,7 @@ def saved_epochs(workdir: pathlib.Path) -> list[int]:
 
 
 def kill(command, folder: pathlib.Path, whole: pathlib.Path, n: int, rng: random.Random) -> dict:
-    """Kills runs n times in all; none loses what it had saved."""
+    """Kills runs n times in all; none loses a checkpoint."""
     begun = time.perf_counter()
     finish(command, folder / "timed")
     seconds = time.perf_counter() - begun
@@ -133,7 +132,7 @@ def kill(command, folder: pathlib.Path, whole: pathlib.Path, n: int, rng: random
             assert process.returncode in (0, -signal.SIGKILL, -signal.SIGTERM), said
             assert max(saved_epochs(workdir), default=0) >= before
             if process.returncode == 0:
-                if "asked to end" not in said:
+                if (workdir / "report.html").exists():  # the last that a run writes
                     break
                 terminated += 1
         check_same(workdir, whole)
@@ -141,7 +140,7 @@ def kill(command, folder: pathlib.Path, whole: pathlib.Path, n: int, rng: random
 
 
 def damage(command, folder: pathlib.Path, whole: pathlib.Path, n: int, rng: random.Random) -> dict:
-    """Damages a file of the newest checkpoint, n times; the run goes on from a whole one."""
+    """Damages a file of the newest checkpoint, n times; the run resumes from the one before."""
     half = [flag.replace(f"epochs={EPOCHS}", f"epochs={EPOCHS // 2}") for flag in command]
     finish(half, folder / "half")
     noticed = 0
@@ -152,27 +151,27 @@ def damage(command, folder: pathlib.Path, whole: pathlib.Path, n: int, rng: rand
         paths = sorted(path for path in newest.rglob("*") if path.is_file())
         path = rng.choice([path for path in paths if path.stat().st_size])
         content = bytearray(path.read_bytes())
-        place = rng.randrange(len(content))
+        position = rng.randrange(len(content))
         if rng.random() < 0.5:
-            del content[place:]
+            del content[position:]
         else:
-            content[place] ^= 1 << rng.randrange(8)
+            content[position] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
-        said = finish(command, workdir)
-        noticed += "cannot be read" in said
+        finish(command, workdir)
+        noticed += (workdir / "damaged").exists()
         check_same(workdir, whole)
     return {"damaged": n, "noticed": noticed}
 
 
 def fill(command, folder: pathlib.Path, whole: pathlib.Path, limits: list[int]) -> dict:
-    """Forbids larger files; one clear sentence, and with room again the run ends as it should."""
+    """Limits the size of files; the program says one sentence, and without the limit resumes."""
     sentences = {}
     for limit in limits:
         workdir = folder / f"full-{limit}"
         process = start(command, workdir, limit)
         _, said = process.communicate()
         assert process.returncode == 2, (limit, process.returncode, said)
-        # Libraries may say more, of files of theirs and of what they had in hand, at the same time.
+        # Libraries may print lines of their own at the same time.
         (sentences[limit],) = re.findall("hlrcml_jax: .*", said)
         finish(command, workdir)
         check_same(workdir, whole)

@@ -1,12 +1,12 @@
-"""Feeds the readers and the config schema whatever a coverage-guided fuzzer thinks of.
+"""Feeds the readers and the config schema the cases of a coverage-guided fuzzer.
 
 pip install atheris
 python experiments/fuzz.py runs/corpus -max_total_time=1800 -max_len=4096
 
-What follows are libFuzzer's arguments: folders of cases, which grow, and flags. A case is what
-reads it (a byte, see KINDS), how (a byte), and a file's content. Any end but a table, a config or
-one sentence is a finding, and left in `crash-*`; once mended, it goes to `tests/fixtures/hostile/`,
-whose cases the tests check.
+The arguments are libFuzzer's: folders of cases, which grow, and flags. A case is a reader (a byte,
+see KINDS), its options (a byte), and a file's content. Any result but a table, a config or one
+sentence is a finding, and left in `crash-*`; once fixed, it goes to `tests/fixtures/hostile/`,
+which the tests check.
 """
 
 import gzip
@@ -61,7 +61,7 @@ def read_items(folder: pathlib.Path, how: int, content: bytes) -> None:
 
 
 def read_vectors(folder: pathlib.Path, how: int, content: bytes) -> None:
-    """The reader of vectors to begin with."""
+    """The reader of initial vectors."""
     path = folder / f"vectors.{('npy', 'npz')[how & 1]}"
     path.write_bytes(content)
     found = warm_start.read_vectors("pretrained.items", path)
@@ -87,7 +87,7 @@ def read_config(folder: pathlib.Path, how: int, content: bytes) -> None:
 
 
 def run_pipeline(folder: pathlib.Path, how: int, content: bytes) -> None:
-    """From a file to a data set, and again from the cache."""
+    """From a file to a dataset, and again from the cache."""
     path = folder / "own.csv"
     path.write_bytes(content)
     data = config_lib.Data(
@@ -123,7 +123,7 @@ KINDS = (
 
 
 def check(case: bytes) -> None:
-    """Reads a case; anything but a result or one sentence raises."""
+    """Reads a case; raises unless it gives a result or one sentence."""
     if len(case) < 2:
         return
     with tempfile.TemporaryDirectory(prefix="hlrcml_jax-") as folder:
@@ -138,7 +138,7 @@ def check(case: bytes) -> None:
 
 
 def seeds() -> list[bytes]:
-    """A case of each kind that is in order, for the fuzzer to start from."""
+    """A valid case of each kind, for the fuzzer to start from."""
     rows = [(u, i, float(u % 3 + 3), 100 * u + i) for u in range(1, 6) for i in range(u, u + 5)]
 
     def text(separator, head=""):

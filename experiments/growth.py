@@ -4,8 +4,7 @@ python experiments/growth.py --folder=runs/growth
 python experiments/growth.py --folder=runs/growth --axes=prefs,slots --model=hlr++
 
 Leaves `growth.jsonl` with every measurement, and `growth.png` with a panel for each axis: time of
-an example and of a scored user, relative to the first point. What has been measured is not measured
-again.
+an example and of a scored user, relative to the first point. Measurements are not repeated.
 """
 
 import json
@@ -29,17 +28,17 @@ AXES = {
     "negatives": (1, 4, 16),
     "devices": (1, 2, 4),
 }
-UNSCORED = ("batch", "negatives")  # scoring does not know of these
+UNSCORED = ("batch", "negatives")  # scoring does not depend on these
 
-_FOLDER = flags.DEFINE_string("folder", "runs/growth", "Where the results go.")
-_AXES = flags.DEFINE_list("axes", list(AXES), f"Some of {', '.join(AXES)}.")
-_MODEL = flags.DEFINE_string("model", "hlr", "Which model.")
+_FOLDER = flags.DEFINE_string("folder", "runs/growth", "Folder for the results.")
+_AXES = flags.DEFINE_list("axes", list(AXES), f"Axes, of {', '.join(AXES)}.")
+_MODEL = flags.DEFINE_string("model", "hlr", "model.name.")
 
 BENCHMARK = pathlib.Path(__file__).with_name("benchmark.py")
 
 
 def measure(axis: str, value: int, model: str) -> dict[str, float]:
-    """Microseconds of a training example and, where it matters, of a scored user."""
+    """Microseconds per training example and, where it matters, per scored user."""
     kinds = ["train"] if axis in UNSCORED else ["train", "score"]
     cases = ",".join(f"{kind}:{model}" for kind in kinds)
     command = [sys.executable, str(BENCHMARK), f"--{axis}={value}", f"--cases={cases}"]
@@ -88,10 +87,10 @@ def main(_) -> None:
     log = folder / "growth.jsonl"
     points = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     points = [point for point in points if point["model"] == _MODEL.value]
-    known = {(point["axis"], point["value"]) for point in points}
+    measured = {(point["axis"], point["value"]) for point in points}
     for axis in _AXES.value:
         for value in AXES[axis]:
-            if (axis, value) in known:
+            if (axis, value) in measured:
                 continue
             point = {"model": _MODEL.value, "axis": axis, "value": value}
             point |= measure(axis, value, _MODEL.value)

@@ -2,9 +2,9 @@
 
 python experiments/large_file.py --rows=50000000 --folder=runs/large
 
-Writes a synthetic file of play counts with the shape of Echonest (long text ids), once, then in a
+Writes a synthetic file of play counts with the shape of Echonest (long text ids), once. Then, in a
 process of its own: read, threshold, 10-core, split and cache; and again from the cache. Prints one
-JSON line a step.
+JSON line per step.
 """
 
 import json
@@ -21,9 +21,9 @@ from absl import app, flags
 from hlrcml_jax.config import default_config, validate
 from hlrcml_jax.data.prepare import prepare
 
-_ROWS = flags.DEFINE_integer("rows", 50_000_000, "Rows of the file.")
-_FOLDER = flags.DEFINE_string("folder", None, "Where the file and the cache are.", required=True)
-_STEP = flags.DEFINE_enum("step", "all", ["all", "prepare"], "What this process does.")
+_ROWS = flags.DEFINE_integer("rows", 50_000_000, "Number of rows.")
+_FOLDER = flags.DEFINE_string("folder", None, "Folder for the file and the cache.", required=True)
+_STEP = flags.DEFINE_enum("step", "all", ["all", "prepare"], "Step that this process runs.")
 
 CHUNK = 2_000_000
 

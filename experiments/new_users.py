@@ -2,9 +2,9 @@
 
 python experiments/new_users.py --config=configs/quickstart.py --folder=runs/new-users
 
-Whole users are held out (`data.split.kind=users`) and a share of their items is known. They are
-ranked for by a model that was trained without them, with vectors at the mean of their items and
-folded in, and by one that was trained with what is known of them. Leaves `new_users.csv`.
+Whole users are held out (`data.split.kind=users`), each with a share of its items as its history. A
+model trained without them ranks for them, with vectors at the mean of their items and folded in,
+and so does one trained with their histories. Leaves `new_users.csv`.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ from hlrcml_jax.runs.build import best_checkpoint
 from hlrcml_jax.runs.workdir import open_run
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE:ARGUMENTS.", required=True)
-_FOLDER = flags.DEFINE_string("folder", None, "Where the two runs go.", required=True)
-_METRIC = flags.DEFINE_string("metric", "ndcg@10", "What is compared.")
+_FOLDER = flags.DEFINE_string("folder", None, "Folder for the two runs.", required=True)
+_METRIC = flags.DEFINE_string("metric", "ndcg@10", "Metric to compare.")
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of the config.")
 
 
 def held_out(dataset: Dataset) -> Dataset:
-    """The test users alone, numbered from 0, with what is known of them as `train`."""
+    """The test users alone, numbered from 0, with their histories as `train`."""
     user_N = np.flatnonzero(np.diff(dataset.test.indptr))
     empty = scipy.sparse.csr_array((len(user_N), dataset.n_items), dtype=bool)
     return dataclasses.replace(
@@ -46,7 +46,7 @@ def held_out(dataset: Dataset) -> Dataset:
 
 
 def config_with_them(values: dict, dataset: Dataset, folder: pathlib.Path):
-    """The config of a run that is trained with what is known of the held-out users too."""
+    """The config of a run that is trained with the histories of the held-out users too."""
     parts = {"train": dataset.train + dataset.history, "valid": dataset.valid, "test": dataset.test}
     changes = {"data.split.kind": "given", "data.name": "", "data.path": "", "data.format": "npz"}
     changes |= {"data.threshold": None, "data.min_per_user": 0, "data.min_per_item": 0}
@@ -67,7 +67,7 @@ def main(_) -> None:
     run = open_run(config, folder / "without")
     params = best_checkpoint(run).params
     new = held_out(run.dataset)
-    build.with_new_users(run, params, new.train)  # compiles
+    build.with_new_users(run, params, new.train)  # to compile
     started = time.perf_counter()
     ready = build.with_new_users(run, params, new.train)
     seconds = time.perf_counter() - started

@@ -6,12 +6,11 @@ python experiments/paper_tables.py --configs=configs/paper.py:data=yelp \\
   --set=data.path=review.json --folder=runs/yelp \\
   --models=cml,lrml,transcf,adacml,als,hlr,hlr++
 
-Every model is trained and tested with every seed in a workdir of its own; what is finished is not
-done again, and what was stopped goes on. Then `table.md`, `table.tex` and `table.csv` are written:
-mean ± standard deviation over cohorts and seeds, the median popularity rank of what is recommended,
-seconds of training, parameters, and for each of --ours the difference from the best of the others,
-which is chosen on validation, with the p-value of a paired t-test over users, after Holm's
-correction.
+Every model is trained and tested with every seed in a workdir of its own; finished runs are not
+repeated, and stopped ones are resumed. Then writes `table.md`, `table.tex` and `table.csv`: mean ±
+standard deviation over cohorts and seeds, the median popularity rank of the recommendations,
+seconds of training, parameters, and for each of --ours the difference from the best baseline, which
+is chosen on validation, with the p-value of a paired t-test over users, after Holm's correction.
 """
 
 import json
@@ -31,18 +30,18 @@ from hlrcml_jax.runs import experiment
 _CONFIGS = flags.DEFINE_string(
     "configs", None, "FILE:ARGUMENTS; model=MODEL is appended.", required=True
 )
-_FOLDER = flags.DEFINE_string("folder", None, "Where runs and tables go.", required=True)
-_MODELS = flags.DEFINE_list("models", list(MODELS), "Which models.")
+_FOLDER = flags.DEFINE_string("folder", None, "Folder for runs and tables.", required=True)
+_MODELS = flags.DEFINE_list("models", list(MODELS), "Models to compare.")
 _OURS = flags.DEFINE_list(
-    "ours", ["hlr", "hlr++", "hlr-r"], "Those that are tested against the others."
+    "ours", ["hlr", "hlr++", "hlr-r"], "Models that are tested against the baselines."
 )
 _SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of the runs.")
 _METRICS = flags.DEFINE_list(
     "metrics",
     ["ndcg", "map", "mrr", "recall"],
-    "Columns, also with cut-offs of their own; the first counts.",
+    "Columns, also with cut-offs of their own; the first is tested.",
 )
-_K = flags.DEFINE_integer("k", 10, "Cut-off of the other columns.")
+_K = flags.DEFINE_integer("k", 10, "Cut-off of columns without their own.")
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of a config, for all runs.")
 
 
@@ -54,7 +53,7 @@ def load_config(source: str, model: str, changes: dict[str, object]):
 
 
 def run_all(source: str, models, seeds, folder: pathlib.Path, changes) -> None:
-    """Trains and tests what is not finished yet; seeds side by side where that suits the device."""
+    """Trains and tests what is not finished yet; on a GPU, seeds side by side."""
     for model in models:
         configs = {
             folder / f"{model}-{seed}": load_config(source, model, changes | {"seed": seed})
@@ -77,11 +76,11 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 class Results:
-    """What the runs of one model left.
+    """The results of the runs of one model.
 
     Args:
       workdirs: one a seed.
-      metrics: names with cut-off; the first is the one that counts.
+      metrics: names with cut-off; the first is tested.
     """
 
     def __init__(self, workdirs: list[pathlib.Path], metrics: list[str]):
@@ -113,7 +112,7 @@ class Results:
 
 
 def tabulate(results: dict[str, Results], metrics: list[str], ours: list[str]) -> pl.DataFrame:
-    """One row a model; metrics in percent."""
+    """One row per model; metrics in percent."""
     others = [model for model in results if model not in ours]
     rival = max(others, key=lambda model: results[model].validation) if others else None
     compared = [model for model in results if model in ours] if rival else []

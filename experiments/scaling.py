@@ -1,10 +1,10 @@
-"""The cost model of scaling.md beside what the compiler, the clock and the machine say.
+"""The cost model of scaling.md beside the compiler's memory plan and measured times.
 
 python experiments/scaling.py --devices=8 --users=4000000 --items=1000000 --interactions=4000000
 
 Trains one epoch of synthetic interactions on simulated CPU devices and prints one JSON line: bytes
-of each device by the model and by the compiler, bytes of collectives of a step likewise, seconds
-and the mean loss. Devices share the machine's cores, so times say nothing about real ones.
+per device by the model and by the compiler, bytes of collectives per step likewise, seconds and the
+mean loss. Devices share the machine's cores, so times say nothing about real ones.
 """
 
 import json
@@ -16,27 +16,27 @@ import time
 
 from absl import app, flags
 
-_DEVICES = flags.DEFINE_integer("devices", 8, "How many to simulate.")
-_TABLES = flags.DEFINE_enum("tables", "sharded", ["sharded", "replicated"], "Where tables are.")
-_USERS = flags.DEFINE_integer("users", 20_000, "U.")
-_ITEMS = flags.DEFINE_integer("items", 10_000, "I.")
-_INTERACTIONS = flags.DEFINE_integer("interactions", 200_000, "About E.")
-_DIM = flags.DEFINE_integer("dim", 32, "D.")
-_PREFS = flags.DEFINE_integer("prefs", 20, "S.")
-_BATCH = flags.DEFINE_integer("batch", 2000, "B, over all devices.")
+_DEVICES = flags.DEFINE_integer("devices", 8, "Number of simulated devices (P).")
+_TABLES = flags.DEFINE_enum("tables", "sharded", ["sharded", "replicated"], "parallel.tables.")
+_USERS = flags.DEFINE_integer("users", 20_000, "Number of users (U).")
+_ITEMS = flags.DEFINE_integer("items", 10_000, "Number of items (I).")
+_INTERACTIONS = flags.DEFINE_integer("interactions", 200_000, "Interactions (E), with repetitions.")
+_DIM = flags.DEFINE_integer("dim", 32, "Length of the vectors (D).")
+_PREFS = flags.DEFINE_integer("prefs", 20, "Most past items of a user (S).")
+_BATCH = flags.DEFINE_integer("batch", 2000, "Batch size over all devices (B).")
 
 
 def touched(users, items, prefs, batch, candidates=1) -> tuple[int, int]:
-    """(ids that a step names, rows that it touches at most)."""
+    """(ids in a step, rows that it touches at most)."""
     named = batch * (2 + candidates + prefs)
     return named, min(batch, users) + min(named - batch, items)
 
 
 def bytes_of_device(users, items, interactions, dim, prefs, batch, parts) -> dict[str, float]:
-    """What a device holds while it trains, with tables in so many parts; see scaling.md."""
+    """Memory of a device in training, with tables in `parts` shards; see scaling.md."""
     named, rows = touched(users, items, prefs, batch)
     order = 4 * interactions
-    # Parameters, two moments and a gradient of each row; and the ids with their places.
+    # Parameters, two moments and a gradient of each row; and the ids with their rows.
     step = 4 * 4 * dim * rows + 4 * 4 * named
     return {
         "tables": 3 * 4 * dim * (users + items) / parts,
@@ -47,16 +47,16 @@ def bytes_of_device(users, items, interactions, dim, prefs, batch, parts) -> dic
 
 
 def bytes_of_collectives(users, items, dim, slots, prefs, batch, sharded) -> float:
-    """What all devices give each other in a step; see scaling.md."""
+    """Bytes of the collectives in a step; see scaling.md."""
     named, rows = touched(users, items, prefs, batch)
     # Ids, and gradients of rows, keys, values and loss.
     everywhere = 4 * named + 4 * (dim * rows + 2 * dim * slots + 1)
-    # Of divided tables, their rows; of divided interactions, the examples that were drawn.
+    # Of sharded tables, their rows; of sharded interactions, the examples that were drawn.
     return everywhere + (4 * dim * rows + 4 * batch * (5 + 2 * prefs) if sharded else 0)
 
 
 def of_compiler(compiled) -> tuple[int, int]:
-    """(bytes of a device, bytes that collectives give in a step) of a compiled epoch."""
+    """(bytes per device, bytes of the collectives in a step) of a compiled epoch."""
     found = compiled.memory_analysis()
     total = found.argument_size_in_bytes + found.temp_size_in_bytes
     total += found.output_size_in_bytes - found.alias_size_in_bytes

@@ -1,16 +1,16 @@
-"""Searches for a config: random trials, of which ever fewer are trained on (successive halving).
+"""Searches for a config by successive halving of random trials.
 
 python experiments/sweep.py --config=configs/quickstart.py --space=configs/space.py:model=hlr \\
   --folder=runs/sweep --trials=27 --epochs=4,12,36
 
-All trials are trained for the first number of epochs, the best third of them goes on to the second,
-and so on; each trial is a workdir, so that a sweep that was stopped goes on where it was. Trials
-are compared by the config's early-stopping metric on validation, and test is never looked at.
-Leaves `trials.csv` and, beside it, a plot of the values that were tried. With `--trials=0` all
-combinations of lists are tried, and with `--each` every value on its own, and none of them.
+All trials are trained for the first number of epochs, the best third of them for the second, and so
+on; each trial has a workdir, and the same command resumes a sweep that was stopped. Trials are
+compared by the config's early-stopping metric on validation, and test is never used. Leaves
+`trials.csv` and, beside it, a plot of the values. `--trials=0` tries all combinations of lists, and
+`--each` every value on its own, and no change.
 
-On a GPU, trials that differ in nothing but the seed and numbers such as learning rate, temperature
-and the memory's radius (`build.NUMBERS`) are trained side by side in one program.
+On a GPU, trials that differ only in the seed and in numbers such as learning rate, temperature and
+the memory's radius (`build.NUMBERS`) are trained side by side in one program.
 """
 
 import itertools
@@ -31,19 +31,19 @@ from hlrcml_jax.runs.experiment import fit_all
 _CONFIG = flags.DEFINE_string(
     "config", None, "FILE:ARGUMENTS or workdir to start from.", required=True
 )
-_SPACE = flags.DEFINE_string("space", None, "FILE:ARGUMENTS of what trials change.", required=True)
-_FOLDER = flags.DEFINE_string("folder", None, "Where trials and tables go.", required=True)
+_SPACE = flags.DEFINE_string("space", None, "FILE:ARGUMENTS of the keys to change.", required=True)
+_FOLDER = flags.DEFINE_string("folder", None, "Folder for trials and tables.", required=True)
 _TRIALS = flags.DEFINE_integer(
-    "trials", 27, "How many configs are tried; 0: all combinations of lists.", lower_bound=0
+    "trials", 27, "Number of trials; 0: all combinations of lists.", lower_bound=0
 )
-_EACH = flags.DEFINE_bool("each", False, "Change one key at a time, and once none, instead.")
+_EACH = flags.DEFINE_bool("each", False, "Change one key at a time instead, and once none.")
 _EPOCHS = flags.DEFINE_list("epochs", ["4", "12", "36"], "Epochs after which trials are compared.")
-_KEEP = flags.DEFINE_float("keep", 1 / 3, "Share of the trials that go on.", 0.0, 1.0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the draw of configs.")
+_KEEP = flags.DEFINE_float("keep", 1 / 3, "Share of the trials that are trained further.", 0.0, 1.0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the trials.")
 _SIDE_BY_SIDE = flags.DEFINE_integer(
     "side_by_side",
     0,
-    "Most trials trained in one program; 0: what suits the device.",
+    "Most trials trained in one program; 0: by the device.",
     lower_bound=0,
 )
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of a config, for all trials.")
@@ -82,7 +82,7 @@ def train(configs: list, workdirs: list[pathlib.Path]) -> list[float]:
     """Trains trials up to their configs' epochs; the best value of each on validation.
 
     Raises:
-      UserError: when there is nothing to compare by.
+      UserError: when the metric is the loss.
     """
     metric = configs[0].early_stopping.metric
     if metric == "loss":
@@ -95,22 +95,22 @@ def train(configs: list, workdirs: list[pathlib.Path]) -> list[float]:
 
 
 def search(base: dict[str, object], trials: list[dict], folder: pathlib.Path, epochs, keep) -> list:
-    """Successive halving; one row a trial, the best first."""
+    """Successive halving; one row per trial, the best first."""
     rows = [{"trial": number, "epochs": 0, "value": -math.inf} | values
             for number, values in enumerate(trials)]  # fmt: skip
-    left = rows
+    kept = rows
     for rung in epochs:
-        changes = [trials[row["trial"]] | {"train.epochs": rung} for row in left]
+        changes = [trials[row["trial"]] | {"train.epochs": rung} for row in kept]
         configs = [config_lib.make_config(config_lib.changed(base, values)) for values in changes]
-        workdirs = [folder / f"trial-{row['trial']:03d}" for row in left]
-        for row, value in zip(left, train(configs, workdirs), strict=True):
+        workdirs = [folder / f"trial-{row['trial']:03d}" for row in kept]
+        for row, value in zip(kept, train(configs, workdirs), strict=True):
             row["value"], row["epochs"] = value, rung
-        left = sorted(left, key=lambda row: -row["value"])[: max(1, round(len(left) * keep))]
+        kept = sorted(kept, key=lambda row: -row["value"])[: max(1, round(len(kept) * keep))]
     return sorted(rows, key=lambda row: (-row["epochs"], -row["value"]))
 
 
 def plot(table: pl.DataFrame, metric: str, path: pathlib.Path) -> None:
-    """The value of each trial over each key; trials that went further are darker."""
+    """The value of each trial over each key; trials with more epochs are darker."""
     names = table.columns[3:]
     figure, axes = plt.subplots(
         1, len(names), figsize=(3 * len(names), 3), sharey=True, squeeze=False, layout="constrained"

@@ -4,15 +4,15 @@
 #   experiments/tpu_vm.sh [--dry-run] NAME STEP...
 #
 # Steps, in the order in which they are usually given:
-#   create    makes the machine (ZONE, TYPE, VERSION)
+#   create    creates the machine (ZONE, TYPE, VERSION)
 #   install   copies this project to every worker and installs it there
 #   run       starts training on every worker at once (FLAGS are those of hlrcml_jax.main)
 #   log       follows the first worker's output
-#   delete    gives the machine back
+#   delete    deletes the machine
 #   all       create, install, run and log
 #
-# With --dry-run the commands are printed and none is given. Of a pod slice, --workdir must be one
-# that all workers share, such as gs://BUCKET/RUN. Needs gcloud, with a project and credentials.
+# --dry-run prints the commands and runs none. On a pod slice, all workers must share the --workdir,
+# such as gs://BUCKET/RUN. Needs gcloud, with a project and credentials.
 set -euo pipefail
 
 : "${ZONE:=us-central2-b}"
@@ -34,7 +34,7 @@ fi
 name=$1
 shift
 
-# Gives a command, or prints it.
+# Runs a command, or prints it.
 give() {
   if [[ -n "$dry_run" ]]; then
     local word

@@ -24,7 +24,7 @@ class Diverged(UserError):
 
 
 class Terminated(BaseException):
-    """The program was asked to end (SIGTERM); `run_program` exits with status 0."""
+    """The program was stopped by SIGTERM; `run_program` exits with status 0."""
 
 
 def warn(sentence: str) -> None:
@@ -54,4 +54,6 @@ def _report(found: threading.ExceptHookArgs) -> None:
 
 
 def _terminate(*_) -> None:
-    raise Terminated("asked to end; what was finished is kept, and the same command goes on.")
+    raise Terminated(
+        "stopped by SIGTERM; what was finished is kept. Run the same command to resume."
+    )

@@ -79,7 +79,7 @@ def test_the_same_command_goes_on_and_the_result_is_that_of_one_run(cli, trained
     assert status == 0, err
     status, out, err = cli.run(*cli.small, f"--workdir={tmp_path}")
     assert status == 0, err
-    assert "Going on after epoch 1" in out
+    assert "Resuming after epoch 1" in out
     assert_identical(tmp_path, workdir)
     assert left(tmp_path) == left(workdir)
 

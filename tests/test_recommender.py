@@ -215,7 +215,7 @@ def test_reasons_of_a_new_user(trained):
     found = recommender.explain("new", "i1", history=known)
     np.testing.assert_allclose(found["share"], expected["share"], rtol=1e-5)
     assert found["user_id"].unique().to_list() == ["new"]
-    with pytest.raises(UserError, match="CML attends to nothing"):
+    with pytest.raises(UserError, match="CML has no attention"):
         trained("cml").explain("u7", "i1")
 
 

@@ -98,13 +98,13 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path):
 
 def test_seeds_are_trained_side_by_side_where_that_is_faster(tables, small, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "side_by_side", lambda: 8)
-    sizes, train = [], experiment.train
+    sizes, fit_runs = [], experiment.fit_runs
 
     def watched(begun, *args):
         sizes.append(len(begun))
-        train(begun, *args)
+        fit_runs(begun, *args)
 
-    monkeypatch.setattr(experiment, "train", watched)
+    monkeypatch.setattr(experiment, "fit_runs", watched)
     (tmp_path / "small.py").write_text(
         "from hlrcml_jax.config import make_config\n"
         "def get_config(text):\n    return make_config({'model.name': text.partition('=')[2]})\n"

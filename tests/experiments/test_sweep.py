@@ -81,7 +81,7 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path):
 
     _, first = run("--epochs=1")
     said, both = run("--epochs=1,2")
-    assert "Going on after epoch 1" in said
+    assert "Resuming after epoch 1" in said
     assert both["epochs"].to_list() == [2, 1, 1]
     assert set(both["trial"]) == set(first["trial"]) == {0, 1, 2}
     before = dict(zip(first["trial"], first["value"], strict=True))

@@ -79,7 +79,7 @@ def test_a_run_in_a_bucket_is_that_on_a_disk(cli, trained, bucket, tmp_path):
     assert status == 0, err
     status, out, err = cli.run(*cli.small, workdir, **bucket.environment)  # goes on
     assert status == 0, err
-    assert "Going on after epoch 2" in out
+    assert "Resuming after epoch 2" in out
     for name in ("metrics.jsonl", "test_metrics.json"):
         (tmp_path / name).write_bytes(bucket.read(f"runs/mine/{name}"))
     assert left(tmp_path) == left(trained[0])
@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(cli, trained, bucket, tmp
     status, out, err = cli.run(*cli.small, workdir, **bucket.environment)
     assert status == 0, err
     assert "checkpoints/2: what ranks this checkpoint cannot be read; it is set aside" in err
-    assert "Going on after epoch 1" in out
+    assert "Resuming after epoch 1" in out
     assert bucket.read("runs/damaged/damaged/2-0/metrics/metrics") == b"{broken"
     for name in ("metrics.jsonl", "test_metrics.json"):
         (tmp_path / name).write_bytes(bucket.read(f"runs/damaged/{name}"))

@@ -145,7 +145,7 @@ def test_a_run_without_user_vectors_has_none_to_give(small, tmp_path):
     items = make_config(small, **{"model.name": "cml", "model.users": "items", "train.epochs": 1})
     experiment.fit(items, tmp_path / "items")
     config = make_config(small, **{"pretrained.users": str(tmp_path / "items")})
-    with pytest.raises(UserError, match="made its users of their items"):
+    with pytest.raises(UserError, match="represents its users by their items"):
         experiment.fit(config, tmp_path / "run")
 
 

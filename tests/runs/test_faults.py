@@ -48,7 +48,7 @@ MOMENTS = [
     # No epoch has a checkpoint before it has its line.
     (signal.SIGKILL, r"open \S+/metrics.jsonl a", 2, 2, "", 0),
     (signal.SIGKILL, r"open \S+/2\.\S+/metrics w", 1, 0, "", 0),
-    (signal.SIGTERM, r"open \S+/metrics.jsonl a", 4, 0, "saved after epoch 5", 5),
+    (signal.SIGTERM, r"open \S+/metrics.jsonl a", 4, 0, "epoch 5 is saved", 5),
     (signal.SIGKILL, r"os.rename \S+ \S+/checkpoints/6", 1, 0, "", 5),
     # All files of an old checkpoint are gone, its folder is not.
     (signal.SIGKILL, r"os.rmdir \S+/checkpoints/\d+ .*", 1, 0, "", 6),

@@ -83,13 +83,13 @@ def test_they_go_on_from_where_each_was(base, tmp_path):
 
 def test_what_differs_in_more_is_trained_apart(base, tmp_path, monkeypatch):
     sizes = []
-    train = experiment.train
+    fit_runs = experiment.fit_runs
 
-    def watched(begun, go_on):
+    def watched(begun, *args):
         sizes.append([run.workdir.name for run, _ in begun])
-        train(begun, go_on)
+        fit_runs(begun, *args)
 
-    monkeypatch.setattr(experiment, "train", watched)
+    monkeypatch.setattr(experiment, "fit_runs", watched)
     changes = [
         {"seed": 1, "model.dim": 8},
         {"seed": 2, "model.memory_radius": None},
