@@ -57,6 +57,7 @@ def make_command(folder: pathlib.Path) -> list[str]:
     small = {
         "data.path": data,
         "data.cache_dir": folder / "cache",
+        "model.name": "lrml",  # tables and a memory as HLR's, and half of its compilation
         "model.dim": 8,
         "model.memory_slots": 4,
         "model.max_prefs": 5,

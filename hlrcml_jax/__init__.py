@@ -1,8 +1,14 @@
 """Hierarchical Latent Relation modeling for Collaborative Metric Learning, in JAX."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from hlrcml_jax.config import make_config
+    from hlrcml_jax.recommender import Recommender, load
+    from hlrcml_jax.runs.experiment import fit, fit_all, train_and_evaluate
+
+__all__ = ["Recommender", "fit", "fit_all", "load", "make_config", "train_and_evaluate"]
 __version__ = "0.1.0"
 
 _PLACES = {
@@ -13,7 +19,6 @@ _PLACES = {
     "make_config": "config",
     "train_and_evaluate": "runs.experiment",
 }
-__all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:

@@ -43,6 +43,7 @@ class Relations:
 
 def top_categories(dataset: Dataset) -> list[frozenset[str]]:
     """The categories that are most frequent among each user's training items."""
+    assert dataset.categories is not None
     by_item = [names or () for names in dataset.categories.to_list()]
     found = []
     for start, end in zip(dataset.train.indptr, dataset.train.indptr[1:], strict=False):

@@ -6,6 +6,7 @@ with one copy for each device of this process; a sharded one has a leading axis 
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -47,6 +48,22 @@ def workers() -> int:
 def on_cpu() -> bool:
     """Whether loops over what stays in a core's cache are best; other devices want all at once."""
     return jax.default_backend() == "cpu"
+
+
+def training_block_bytes() -> float:
+    """Size of the preferences' rows of a block of examples; a core keeps them at hand."""
+    return 2e6 if on_cpu() else math.inf
+
+
+def ranking_block() -> tuple[int, int, int]:
+    """(users whose relations with a block of targets are computed together, those of them that are
+    scored at a time, most targets of the block): a CPU keeps one user's part of it in its cache."""
+    return (64, 1, 64) if on_cpu() else (2048, 2048, 128)
+
+
+def described() -> str:
+    """How many devices of which kind there are."""
+    return f"{device_count()} {jax.default_backend()} device(s)"
 
 
 def side_by_side() -> int:

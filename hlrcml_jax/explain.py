@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
@@ -52,7 +53,7 @@ def of_pairs(
         if "users" in params:
             user_BxD = params["users"][user_N[place_B]]
         else:
-            user_BxD = from_items(prefs_BxSxD, mask_BxS)
+            user_BxD = from_items(prefs_BxSxD, jnp.asarray(mask_BxS))
         rows = (user_BxD, items_IxD[item_N[place_B]], prefs_BxSxD, mask_BxS)
         parts.append(jax.device_get(_compiled(function, model)(params["model"], *rows)))
     found = jax.tree.map(lambda *x: np.concatenate(x)[: len(user_N)], *parts)

@@ -11,7 +11,7 @@ that are made of their items are given as zeros. Who runs it installs flatbuffer
 """
 
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.export
@@ -54,7 +54,8 @@ def write(folder: pathlib.Path, model: Model, params: dict[str, Any], dataset: D
 
 def _savez(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     with path.open("wb") as file:  # numpy would put an ending behind the name
-        np.savez(file, **arrays)
+        # To its types, any name could be that of its option `allow_pickle`.
+        np.savez(file, **cast(dict[str, Any], arrays))
 
 
 def scoring_function(model: Model, params: dict[str, Any]) -> jax.export.Exported:

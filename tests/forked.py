@@ -105,6 +105,11 @@ def signal_at(number: int, moment: str, n: int = 1, pause: float = 0.0) -> None:
     sys.addaudithook(hook)
 
 
+def add_path(folder) -> None:
+    """Lets this process import what lies in a folder."""
+    sys.path.insert(0, str(folder))
+
+
 def limit_files(n_bytes: int) -> None:
     """Forbids this process larger files."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))

@@ -16,7 +16,7 @@ All but `closeness` has a default, and the `MetricModel` of `distances.py` has o
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen as nn
 import flax.struct
@@ -112,6 +112,12 @@ class Attention(NamedTuple):
     first_Bx1xT: jax.Array
     mixture_BxMxT: jax.Array | None = None
 
+    @property
+    def mixture(self) -> jax.Array:
+        """`mixture_BxMxT`, of an attention over relations."""
+        assert self.mixture_BxMxT is not None
+        return self.mixture_BxMxT
+
     def shares(self) -> jax.Array:
         """Shares (B, S, T) of the attention; the slot before has what is missing of 1."""
         total_Bx1xT = self.first_Bx1xT + jnp.sum(self.weights_BxSxT, axis=1, keepdims=True)
@@ -126,6 +132,10 @@ class Model(nn.Module):
     """
 
     spec: ClassVar[Spec] = Spec()
+
+    if TYPE_CHECKING:
+        # Flax makes one of the fields, which its types do not tell.
+        def __hash__(self) -> int: ...
 
     def users(self, user_BxD: jax.Array, past_BxSxD: jax.Array, mask_BxS: jax.Array) -> Users:
         """What all targets of a user need, with the user's vector as `user_BxD`.

@@ -144,7 +144,7 @@ class EASE(ClosedForm):
 
     def fit(self, train, seed=0):
         def weights():
-            x = scipy.sparse.csr_array(train, dtype=np.float64)
+            x = train.astype(np.float64)
             gram_IxI = (x.T @ x).toarray()
             gram_IxI[np.diag_indices_from(gram_IxI)] += self.l2
             factor = scipy.linalg.cho_factor(gram_IxI, overwrite_a=True)

@@ -1,5 +1,6 @@
 """LRML (Tay et al., WWW 2018): one latent relation of user and target, read from a memory."""
 
+import functools
 from typing import ClassVar
 
 import jax
@@ -40,7 +41,9 @@ class LRML(MetricModel):
     def mixture(self, users, met, target_BxTxD, past) -> jax.Array:
         """Mixture weights (B, M, T) of the relations: of what is attended to, or rel(u, t)."""
         attentions = self.attention(users, met, target_BxTxD, past).values()
-        return sum(each.mixture_BxMxT for each in attentions) if attentions else met["rel_BxMxT"]
+        if not attentions:
+            return met["rel_BxMxT"]
+        return functools.reduce(jnp.add, (each.mixture for each in attentions))
 
     def relation(self, users, met, target_BxTxD, past):
         return self.memory.read(self.mixture(users, met, target_BxTxD, past))

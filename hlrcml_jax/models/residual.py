@@ -28,7 +28,7 @@ class ResidualHLR(HLR):
 
     def relation(self, users, met, target_BxTxD, past):
         (attended,) = self.attention(users, met, target_BxTxD, past).values()
-        return self.memory.read(attended.mixture_BxMxT) + past.mix_rows(attended.weights_BxSxT)
+        return self.memory.read(attended.mixture) + past.mix_rows(attended.weights_BxSxT)
 
     # With D numbers to add to a relation, its vector is what is cheapest.
     scores = MetricModel.scores

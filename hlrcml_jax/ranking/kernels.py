@@ -27,7 +27,7 @@ class Blocks:
     Attributes:
       users: users in a chunk, for each device and worker; whole groups.
       group: users whose relations with a block of targets are computed together.
-      rows: users of the group whose preferences are mixed at a time.
+      rows: users of the group that are scored at a time; divides the group.
       targets: items in a block, a multiple of 8.
     """
 
@@ -50,8 +50,7 @@ def plan_blocks(
       relates: whether each pair of user and target has a relation; else a block is one product.
     """
     budget = memory_mb * 2**20
-    # A CPU keeps one user's part of a block in its cache; other devices want much at a time.
-    group, most_targets = (64, 64) if devices.on_cpu() else (2048, 128)
+    group, rows, most_targets = devices.ranking_block()
     most_targets = most_targets if relates else 1024
     targets = _clamp(budget // 2 // target_bytes, 8, most_targets) // 8 * 8
     user_bytes += 4 * 4 * targets * devices.workers()  # a block's scores, and what sorts them
@@ -60,7 +59,7 @@ def plan_blocks(
     users = math.ceil(n_users / math.ceil(n_users / most))
     group = min(users, group)
     users = math.ceil(users / group) * group
-    return Blocks(users, group, 1 if devices.on_cpu() else group, targets)
+    return Blocks(users, group, min(rows, group), targets)
 
 
 def is_long(k: int, n_items: int) -> bool:

@@ -67,9 +67,9 @@ class Scorer:
         self._placement = placement
         self._key = jax.random.key(seed)
         self._weights = weights
-        self.rarity_I = rarity_I
         if rarity_I is None:
-            self.rarity_I = rarity(known) if weights == "unpop" else np.zeros(0, np.float32)
+            rarity_I = rarity(known) if weights == "unpop" else np.zeros(0, np.float32)
+        self.rarity_I = rarity_I
         self._longest = int(np.diff(known.indptr).max(initial=1))
         self._draw = jax.jit(evaluation_preferences)
 
@@ -211,8 +211,8 @@ class Scorer:
 
     def _preferences(self, known_CxI, user_C) -> tuple[np.ndarray, np.ndarray]:
         rows = UserItems.rows(known_CxI, self._longest)
-        sampler = Sampler(rows, self.rarity_I, self.max_prefs, weights=self._weights)
-        sampler, users = jax.device_put((sampler, user_C.astype(np.int32)))
+        rows, rarity_I, users = jax.device_put((rows, self.rarity_I, user_C.astype(np.int32)))
+        sampler = Sampler(rows, rarity_I, self.max_prefs, weights=self._weights)
         return jax.device_get(self._draw(sampler, self._key, users))
 
 

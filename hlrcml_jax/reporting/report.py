@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 
 from hlrcml_jax import storage
-from hlrcml_jax.data.dataset import count_items
+from hlrcml_jax.data.dataset import Dataset, count_items
 from hlrcml_jax.ranking.evaluation import Evaluation, popularity_ranks
 from hlrcml_jax.ranking.metrics import shown
 from hlrcml_jax.reporting import plots
 from hlrcml_jax.reporting.console import COLUMNS
-from hlrcml_jax.runs.run import Run
+from hlrcml_jax.schema import Config
 
 NBSP = "\N{NO-BREAK SPACE}"
 STYLE = """
@@ -38,7 +38,9 @@ code { font-size: .85rem; overflow-wrap: anywhere; }
 
 
 def write(
-    run: Run,
+    config: Config,
+    dataset: Dataset,
+    workdir: pathlib.Path,
     epoch: int,
     n_parameters: int,
     rows: Mapping[str, Evaluation],
@@ -49,7 +51,9 @@ def write(
     """Writes the pictures of a tested run to `plots/`, and the page.
 
     Args:
-      run: the run.
+      config: of the run.
+      dataset: of the run.
+      workdir: of the run.
       epoch: of its best checkpoint.
       n_parameters: numbers that its model has learnt.
       rows: the evaluation on test of the model, and of what it is compared with.
@@ -59,7 +63,7 @@ def write(
     """
     found = next(iter(rows.values()))
     k = shown(found.protocol.cutoffs)
-    title = html.escape(f"{run.config.model.name}: {run.dataset.size}")
+    title = html.escape(f"{config.model.name}: {dataset.size}")
     protocol = (
         f"{len(found.user_B):,} test users, the whole catalogue ranked; "
         f"{found.protocol.definitions} definitions, in percent at {k}; "
@@ -71,52 +75,61 @@ def write(
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{title}</title>\n<style>{STYLE}</style>",
         f"<h1>{title}</h1>",
-        f"<p class=note>{n_parameters:,} numbers learnt, seed {run.config.seed}, best epoch "
+        f"<p class=note>{n_parameters:,} numbers learnt, seed {config.seed}, best epoch "
         f"{epoch}; every setting is in <code>config.json</code> beside this page.</p>",
         "<h2>On test</h2>",
         _metrics_table(rows, k) if len(found.user_B) else "<p>The test part is empty.</p>",
         f"<p class=note>{protocol}</p>",
-        *_pictures(run, epoch, found, log, usage_M, k),
+        *_pictures(config, dataset, workdir, epoch, found, log, usage_M, k),
         "<h2>Recommendations</h2>",
         *map(_example, examples),
         "</html>\n",
     ]
-    path = run.workdir / "report.html"
+    path = workdir / "report.html"
     storage.write_text(path, "\n".join(parts))
     return path
 
 
-def _pictures(run: Run, epoch: int, found: Evaluation, log, usage_M, k: int) -> list[str]:
+def _pictures(
+    config: Config,
+    dataset: Dataset,
+    workdir: pathlib.Path,
+    epoch: int,
+    found: Evaluation,
+    log,
+    usage_M,
+    k: int,
+) -> list[str]:
     """Draws what there is to see of a run; the figures of the page."""
-    folder, figures = run.workdir / "plots", []
+    folder, figures = workdir / "plots", []
 
     def add(name: str, caption: str, draw, *args):
         draw(*args, folder / f"{name}.png")
         figures.append(_figure(folder / f"{name}.png", caption))
 
     if any("loss" in record for record in log):
-        metric = run.config.early_stopping.metric
+        metric = config.early_stopping.metric
         caption = f"Loss of training, and {metric} on validation; the best epoch is {epoch}."
         add("learning_curve", caption, plots.plot_learning_curve, log, metric, epoch)
     if len(found.user_B):
         listed = found.item_BxK[:, :k]
-        listed_I = np.bincount(listed[listed >= 0], minlength=run.dataset.n_items)
+        listed_I = np.bincount(listed[listed >= 0], minlength=dataset.n_items)
         caption = "How much of training, and of what is recommended, falls on the popular items."
-        add("popularity", caption, plots.plot_popularity, count_items(run.dataset.train), listed_I)
+        add("popularity", caption, plots.plot_popularity, count_items(dataset.train), listed_I)
         caption = (
             "Whom it serves well, by the number of a user's training items, and which items it "
             "finds, by their popularity."
         )
-        add("groups", caption, plots.plot_groups, *_groups(run, found, k))
+        add("groups", caption, plots.plot_groups, *_groups(dataset, found, k))
     if usage_M is not None:
         caption = "How much each slot of the memory is used by the relations of test interactions."
         add("memory", caption, plots.plot_memory, usage_M)
     return figures
 
 
-def _groups(run: Run, found: Evaluation, k: int):
+def _groups(dataset: Dataset, found: Evaluation, k: int):
     """({way: {group: value}}, {way: label of the value})."""
-    data, row_B = run.dataset, np.arange(len(found.user_B))
+    data, row_B = dataset, np.arange(len(found.user_B))
     count_B = np.diff(data.train.indptr)[found.user_B]
     edges = np.unique(np.quantile(count_B, [0, 0.25, 0.5, 0.75]).astype(int))
     group_B = np.searchsorted(edges, count_B, side="right") - 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -90,7 +91,7 @@ def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
     return custom.bind("loss.kind", path, values | dict(options.options))
 
 
-def make_trainer(run: Run, numbers: dict[str, jax.Array] | None = None) -> Trainer:
+def make_trainer(run: Run, numbers: Mapping[str, jax.Array] | None = None) -> Trainer:
     """What a run's config says about training; some of its `NUMBERS` may be given as arrays."""
     config = keys.replaced(run.config, numbers or {})
     options, model = config.model, make_model(config.model)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 import polars as pl
@@ -63,8 +62,8 @@ def train_and_evaluate(
     examples, log = _examples(best), read_log(run.workdir / "metrics.jsonl")
     of_memory = (build.model_of(run), best.on_host, build.make_scorer(run, "test"), run.dataset)
     usage_M = analysis.memory_usage(*of_memory)
-    of_page = (run, best.epoch, build.count_parameters(run), rows, log, examples, usage_M)
-    processes.in_first_process(lambda: page.write(*of_page))
+    of_run = (run.config, run.dataset, run.workdir, best.epoch, build.count_parameters(run))
+    processes.in_first_process(lambda: page.write(*of_run, rows, log, examples, usage_M))
     seconds = time.perf_counter() - started
     rich.print(f"Done in {seconds:.0f} s; everything is in {_shown(run.workdir)}.")
     return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
@@ -111,7 +110,7 @@ def _fit(configs, workdirs, go_on: bool = False) -> list[Run]:
     with contextlib.ExitStack() as stack:
         each = zip(configs, workdirs, strict=True)
         begun = [stack.enter_context(begin_run(config, workdir)) for config, workdir in each]
-        where = f"{devices.device_count()} {jax.default_backend()} device(s)"
+        where = devices.described()
         for run, _ in begun:
             rich.print(f"{run.config.model.name} on {report.describe(run.dataset)}; {where}.")
         fit_runs(begun, _vectors_of, go_on)

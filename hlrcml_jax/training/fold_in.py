@@ -7,7 +7,7 @@ other items as preferences, and negatives from the rest of the catalogue, all eq
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +115,9 @@ def _descend(how: FoldIn, fixed, sampler: Sampler, constants, users_NxD, key):
             return how.objective(how.model, fixed | tables, batch, constants)
 
         updates, state = optimizer.update(jax.grad(total)(tables), state, tables)
-        return (optax.apply_updates(tables, updates), state), None
+        # optax's types forget that a tree comes back as it was.
+        tables = cast(dict[str, jax.Array], optax.apply_updates(tables, updates))
+        return (tables, state), None
 
     tables = {"users": users_NxD}
     keys_T = jax.random.split(key, how.steps)

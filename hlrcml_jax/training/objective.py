@@ -58,6 +58,11 @@ class Rows(flax.struct.PyTreeNode):
             return self
         return self.replace(user_BxD=from_items(self.prefs_BxSxD, mask_BxS))
 
+    def examples(self, bound: Model, mask_BxS: jax.Array) -> Examples:
+        """The users with their preferences, after `with_users`."""
+        assert self.user_BxD is not None
+        return Examples.of(bound, self.user_BxD, self.prefs_BxSxD, mask_BxS)
+
 
 def widen_rows(rows: Any, constants: dict[str, jax.Array], wide: Any) -> Any:
     """Rows with the model's constants, if it has any, behind each vector.
@@ -108,7 +113,7 @@ class Objective:
         if not batch.shared:
             return self.of_rows(model, params["model"], rows, batch)
         bound = model.bind({"params": params["model"]})
-        examples = Examples.of(bound, rows.user_BxD, rows.prefs_BxSxD, batch.mask_BxS)
+        examples = rows.examples(bound, batch.mask_BxS)
         _, positive_B = _own_score(bound, examples, rows.positive_BxD)
         items_IxD = widen_rows(params["items"], constants, lambda wide: wide["items"])
         target_1xNxD = jnp.swapaxes(rows.negative_NxBxD, 0, 1)
@@ -137,7 +142,7 @@ class Objective:
             return batch
         rows = self._rows(params, batch, constants)
         bound = model.bind({"params": params["model"]})
-        examples = Examples.of(bound, rows.user_BxD, rows.prefs_BxSxD, batch.mask_BxS)
+        examples = rows.examples(bound, batch.mask_BxS)
         moved_Bx1xD, _ = _own_score(bound, examples, rows.positive_BxD)
         score_BxN = _scores_of_moved(bound, moved_Bx1xD, rows.negative_NxBxD)
         chosen = self._hardest(score_BxN, batch.log_weight_BxN, batch.negative_BxN)
@@ -147,7 +152,7 @@ class Objective:
         """The loss of examples whose own candidates are chosen, from gathered rows."""
         bound = model.bind({"params": model_params})
         rows = rows.with_users(batch.mask_BxS)
-        examples = Examples.of(bound, rows.user_BxD, rows.prefs_BxSxD, batch.mask_BxS)
+        examples = rows.examples(bound, batch.mask_BxS)
         moved_Bx1xD, positive_B = _own_score(bound, examples, rows.positive_BxD)
         negative_NxBxD = rows.negative_NxBxD
         if self.copy_relation:
@@ -173,9 +178,8 @@ class Objective:
         """(values, log weights), each (B, K), of the K hardest candidates."""
         judged_BxN = score_BxN / self.temperature + log_weight_BxN
         row_BxK = jax.lax.top_k(judged_BxN, self.hardest)[1]
-        return tuple(
-            jnp.take_along_axis(x_BxN, row_BxK, axis=1) for x_BxN in (value_BxN, log_weight_BxN)
-        )
+        value_BxK = jnp.take_along_axis(value_BxN, row_BxK, axis=1)
+        return value_BxK, jnp.take_along_axis(log_weight_BxN, row_BxK, axis=1)
 
 
 def _own_score(bound: Model, examples: Examples, target_BxD):

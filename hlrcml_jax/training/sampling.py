@@ -8,7 +8,7 @@ algorithm, so nothing is rejected and every shape is static.
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Literal, cast
 
 import flax.struct
 import jax
@@ -23,6 +23,7 @@ from hlrcml_jax.training.batch import Batch
 # Draws N items of the catalogue, whoever the user is, from (key, N, popularity (I,)):
 # (items (N,), logarithm of the probability of each (N,)).
 CandidateSampler = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]
+CandidateWeights = Literal["uniform", "popularity"] | CandidateSampler
 
 
 def uniform(key: jax.Array, n: int, count_I: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -203,9 +204,7 @@ class Sampler(flax.struct.PyTreeNode):
     max_prefs: int = flax.struct.field(pytree_node=False)
     candidates: int = flax.struct.field(pytree_node=False, default=1)
     weights: str = flax.struct.field(pytree_node=False, default="uniform")
-    candidate_weights: str | CandidateSampler = flax.struct.field(
-        pytree_node=False, default="uniform"
-    )
+    candidate_weights: CandidateWeights = flax.struct.field(pytree_node=False, default="uniform")
     shared: bool = flax.struct.field(pytree_node=False, default=False)
     correction: bool = flax.struct.field(pytree_node=False, default=False)
 

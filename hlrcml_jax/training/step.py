@@ -23,9 +23,6 @@ from hlrcml_jax.training.objective import Objective, Rows, widen_rows
 from hlrcml_jax.training.optimizer import distinct, put_rows, take_rows
 from hlrcml_jax.training.sampling import Positives, Sampler, UserItems, draw_batch
 
-# Of the preferences' rows in a block: what a core keeps at hand.
-BLOCK_BYTES = 2_000_000
-
 
 class TrainState(flax.struct.PyTreeNode):
     """All that a run must remember.
@@ -89,7 +86,7 @@ class Trainer:
       rows: "dense" updates all rows of the tables in every step, as Adam does; "lazy" those that
         the batch touches, with their moments, and leaves the others' moments as they are.
       placement: of the tables; sharded ones take lazy rows.
-      block_bytes: of preferences' rows in a block of examples, on a CPU.
+      block_bytes: of the preferences' rows in a block of examples; None: what suits the device.
     """
 
     model: Model
@@ -98,7 +95,7 @@ class Trainer:
     batch_size: int
     rows: str = "dense"
     placement: devices.Placement = devices.REPLICATED
-    block_bytes: int = BLOCK_BYTES
+    block_bytes: float | None = None
 
     def train_step(
         self, state: TrainState, batch: Batch, constants: dict[str, jax.Array] | None = None
@@ -159,15 +156,17 @@ class Trainer:
         tables = jax.tree.map(jnp.zeros_like, params)
         model = tables.pop("model")
         blocks = split_batch(batch, n_blocks)
-        (loss, (tables, model)), _ = jax.lax.scan(add_block, (0.0, (tables, model)), blocks)
+        nothing = (jnp.zeros(()), (tables, model))
+        (loss, (tables, model)), _ = jax.lax.scan(add_block, nothing, blocks)
         return loss, tables | {"model": model}
 
     def _n_blocks(self, batch, params) -> int:
         in_one = batch.shared or batch.prefs_BxS.shape[1] == 0
-        if in_one or not devices.on_cpu():
+        if in_one:
             return 1
         floats = batch.prefs_BxS.size * params["items"].shape[1]
-        return max(1, round(4 * floats / self.block_bytes))
+        block_bytes = self.block_bytes or devices.training_block_bytes()
+        return max(1, round(4 * floats / block_bytes))
 
     def _loss_of_rows(self, rows, model_params, batch, constants):
         rows = widen_rows(rows, constants, lambda wide: Rows.of(wide, batch))
@@ -262,8 +261,10 @@ def touched_rows(batch: Batch, n_rows: dict[str, int]) -> tuple[dict[str, jax.Ar
 
 def part_of_batch(batch: Batch, first: jax.Array, size: int) -> Batch:
     """Some of the examples of a batch; candidates that all share stay."""
-    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), batch)
-    return part.replace(negative_BxN=batch.negative_BxN) if batch.shared else part
+    shared_1xN = batch.negative_BxN
+    own = batch.replace(negative_BxN=batch.positive_B) if batch.shared else batch
+    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), own)
+    return part.replace(negative_BxN=shared_1xN) if batch.shared else part
 
 
 def split_batch(batch: Batch, n: int) -> Batch:

@@ -15,8 +15,9 @@ from hlrcml_jax import devices
 from hlrcml_jax.config import MODELS, default_config
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.models import make_model
-from hlrcml_jax.models.base import Model, Spec
+from hlrcml_jax.models.base import Spec
 from hlrcml_jax.models.closed_form import Popularity, closed_form
+from hlrcml_jax.models.distances import MetricModel
 from hlrcml_jax.models.past import from_items, own_scores
 from hlrcml_jax.ranking import kernels as blocks_lib
 from hlrcml_jax.ranking import scorer as scoring
@@ -40,7 +41,7 @@ SETTINGS = {name: make_model(options_of(name)) for name in MODELS}
 SETTINGS |= {f"{name}, no user vectors": SETTINGS[name] for name in ("cml", "hlr")}
 
 
-class Minimal(Model):
+class Minimal(MetricModel):
     """A model of one's own that says as little as it can."""
 
     spec = Spec(history=True)
@@ -126,7 +127,7 @@ def test_lists_are_the_best_unknown_items(setting):
         )
 
 
-BLOCKS = [(1, 1, 1, 8), (2, 2, 1, 16), (6, 3, 2, 24), (13, 13, 13, 40), (4, 2, 2, 64)]
+BLOCKS = [(1, 1, 1, 8), (2, 2, 1, 16), (6, 3, 3, 24), (13, 13, 13, 40), (4, 2, 2, 64)]
 # What differs from another only in a number, in its users or in how it was solved meets two.
 ALIKE = [name for name in SETTINGS if "," in name and "pair by pair" not in name]
 ALIKE += ["als", "item-knn", "popularity"]
@@ -183,13 +184,15 @@ def test_a_list_does_not_depend_on_the_company(setting):
 
 def rank_on_all_devices(sharded):
     """{(model, k): lists} of all users, in chunks of five; everything as arrays."""
-    found, place = {}, devices.divide if sharded else devices.replicate
+    found, placement = {}, devices.SHARDED if sharded else devices.REPLICATED
     for name in ("hlr-r", "bpr", "cml, no user vectors"):
         model, params, known = make_setting(name)
         for k in (6, N_ITEMS):
-            options = {"max_users": 5, "sharded": sharded}
+            options = {"max_users": 5, "placement": placement}
             scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, 5, **options)
-            lists = list(scorer.rank(place(jax.device_get(params)), np.arange(N_USERS), k))
+            lists = list(
+                scorer.rank(placement.place(jax.device_get(params)), np.arange(N_USERS), k)
+            )
             parts = [[getattr(x, part) for x in lists] for part in ("item_CxK", "score_CxK")]
             found[name, k] = [np.concatenate(part) for part in parts]
     return found
@@ -233,8 +236,8 @@ def test_users_that_training_never_saw_stand_at_the_mean_of_their_items():
     train[0, 1] = known[0, 1] = known[1, 2] = known[1, 3] = True
     params = {"users": np.ones((3, 2)), "items": np.arange(8.0).reshape(4, 2), "model": {}}
     csr = scipy.sparse.csr_array
-    for sharded, place in ((False, devices.replicate), (True, devices.divide)):
-        found = place_untrained_users(place(params), csr(train), csr(known), sharded)
+    for placement in (devices.REPLICATED, devices.SHARDED):
+        found = place_untrained_users(placement.place(params), csr(train), csr(known), placement)
         users = devices.first(found["users"])
         np.testing.assert_array_equal(users, [[1, 1], [5, 6], [0, 0]])
 

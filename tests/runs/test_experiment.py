@@ -35,7 +35,7 @@ def test_every_model_trains_resumes_evaluates_and_recommends(small, tmp_path, mo
     assert 0 < metrics["recall@20"]["mean"] <= 1
 
     first = make_config(small, **{"model.name": model, "train.epochs": 1})
-    experiment.train_and_evaluate(first, tmp_path / "parts")
+    experiment.fit(first, tmp_path / "parts")
     assert experiment.train_and_evaluate(whole, tmp_path / "parts") == metrics
     runs = [open_run(whole, tmp_path / name) for name in ("whole", "parts")]
     states = [newest_state(run) for run in runs]

@@ -1,6 +1,7 @@
 """Several processes on one machine do what the devices of one do, and end together."""
 
 import socket
+import time
 
 import pytest
 from conftest import left
@@ -42,6 +43,7 @@ def test_two_processes_are_two_devices_also_after_one_was_killed(cli, small, tab
     first, second = start(cli, 2, flags)
     while not (workdir / "checkpoints" / "2").exists():
         assert first.poll() is second.poll() is None, finish([first, second])
+        time.sleep(0.01)
     second.kill()
     (status, err), _ = finish([first, second])
     assert status != 0

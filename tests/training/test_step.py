@@ -39,14 +39,13 @@ def make_trainer(batch_size, **options):
 
 
 def run_epochs(trainer, matrix, n_epochs, user_vectors=True, weights="uniform"):
-    sharded = trainer.tables == "sharded"
+    placement = trainer.placement
     params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8, user_vectors)
     state = jax.device_get(init_state(params, trainer.optimizer))
-    state = devices.divide(state) if sharded else devices.replicate(state)
-    parts = (devices.device_count(), devices.own_devices()) if sharded else None
+    state, parts = placement.place(state), placement.parts
     sampler = Sampler.of(matrix, 5, parts, candidates=3, candidate_weights=weights).place()
     positives = devices.replicate(Positives.of(matrix))
-    if sharded:
+    if parts:
         positives = devices.put(Positives.parts(matrix, *parts))
     key_data = devices.replicate(jax.random.key_data(jax.random.key(9)))
     epoch = devices.pmap(trainer.train_epoch)
@@ -54,9 +53,7 @@ def run_epochs(trainer, matrix, n_epochs, user_vectors=True, weights="uniform"):
     for _ in range(n_epochs):
         state, loss_T = epoch(state, sampler, positives, key_data)
         losses.append(devices.first(loss_T))
-    if not sharded:
-        return devices.first(state), np.stack(losses)
-    return jax.tree.map(devices.to_host, devices.undivide(state)), np.stack(losses)
+    return jax.tree.map(devices.to_host, placement.keep(state)), np.stack(losses)
 
 
 def test_an_epoch_is_its_steps_one_by_one():
@@ -177,7 +174,10 @@ def test_the_best_is_the_first_of_equals():
 
 def train_on_all_devices(rows, tables):
     state, losses = run_epochs(
-        make_trainer(50, rows=rows, tables=tables), known(), 3, weights="popularity"
+        make_trainer(50, rows=rows, placement=devices.PLACEMENTS[tables]),
+        known(),
+        3,
+        weights="popularity",
     )
     tables = [state.params["users"], state.params["items"], state.opt_state[0][0].mu["items"]]
     # Divided ones are filled up.

@@ -1,0 +1,171 @@
+"""A training loop of your own: parameters, batches, loss, step and scores as pure functions.
+
+What `main` does with a config can be done by hand, on one device, under any `jax.jit`:
+
+>>> import functools, jax, numpy as np, scipy.sparse
+>>> from hlrcml_jax import functional as F
+>>> from hlrcml_jax.models.hlr import HLR
+>>> interactions = scipy.sparse.csr_array(np.random.default_rng(0).random((30, 50)) < 0.2)
+>>> model = HLR(dim=8, memory_slots=4)
+>>> objective = F.Objective(functools.partial(F.hinge, margin=0.5))
+>>> optimizer = F.make_optimizer(1e-2, F.row_radii(clip_norm=1.0))
+>>> params = F.init_params(jax.random.key(0), model, *interactions.shape, dim=8)
+>>> state = F.init_state(params, optimizer)
+>>> step = jax.jit(functools.partial(F.train_step, model, objective, optimizer))
+>>> sampler = F.make_sampler(interactions, max_prefs=5, candidates=2)
+>>> for epoch in range(3):
+...     for batch in F.batches(sampler, jax.random.key(epoch), batch_size=100):
+...         state, loss = step(state, batch)
+>>> prefs_BxS, mask_BxS = F.preferences(sampler, jax.random.key(9), np.arange(4))
+>>> F.scores(model, state.params, np.arange(4), np.arange(50), prefs_BxS, mask_BxS).shape
+(4, 50)
+
+Everything that these functions take and give is a tree of arrays, so that optax, orbax and
+transformations of jax work on all of it. `Batch` and `Objective` say what their arrays are.
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.sparse
+
+from hlrcml_jax.models.base import Model
+from hlrcml_jax.models.past import TablePast, from_items
+from hlrcml_jax.training.batch import Batch
+from hlrcml_jax.training.losses import hinge, logistic, softmax
+from hlrcml_jax.training.objective import Objective
+from hlrcml_jax.training.optimizer import make_optimizer, row_radii
+from hlrcml_jax.training.sampling import Positives, Sampler, draw_batch
+from hlrcml_jax.training.step import TrainState, constants_of, init_params, init_state, widen
+
+__all__ = [
+    "Batch",
+    "Objective",
+    "Sampler",
+    "TrainState",
+    "batches",
+    "constants_of",
+    "hinge",
+    "init_params",
+    "init_state",
+    "logistic",
+    "make_optimizer",
+    "make_sampler",
+    "preferences",
+    "row_radii",
+    "scores",
+    "softmax",
+    "train_step",
+    "widen",
+]
+
+
+def make_sampler(
+    interactions: scipy.sparse.csr_array, max_prefs: int = 0, candidates: int = 1, **how: Any
+) -> Sampler:
+    """What draws batches, on the device.
+
+    Args:
+      interactions: boolean CSR (U, I), column indices ascending in each row.
+      max_prefs: S, preferences of an example; 0 for a model that looks at none.
+      candidates: N, negatives of an example.
+      **how: other attributes of `Sampler`.
+    """
+    return jax.device_put(Sampler.of(interactions, max_prefs, candidates=candidates, **how))
+
+
+def batches(sampler: Sampler, key: jax.Array, batch_size: int) -> Iterator[Batch]:
+    """The batches of an epoch: each interaction once as a positive, in a new order.
+
+    The last batch is filled up with examples of weight 0.
+
+    Args:
+      sampler: of the interactions.
+      key: of this epoch; the same key gives the same batches.
+      batch_size: B.
+    """
+    known = sampler.known
+    positives = Positives(known.users(), known.item_E, known.first, known.start_U1[-1], known.total)
+    order_key, draw_key = jax.random.split(key)
+    order_E = jax.random.permutation(order_key, known.total)
+    for number in range(math.ceil(known.total / batch_size)):
+        place_B = number * batch_size + jnp.arange(batch_size)
+        yield _draw(sampler, positives, draw_key, order_E, place_B, number)
+
+
+_draw = jax.jit(draw_batch)
+
+
+def preferences(
+    sampler: Sampler, key: jax.Array, user_B: np.ndarray | jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Preferences (B, S) of users and their mask (B, S), to score with; no item is left out."""
+
+    def draw(user):
+        nothing = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        return sampler.preferences(jax.random.fold_in(key, user), user, *nothing)
+
+    return jax.vmap(draw)(jnp.asarray(user_B))
+
+
+def train_step(
+    model: Model,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    constants: dict[str, jax.Array] | None = None,
+) -> tuple[TrainState, jax.Array]:
+    """One update of all parameters; (new state, loss of the batch).
+
+    Args:
+      model: the model.
+      objective: the loss of a batch.
+      optimizer: of the parameters.
+      state: before the update.
+      batch: the examples.
+      constants: of the epoch (`constants_of`), for a model that has any.
+    """
+    loss, gradients = jax.value_and_grad(objective, argnums=1)(
+        model, state.params, batch, constants
+    )
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(params=params, opt_state=opt_state), loss
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def scores(
+    model: Model,
+    params: dict[str, Any],
+    user_B: jax.Array,
+    item_T: jax.Array,
+    prefs_BxS: jax.Array,
+    mask_BxS: jax.Array,
+) -> jax.Array:
+    """Scores (B, T) of users and items, higher is better.
+
+    All relations of T items are held at once, (I, M, T); `ranking.scorer.Scorer` ranks a whole
+    catalogue in bounded memory.
+
+    Args:
+      model: the model.
+      params: its parameters, widened by its constants (`widen`), if it has any.
+      user_B: user ids.
+      item_T: item ids.
+      prefs_BxS: preferences of each user, (B, 0) for a model that looks at none.
+      mask_BxS: True where a preference is real.
+    """
+    bound, items_IxD = model.bind({"params": params["model"]}), params["items"]
+    past_BxSxD = jnp.where(mask_BxS[:, :, None], items_IxD[prefs_BxS], 0.0)
+    user_BxD = params["users"][user_B] if "users" in params else from_items(past_BxSxD, mask_BxS)
+    users = bound.users(user_BxD, past_BxSxD, mask_BxS)
+    target_1xTxD = items_IxD[item_T][None]
+    past = TablePast(bound.relate(items_IxD, target_1xTxD[0]), mask_BxS, items_IxD, prefs_BxS)
+    return bound.scores(users, bound.meet(users, target_1xTxD), target_1xTxD, past)
