@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import rich
 
-from hlrcml_jax import devices
+from hlrcml_jax import devices, processes
 from hlrcml_jax.keys import flatten
 from hlrcml_jax.ranking.evaluation import evaluate
 from hlrcml_jax.ranking.scorer import Scorer
@@ -18,6 +18,7 @@ from hlrcml_jax.reporting.log import MetricsLog
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.run import Run
+from hlrcml_jax.runs.workdir import write_config
 from hlrcml_jax.schema import Config
 from hlrcml_jax.training.loop import Epoch, Record, Training, train
 from hlrcml_jax.training.step import TrainState
@@ -71,7 +72,7 @@ def _open(
     vectors_of: Callable[[Run, str], Vectors],
 ) -> Iterator[Training]:
     """A run where its latest checkpoint left it."""
-    latest = checkpoints.latest(build.empty_state(run))
+    latest = _latest(run, checkpoints)
     if latest is None:
         epoch, state = 0, _start(run, vectors_of)
     else:
@@ -99,6 +100,14 @@ def _open(
             lambda epoch, state, value: checkpoints.save(epoch, placement.keep(state), value),
             report,
         )
+
+
+def _latest(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState] | None:
+    """(epoch, state) of the latest checkpoint; where all are damaged, nothing is written."""
+    latest = checkpoints.latest(build.empty_state(run))
+    # Keys marked `may_change` may differ from last time.
+    processes.in_first_process(lambda: write_config(run))
+    return latest
 
 
 def _start(run: Run, vectors_of: Callable[[Run, str], Vectors]) -> TrainState:
@@ -178,7 +187,7 @@ def _key_data(run: Run, purpose: int) -> np.ndarray:
 
 def _solve(run: Run, checkpoints: Checkpoints) -> None:
     """Solves a model in closed form: epoch 0 is all there is."""
-    if checkpoints.latest(build.empty_state(run)) is not None:
+    if _latest(run, checkpoints) is not None:
         return
     watch = Stopwatch()
     state = build.initial_state(run)

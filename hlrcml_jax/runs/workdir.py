@@ -66,9 +66,10 @@ def begin_run(
             raise UserError(
                 f"{run.workdir}: another program works on this run; wait for it, or choose another."
             ) from None
-        if before is None and config_files.read_workdir(run.workdir) is not None:
-            raise UserError(f"{run.workdir}: another run has begun here; choose another.")
-        write_config(run)  # again, too: keys marked `may_change` may differ from last time
+        if before is None:
+            if config_files.read_workdir(run.workdir) is not None:
+                raise UserError(f"{run.workdir}: another run has begun here; choose another.")
+            write_config(run)
 
     try:
         processes.in_first_process(begin)
