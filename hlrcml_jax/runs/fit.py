@@ -18,7 +18,6 @@ from hlrcml_jax.reporting.log import MetricsLog
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.run import Run
-from hlrcml_jax.runs.workdir import write_config
 from hlrcml_jax.schema import Config
 from hlrcml_jax.training.loop import Epoch, Record, Training, train
 from hlrcml_jax.training.step import TrainState
@@ -106,7 +105,7 @@ def _latest(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState] | None
     """(epoch, state) of the latest checkpoint; where all are damaged, nothing is written."""
     latest = checkpoints.latest(build.empty_state(run))
     # Keys marked `may_change` may differ from last time.
-    processes.in_first_process(lambda: write_config(run))
+    processes.in_first_process(run.write_config)
     return latest
 
 

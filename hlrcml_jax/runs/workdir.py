@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 from collections.abc import Iterator
@@ -69,7 +68,7 @@ def begin_run(
         if before is None:
             if config_files.read_workdir(run.workdir) is not None:
                 raise UserError(f"{run.workdir}: another run has begun here; choose another.")
-            write_config(run)
+            run.write_config()
 
     try:
         processes.in_first_process(begin)
@@ -110,17 +109,6 @@ def _prepare(
 
     processes.in_first_process(check)  # others need not read all of it
     return Run(config, dataset, workdir), before
-
-
-def write_config(run: Run) -> None:
-    """Writes `config.json`: the config, what data it gave, and the libraries' versions."""
-    names = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
-    text = {
-        "config": flatten(run.config),
-        "data": run.dataset.fingerprint(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
-    }
-    storage.write_text(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
 
 
 def _check_same(workdir: pathlib.Path, before: dict[str, Any], config: config_lib.Config) -> None:
