@@ -137,7 +137,7 @@ class Recommender:
           distance; of models that score by inner products the cosine, or the weight) and `rank`.
         """
         item_T = self._numbers(items, "item")
-        likeness_TxI = self._model.similarity(np.asarray(self._trained["items"]), item_T)
+        likeness_TxI = self._model.item_similarities(np.asarray(self._trained["items"]), item_T)
         likeness_TxI[np.arange(len(item_T)), item_T] = -np.inf
         k = min(k, len(self.items) - 1)
         item_TxK = np.argsort(-likeness_TxI, axis=1, kind="stable")[:, :k]

@@ -60,7 +60,7 @@ class MetricModel(Model):
     def closeness(self, moved_BxTxD, target_BxTxD):
         return -squared(moved_BxTxD, target_BxTxD)
 
-    def similarity(self, items_IxD, item_T):
+    def item_similarities(self, items_IxD, item_T):
         """Minus the squared distance."""
         of_T, square_I = items_IxD[item_T], np.square(items_IxD).sum(axis=1)
         return 2 * of_T @ items_IxD.T - square_I[None] - square_I[item_T][:, None]

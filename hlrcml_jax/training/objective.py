@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.past import Examples, TablePast, from_items
-from hlrcml_jax.training import losses
 from hlrcml_jax.training.batch import Batch
+from hlrcml_jax.training.losses import Loss
 
 Constants = dict[str, jax.Array]
 
@@ -90,7 +90,7 @@ class Objective:
       copy_relation: candidates use the positive's relation in the loss too.
     """
 
-    loss: losses.Loss = losses.hinge
+    loss: Loss
     hardest: int = 0
     temperature: float = 1.0
     copy_relation: bool = False
