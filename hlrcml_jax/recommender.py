@@ -137,14 +137,14 @@ class Recommender:
           distance; of models that score by inner products the cosine, or the weight) and `rank`.
         """
         item_T = self._numbers(items, "item")
-        likeness_TxI = self._model.item_similarities(np.asarray(self._trained["items"]), item_T)
-        likeness_TxI[np.arange(len(item_T)), item_T] = -np.inf
+        similarity_TxI = self._model.item_similarity(np.asarray(self._trained["items"]), item_T)
+        similarity_TxI[np.arange(len(item_T)), item_T] = -np.inf
         k = min(k, len(self.items) - 1)
-        item_TxK = np.argsort(-likeness_TxI, axis=1, kind="stable")[:, :k]
+        item_TxK = np.argsort(-similarity_TxI, axis=1, kind="stable")[:, :k]
         item_R = item_TxK.ravel()
         columns: dict[str, Any] = {"to_item_id": self.items.gather(np.repeat(item_T, k))}
         columns |= frames.named(item_R, self._dataset)
-        columns["score"] = np.take_along_axis(likeness_TxI, item_TxK, axis=1).ravel()
+        columns["score"] = np.take_along_axis(similarity_TxI, item_TxK, axis=1).ravel()
         columns["rank"] = np.tile(np.arange(1, k + 1), len(item_T))
         return pl.DataFrame(columns)
 

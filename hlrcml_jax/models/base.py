@@ -224,6 +224,6 @@ class Model(nn.Module):
         """
         return {}
 
-    def item_similarities(self, items_IxD: np.ndarray, item_T: np.ndarray) -> np.ndarray:
+    def item_similarity(self, items_IxD: np.ndarray, item_T: np.ndarray) -> np.ndarray:
         """Similarity of some items to all, (T, I)."""
-        raise TypeError(f"{type(self).__name__} has no similarities of items")
+        raise TypeError(f"{type(self).__name__} has no item similarity")

@@ -41,6 +41,6 @@ class BPR(Model):
             squares(user_BxD, self.l2_vector) + squares(positive_BxD, self.l2_vector) + negative_B
         )
 
-    def item_similarities(self, items_IxD, item_T):
+    def item_similarity(self, items_IxD, item_T):
         """The cosine of the vectors."""
         return distances.cosine(items_IxD[:, :-1], item_T)

@@ -53,7 +53,7 @@ class ClosedForm(Model):
     def closeness(self, moved_BxTxD, target_BxTxD):
         return products(moved_BxTxD, target_BxTxD)
 
-    def item_similarities(self, items_IxD, item_T):
+    def item_similarity(self, items_IxD, item_T):
         """The cosine of the rows, or the weight that an item has for others."""
         return items_IxD.T[item_T] if self.spec.rows_are_histories else cosine(items_IxD, item_T)
 
