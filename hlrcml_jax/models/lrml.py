@@ -1,13 +1,13 @@
 """LRML (Tay et al., WWW 2018): one latent relation of user and target, read from a memory."""
 
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from hlrcml_jax.models import distances
-from hlrcml_jax.models.base import Spec
+from hlrcml_jax.models.base import Past, Spec, Users
 from hlrcml_jax.models.distances import MetricModel
 from hlrcml_jax.models.memory import RelationMemory
 
@@ -25,10 +25,10 @@ class LRML(MetricModel):
     key_scale: float = 1.0
     value_scale: float = 1.0
 
-    def setup(self):
+    def setup(self) -> None:
         self.memory = RelationMemory(self.dim, self.memory_slots, self.key_scale, self.value_scale)
 
-    def users(self, user_BxD, past_BxSxD, mask_BxS):
+    def users(self, user_BxD, past_BxSxD, mask_BxS) -> Users:
         return {"user_BxD": user_BxD, "query_BxMx1": self.memory.query(user_BxD)[:, :, None]}
 
     def meet(self, users, target_BxTxD):
@@ -38,7 +38,7 @@ class LRML(MetricModel):
             "distance_BxT": distances.squared(users["user_BxD"][:, None], target_BxTxD),
         }
 
-    def mixture(self, users, met, target_BxTxD, past) -> jax.Array:
+    def mixture(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
         """Mixture weights (B, M, T) of the relations: of what is attended to, or rel(u, t)."""
         attentions = self.attention(users, met, target_BxTxD, past).values()
         if not attentions:
