@@ -25,10 +25,10 @@ class LRML(MetricModel):
     key_scale: float = schema.Model.key_scale
     value_scale: float = schema.Model.value_scale
 
-    def setup(self):
+    def setup(self) -> None:
         self.memory = RelationMemory(self.dim, self.memory_slots, self.key_scale, self.value_scale)
 
-    def users(self, user_BxD, past_BxSxD, mask_BxS):
+    def users(self, user_BxD, past_BxSxD, mask_BxS) -> Users:
         return {"user_BxD": user_BxD, "query_BxMx1": self.memory.query(user_BxD)[:, :, None]}
 
     def meet(self, users, target_BxTxD):

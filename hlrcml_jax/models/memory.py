@@ -26,7 +26,7 @@ class RelationMemory(nn.Module):
     key_scale: float
     value_scale: float
 
-    def setup(self):
+    def setup(self) -> None:
         def init(scale):
             return nn.initializers.normal(stddev=scale * self.dim**-0.5)
 
