@@ -28,7 +28,7 @@ class LRML(MetricModel):
     def setup(self) -> None:
         self.memory = RelationMemory(self.dim, self.memory_slots, self.key_scale, self.value_scale)
 
-    def users(self, user_BxD, past_BxSxD, mask_BxS) -> Users:
+    def users(self, user_BxD, past_BxSxD, mask_BxS):
         return {"user_BxD": user_BxD, "query_BxMx1": self.memory.query(user_BxD)[:, :, None]}
 
     def meet(self, users, target_BxTxD):
