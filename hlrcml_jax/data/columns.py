@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import polars as pl
 
@@ -43,7 +43,7 @@ class TextTable:
     lines: pl.LazyFrame
 
     @contextlib.contextmanager
-    def readable(self):
+    def readable(self) -> Iterator[None]:
         """Says where a file cannot be read."""
         try:
             yield
@@ -163,7 +163,7 @@ class _Ids:
             "least": self._number.min(),
         }
 
-    def wrong(self, found) -> tuple[pl.Expr, str] | None:
+    def wrong(self, found: dict[str, Any]) -> tuple[pl.Expr, str] | None:
         """(which rows, what is wrong with them), if any."""
         if found["missing"]:
             return self._missing, "column {column!r} ({role}) is empty"
@@ -171,7 +171,7 @@ class _Ids:
             return self._number < 0, "the {role} id {text} is negative"
         return None
 
-    def typed(self, found) -> pl.Expr:
+    def typed(self, found: dict[str, Any]) -> pl.Expr:
         # Categories hold each text once, however often it occurs.
         return self._number if found["plain"] else self.text.cast(pl.Categorical)
 
@@ -201,14 +201,14 @@ class _Numbers(_Ids):
             "largest": self._number.max(),
         }
 
-    def wrong(self, found):
+    def wrong(self, found: dict[str, Any]) -> tuple[pl.Expr, str] | None:
         if found["missing"]:
             return super().wrong(found)
         if found["wrong"]:
             return self._not_finite, self._said
         return None
 
-    def typed(self, found) -> pl.Expr:
+    def typed(self, found: dict[str, Any]) -> pl.Expr:
         return self._number
 
 
@@ -229,7 +229,7 @@ class _Times(_Numbers):
             "no date": self._date.is_null().any(),
         }
 
-    def wrong(self, found):
+    def wrong(self, found: dict[str, Any]) -> tuple[pl.Expr, str] | None:
         if found["no number"] and not found["missing"]:
             if not found["no date"]:
                 return None
@@ -239,7 +239,7 @@ class _Times(_Numbers):
             )
         return super().wrong(found)
 
-    def typed(self, found) -> pl.Expr:
+    def typed(self, found: dict[str, Any]) -> pl.Expr:
         return self._date if found["no number"] else self._number
 
 

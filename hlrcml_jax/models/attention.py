@@ -55,21 +55,16 @@ def softmax(
     # With slots first the inner loops run over users and targets.
     logits_SxN = jnp.moveaxis(logits_BxSxT, 1, 0).reshape(s, b * t)
     mask_SxN = jnp.repeat(mask_BxS.T, t, axis=1) if t > 1 else mask_BxS.T
-    first_1xN = None if first_Bx1xT is None else first_Bx1xT.reshape(1, b * t)
+    none_1xN = jnp.full((1, b * t), -jnp.inf)
+    first_1xN = none_1xN if first_Bx1xT is None else first_Bx1xT.reshape(1, b * t)
     # The weights do not depend on the peak, which only keeps exp in range.
-    if first_1xN is None:
-        real_1xN = jnp.any(mask_SxN, axis=0, keepdims=True)
-        peak_1xN = jnp.max(logits_SxN, axis=0, keepdims=True, where=mask_SxN, initial=-jnp.inf)
-        peak_1xN = jnp.where(real_1xN, peak_1xN, 0.0)
-    else:
-        real_1xN = True
-        peak_1xN = jnp.max(logits_SxN, axis=0, keepdims=True, where=mask_SxN, initial=-jnp.inf)
-        peak_1xN = jnp.maximum(first_1xN, peak_1xN)
-    peak_1xN = jax.lax.stop_gradient(peak_1xN)
+    peak_1xN = jnp.max(logits_SxN, axis=0, keepdims=True, where=mask_SxN, initial=-jnp.inf)
+    peak_1xN = jnp.maximum(first_1xN, peak_1xN)
+    peak_1xN = jax.lax.stop_gradient(jnp.where(peak_1xN == -jnp.inf, 0.0, peak_1xN))
     mass_SxN = jnp.where(mask_SxN, jnp.exp(jnp.where(mask_SxN, logits_SxN - peak_1xN, 0.0)), 0.0)
-    total_1xN = jnp.sum(mass_SxN, axis=0, keepdims=True)
-    first_1xN = jnp.zeros_like(peak_1xN) if first_1xN is None else jnp.exp(first_1xN - peak_1xN)
-    total_1xN = jnp.where(real_1xN, total_1xN + first_1xN, 1.0)
+    first_1xN = jnp.exp(first_1xN - peak_1xN)
+    total_1xN = jnp.sum(mass_SxN, axis=0, keepdims=True) + first_1xN
+    total_1xN = jnp.where(total_1xN == 0.0, 1.0, total_1xN)
     scale_1xN = 1.0 / total_1xN
     if beta != 1.0:
         scale_1xN = jnp.exp((1.0 - beta) * peak_1xN) / total_1xN**beta

@@ -70,8 +70,8 @@ class Related(flax.struct.PyTreeNode):
       similarity: what an attention adds to its logits for them, (X, T) or (B, S); or None.
     """
 
-    relation: jax.Array | None = None
-    similarity: jax.Array | None = None
+    relation: jax.Array = flax.struct.field(default=None)
+    similarity: jax.Array = flax.struct.field(default=None)
 
 
 class Past(Protocol):

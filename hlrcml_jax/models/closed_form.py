@@ -12,6 +12,7 @@ import scipy.linalg
 import scipy.sparse
 import threadpoolctl
 
+from hlrcml_jax import schema
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models.base import Model, Spec
 from hlrcml_jax.models.distances import cosine, products
@@ -83,8 +84,8 @@ class ALS(ClosedForm):
     """
 
     dim: int
-    regularization: float = 30.0
-    iterations: int = 20
+    regularization: float = schema.ALS.regularization
+    iterations: int = schema.ALS.iterations
 
     def widths(self, n_items):
         return self.dim, self.dim
@@ -116,8 +117,8 @@ class ItemKNN(ClosedForm):
 
     spec: ClassVar[Spec] = _OF_HISTORIES
 
-    similarity: str = "cosine"
-    neighbours: int = 50
+    similarity: str = schema.ItemKNN.similarity
+    neighbours: int = schema.ItemKNN.neighbours
 
     def fit(self, train, seed=0):
         library = _implicit("nearest_neighbours")
@@ -140,7 +141,7 @@ class EASE(ClosedForm):
 
     spec: ClassVar[Spec] = _OF_HISTORIES
 
-    l2: float = 500.0
+    l2: float = schema.EASE.l2
 
     def fit(self, train, seed=0):
         def weights():

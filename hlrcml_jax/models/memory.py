@@ -23,10 +23,10 @@ class RelationMemory(nn.Module):
 
     dim: int
     slots: int
-    key_scale: float = 1.0
-    value_scale: float = 1.0
+    key_scale: float
+    value_scale: float
 
-    def setup(self):
+    def setup(self) -> None:
         def init(scale):
             return nn.initializers.normal(stddev=scale * self.dim**-0.5)
 
@@ -48,11 +48,9 @@ class RelationMemory(nn.Module):
 
     def relate(self, past: jax.Array, target: jax.Array) -> jax.Array:
         """Mixture weights of rel(p, t): (X, M, T), or (B, S, M) of own ones; see `Related`."""
-        return (
-            self.weights(past, target[None])
-            if past.ndim == 2
-            else self.slot_weights(past, target[:, 0])
-        )
+        if past.ndim == 2:
+            return self.weights(past, target[None])
+        return self.slot_weights(past, target[:, 0])
 
     def query(self, x: jax.Array) -> jax.Array:
         """V x, the inner product with each value row: (..., D) to (..., M)."""
@@ -60,6 +58,6 @@ class RelationMemory(nn.Module):
 
     def read(self, mixture_BxMxT: jax.Array) -> jax.Array:
         """The relations themselves, (B, T, D)."""
-        mixture_BxTxM = jnp.swapaxes(mixture_BxMxT, 1, 2)
-        b, t, m = mixture_BxTxM.shape
-        return (mixture_BxTxM.reshape(b * t, m) @ self.values_MxD).reshape(b, t, -1)
+        b, m, t = mixture_BxMxT.shape
+        mixture_NxM = jnp.swapaxes(mixture_BxMxT, 1, 2).reshape(b * t, m)
+        return (mixture_NxM @ self.values_MxD).reshape(b, t, self.dim)

@@ -26,31 +26,24 @@ class OwnPast(flax.struct.PyTreeNode):
 
     related: Related
     mask_BxS: jax.Array
-    rows_BxSxD: jax.Array | None = None
+    rows_BxSxD: jax.Array = flax.struct.field(default=None)
 
     def similarity(self) -> jax.Array:
-        assert self.related.similarity is not None
         return self.related.similarity[:, :, None]
 
     def dot(self, query_BxMxT: jax.Array) -> jax.Array:
         if query_BxMxT.shape[2] == 1:  # a trailing axis of one would be slow
             query_Bx1xM = query_BxMxT[:, None, :, 0]
-            return jnp.sum(self._relation_BxSxM * query_Bx1xM, axis=2, keepdims=True)
-        return self._relation_BxSxM @ query_BxMxT
+            return jnp.sum(self.related.relation * query_Bx1xM, axis=2, keepdims=True)
+        return self.related.relation @ query_BxMxT
 
     def mix(self, weights_BxSxT: jax.Array) -> jax.Array:
         if weights_BxSxT.shape[2] == 1:
-            return jnp.sum(self._relation_BxSxM * weights_BxSxT, axis=1)[:, :, None]
-        return jnp.einsum("bsm,bst->bmt", self._relation_BxSxM, weights_BxSxT)
+            return jnp.sum(self.related.relation * weights_BxSxT, axis=1)[:, :, None]
+        return jnp.einsum("bsm,bst->bmt", self.related.relation, weights_BxSxT)
 
     def mix_rows(self, weights_BxSxT: jax.Array) -> jax.Array:
-        assert self.rows_BxSxD is not None
         return jnp.einsum("bst,bsd->btd", weights_BxSxT, self.rows_BxSxD)
-
-    @property
-    def _relation_BxSxM(self) -> jax.Array:
-        assert self.related.relation is not None
-        return self.related.relation
 
 
 class TablePast(flax.struct.PyTreeNode):
@@ -69,28 +62,22 @@ class TablePast(flax.struct.PyTreeNode):
     row_BxS: jax.Array
 
     def similarity(self) -> jax.Array:
-        assert self.related.similarity is not None
         return self.related.similarity[self.row_BxS]
 
     def dot(self, query_BxMxT: jax.Array) -> jax.Array:
         if devices.on_cpu():
-            return _lookup_dot(self._relation_XxMxT, self.row_BxS, query_BxMxT)
-        relation_BxSxMxT = self._relation_XxMxT[self.row_BxS].astype(float)
+            return _lookup_dot(self.related.relation, self.row_BxS, query_BxMxT)
+        relation_BxSxMxT = self.related.relation[self.row_BxS].astype(float)
         return jnp.sum(relation_BxSxMxT * query_BxMxT[:, None], axis=2)
 
     def mix(self, weights_BxSxT: jax.Array) -> jax.Array:
         if devices.on_cpu():
-            return _lookup_mix(self._relation_XxMxT, self.row_BxS, weights_BxSxT)
-        relation_BxSxMxT = self._relation_XxMxT[self.row_BxS].astype(float)
+            return _lookup_mix(self.related.relation, self.row_BxS, weights_BxSxT)
+        relation_BxSxMxT = self.related.relation[self.row_BxS].astype(float)
         return jnp.sum(relation_BxSxMxT * weights_BxSxT[:, :, None], axis=1)
 
     def mix_rows(self, weights_BxSxT: jax.Array) -> jax.Array:
         return jnp.einsum("bst,bsd->btd", weights_BxSxT, self.rows_XxD[self.row_BxS])
-
-    @property
-    def _relation_XxMxT(self) -> jax.Array:
-        assert self.related.relation is not None
-        return self.related.relation
 
 
 # A CPU looks relations up one slot at a time, so that a slot's stay in cache and an example's are

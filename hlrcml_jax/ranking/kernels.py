@@ -1,12 +1,13 @@
 """What each device does to rank: a block of items after the other, for a chunk of users.
 
-`scoring.py` says what goes in and calls it.
+`scorer.py` says what goes in and calls it.
 """
 
 import dataclasses
 import functools
 import math
-from types import SimpleNamespace
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from hlrcml_jax.models.past import TablePast, from_items
 LONG = 4  # lists longer than a quarter of the catalogue are sorted once, at the end
 BITS = 8  # of a byte: known items travel as bits
 PIECE = 256  # past items that are related to a block of targets at a time: they stay in cache
+
+ChunkState = dict[str, Any]  # of the users of a chunk, as `Steps.begin` makes it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +115,16 @@ class Steps:
         """Into how many parts the items are divided."""
         return self.placement.parts[0] if self.placement.parts else 1
 
-    def begin(self, params, context_XxD, user_C, prefs_CxS, mask_CxS, hidden_CxW, known_CxW):
+    def begin(
+        self,
+        params: dict[str, Any],
+        context_XxD: jax.Array,
+        user_C: jax.Array,
+        prefs_CxS: jax.Array,
+        mask_CxS: jax.Array,
+        hidden_CxW: jax.Array,
+        known_CxW: jax.Array,
+    ) -> ChunkState:
         """What a chunk of users needs for all blocks; `best` is what it has so far."""
         bound = self._bind(params)
         n = len(user_C)
@@ -144,7 +156,9 @@ class Steps:
             return jnp.full((n, width), -jnp.inf)
         return jnp.full((n, self.k), -1), jnp.full((n, self.k), -jnp.inf)
 
-    def relate(self, params, context_XxD, first, out: Related):
+    def relate(
+        self, params: dict[str, Any], context_XxD: jax.Array, first: jax.Array, out: Related
+    ) -> tuple[Related, jax.Array]:
         """What past items and a block's targets have in common, written over `out`; and `first`.
 
         The context is taken in pieces that stay in cache, and no fresh memory is needed: to get
@@ -167,7 +181,9 @@ class Steps:
         # Of several processes, jax takes no mapped function without any result.
         return jax.lax.fori_loop(0, n_rows // rows, write, out), first
 
-    def rank(self, users, block):
+    def rank(
+        self, users: ChunkState, block: tuple[dict[str, Any], jax.Array, Related, jax.Array]
+    ) -> ChunkState:
         """The users with what is best after a block."""
         params, context_XxD, related, first = block
         bound = self._bind(params)
@@ -201,7 +217,7 @@ class Steps:
             best = jax.lax.dynamic_update_slice_in_dim(best, score_CxT, first, axis=1)
         return users | {"best": best}
 
-    def finish(self, users):
+    def finish(self, users: ChunkState) -> tuple[jax.Array, jax.Array]:
         """The lists: items and scores, each (C, k)."""
         if isinstance(users["best"], tuple):
             item_CxK, score_CxK = users["best"]
@@ -249,10 +265,22 @@ def _from_bits(bits_CxW: jax.Array) -> jax.Array:
     return ((bits_CxW[:, :, None] >> bit_8) & 1).reshape(len(bits_CxW), -1) != 0
 
 
+class MappedSteps(NamedTuple):
+    """`Steps` over all devices."""
+
+    rows: Callable[..., jax.Array]
+    begin: Callable[..., ChunkState]
+    relate: Callable[..., tuple[Related, jax.Array]]
+    rank: Callable[..., ChunkState]
+    finish: Callable[..., tuple[jax.Array, jax.Array]]
+
+
 @functools.lru_cache(maxsize=16)
-def compiled(*static) -> SimpleNamespace:
-    steps = Steps(*static)
-    return SimpleNamespace(
+def compiled(
+    model: Model, blocks: Blocks, k: int, n_items: int, placement: devices.Placement
+) -> MappedSteps:
+    steps = Steps(model, blocks, k, n_items, placement)
+    return MappedSteps(
         rows=devices.pmap(steps.placement.gather),
         begin=devices.pmap(steps.begin),
         relate=devices.pmap(steps.relate, donate=(3,)),
@@ -261,6 +289,6 @@ def compiled(*static) -> SimpleNamespace:
     )
 
 
-def _waiting(function):
+def _waiting(function: Callable[..., Any]) -> Callable[..., Any]:
     """A call that returns when the work is done, so that each thread keeps one core busy."""
     return lambda *args: jax.block_until_ready(function(*args))

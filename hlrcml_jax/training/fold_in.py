@@ -49,7 +49,7 @@ class FoldIn:
         histories: scipy.sparse.csr_array,
         constants: dict[str, np.ndarray],
         seed: int,
-        **how,
+        **how: Any,
     ) -> np.ndarray:
         """Vectors (N, D); they depend on a user's items alone, not on the others.
 
