@@ -11,7 +11,7 @@ def attend(
     query_BxMxT: jax.Array,
     beta: float = 1.0,
     first_BxMxT: jax.Array | None = None,
-    prior_BxSxT: jax.Array | float = 0.0,
+    prior_BxSxT: jax.Array | None = None,
 ) -> Attention:
     """Attention-weighted sum of the relations r_k of past items, as a mixture of the memory.
 
@@ -22,16 +22,14 @@ def attend(
       query_BxMxT: V x of the vector x that attends, one for each target or (B, M, 1).
       beta: power of the denominator, 1 for the softmax.
       first_BxMxT: the relation of a slot before the past items, which every user has; or None.
-      prior_BxSxT: is added to the logits.
+      prior_BxSxT: is added to the logits; or None.
     """
-    logits_BxSxT = prior_BxSxT + past.dot(query_BxMxT)
     if first_BxMxT is None:
-        weights_BxSxT, none_Bx1xT = softmax(logits_BxSxT, past.mask_BxS, beta)
-        return Attention(weights_BxSxT, none_Bx1xT, past.mix(weights_BxSxT))
+        return Attention(*past.attend(query_BxMxT, beta, None, prior_BxSxT))
     first_Bx1xT = jnp.sum(first_BxMxT * query_BxMxT, axis=1, keepdims=True)
-    weights_BxSxT, weight_Bx1xT = softmax(logits_BxSxT, past.mask_BxS, beta, first_Bx1xT)
-    mixture_BxMxT = first_BxMxT * weight_Bx1xT + past.mix(weights_BxSxT)
-    return Attention(weights_BxSxT, weight_Bx1xT, mixture_BxMxT)
+    found = past.attend(query_BxMxT, beta, first_Bx1xT, prior_BxSxT)
+    weights_BxSxT, weight_Bx1xT, mixture_BxMxT = found
+    return Attention(weights_BxSxT, weight_Bx1xT, first_BxMxT * weight_Bx1xT + mixture_BxMxT)
 
 
 def softmax(
@@ -51,22 +49,24 @@ def softmax(
     Returns:
       (weights (B, S, T), weight of the slot before them (B, 1, T), zero without one).
     """
-    b, s, t = logits_BxSxT.shape
-    # With slots first the inner loops run over users and targets.
-    logits_SxN = jnp.moveaxis(logits_BxSxT, 1, 0).reshape(s, b * t)
-    mask_SxN = jnp.repeat(mask_BxS.T, t, axis=1) if t > 1 else mask_BxS.T
-    none_1xN = jnp.full((1, b * t), -jnp.inf)
-    first_1xN = none_1xN if first_Bx1xT is None else first_Bx1xT.reshape(1, b * t)
+    if logits_BxSxT.shape[2] > 1:
+        return _softmax(logits_BxSxT, mask_BxS[:, :, None], beta, first_Bx1xT)
+    # With users last the inner loops run over them, not over one target.
+    first_1x1xB = None if first_Bx1xT is None else first_Bx1xT.T
+    weights_1xSxB, weight_1x1xB = _softmax(logits_BxSxT.T, mask_BxS.T[None], beta, first_1x1xB)
+    return weights_1xSxB.T, weight_1x1xB.T
+
+
+def _softmax(logits, mask, beta, first):
+    """As `softmax`, over axis 1."""
+    first = jnp.full_like(logits[:, :1], -jnp.inf) if first is None else first
     # The weights do not depend on the peak, which only keeps exp in range.
-    peak_1xN = jnp.max(logits_SxN, axis=0, keepdims=True, where=mask_SxN, initial=-jnp.inf)
-    peak_1xN = jnp.maximum(first_1xN, peak_1xN)
-    peak_1xN = jax.lax.stop_gradient(jnp.where(peak_1xN == -jnp.inf, 0.0, peak_1xN))
-    mass_SxN = jnp.where(mask_SxN, jnp.exp(jnp.where(mask_SxN, logits_SxN - peak_1xN, 0.0)), 0.0)
-    first_1xN = jnp.exp(first_1xN - peak_1xN)
-    total_1xN = jnp.sum(mass_SxN, axis=0, keepdims=True) + first_1xN
-    total_1xN = jnp.where(total_1xN == 0.0, 1.0, total_1xN)
-    scale_1xN = 1.0 / total_1xN
-    if beta != 1.0:
-        scale_1xN = jnp.exp((1.0 - beta) * peak_1xN) / total_1xN**beta
-    weights_BxSxT = jnp.moveaxis((mass_SxN * scale_1xN).reshape(s, b, t), 0, 1)
-    return weights_BxSxT, (first_1xN * scale_1xN).reshape(b, 1, t)
+    peak = jnp.max(logits, axis=1, keepdims=True, where=mask, initial=-jnp.inf)
+    peak = jnp.maximum(first, peak)
+    peak = jax.lax.stop_gradient(jnp.where(peak == -jnp.inf, 0.0, peak))
+    mass = jnp.where(mask, jnp.exp(jnp.where(mask, logits - peak, 0.0)), 0.0)
+    first = jnp.exp(first - peak)
+    total = jnp.sum(mass, axis=1, keepdims=True) + first
+    total = jnp.where(total == 0.0, 1.0, total)
+    scale = 1.0 / total if beta == 1.0 else jnp.exp((1.0 - beta) * peak) / total**beta
+    return mass * scale, first * scale

@@ -86,12 +86,25 @@ class Past(Protocol):
         """What `relate` found, (B, S, T)."""
         ...
 
-    def dot(self, query_BxMxT: jax.Array) -> jax.Array:
-        """<rel_k, x>, (B, S, T), for x = V' query."""
-        ...
+    def attend(
+        self,
+        query_BxMxT: jax.Array,
+        beta: float,
+        first_Bx1xT: jax.Array | None = None,
+        prior_BxSxT: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Attends to the relations; `attention.attend` adds that of the slot before them.
 
-    def mix(self, weights_BxSxT: jax.Array) -> jax.Array:
-        """Mixture weights of sum_k w_k rel_k, (B, M, T)."""
+        Args:
+          query_BxMxT: V x of the vector x that attends, one for each target or (B, M, 1).
+          beta: power of the denominator.
+          first_Bx1xT: the logit of a slot before the past items, or None.
+          prior_BxSxT: is added to the logits <rel_k, x>, or None.
+
+        Returns:
+          Weights (B, S, T) of the past items, weight (B, 1, T) of the slot before them, and mixture
+          weights (B, M, T) of the sum over the past items.
+        """
         ...
 
     def mix_rows(self, weights_BxSxT: jax.Array) -> jax.Array:

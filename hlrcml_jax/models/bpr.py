@@ -24,12 +24,10 @@ class BPR(Model):
         """(n_rows, D + 1): vectors from N(0, 1/D), biases of zero."""
         return jnp.pad(super().init_rows(key, n_rows, dim), ((0, 0), (0, 1)))
 
-    def users(self, user_BxD, past_BxSxD, mask_BxS):
-        """Users whose product with a target's bias is the bias."""
-        return {"user_BxD": user_BxD.at[:, -1].set(1.0)}
-
     def closeness(self, moved_BxTxD, target_BxTxD):
-        return distances.products(moved_BxTxD, target_BxTxD)
+        """The product of the rows, with a user's bias of 1."""
+        missing_BxT = (1.0 - moved_BxTxD[..., -1]) * target_BxTxD[..., -1]
+        return distances.products(moved_BxTxD, target_BxTxD) + missing_BxT
 
     def penalty(self, user_BxD, positive_BxD, negative_NxBxD, score_B):
         def squares(row_BxD, l2):

@@ -16,8 +16,7 @@ def products(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
     """
     if are_shared(target_BxTxD) and user_BxTxD.shape[1] == 1:
         return user_BxTxD[:, 0] @ target_BxTxD[0].T
-    user_NxD, target_NxD = flat(user_BxTxD, target_BxTxD)
-    return jnp.sum(user_NxD * target_NxD, axis=1).reshape(-1, target_BxTxD.shape[1])
+    return _over_dims(jnp.multiply, user_BxTxD, target_BxTxD)
 
 
 def squared(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
@@ -26,8 +25,7 @@ def squared(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
         user_Bx1 = jnp.sum(jnp.square(user_BxTxD), axis=2)
         target_1xT = jnp.sum(jnp.square(target_BxTxD), axis=2)
         return user_Bx1 + target_1xT - 2.0 * products(user_BxTxD, target_BxTxD)
-    user_NxD, target_NxD = flat(user_BxTxD, target_BxTxD)
-    return jnp.sum(jnp.square(user_NxD - target_NxD), axis=1).reshape(-1, target_BxTxD.shape[1])
+    return _over_dims(lambda a, b: jnp.square(a - b), user_BxTxD, target_BxTxD)
 
 
 def are_shared(target_BxTxD: jax.Array) -> bool:
@@ -35,13 +33,11 @@ def are_shared(target_BxTxD: jax.Array) -> bool:
     return target_BxTxD.shape[0] == 1  # in an export B is unknown, and len fails
 
 
-def flat(*arrays: jax.Array) -> list[jax.Array]:
-    """Arrays (B, T, D), (B, 1, D) or (1, T, D) as rows (B T, D) of all pairs.
-
-    An axis of one target between the others would keep XLA from fusing.
-    """
-    shape = jnp.broadcast_shapes(*(x.shape for x in arrays))
-    return [jnp.broadcast_to(x, shape).reshape(-1, shape[2]) for x in arrays]
+def _over_dims(function, user_BxTxD, target_BxTxD):
+    """The sum of a function of two numbers over the D of each pair, (B, T)."""
+    if target_BxTxD.shape[1] == 1:  # an axis of one between the others would keep XLA from fusing
+        return jnp.sum(function(user_BxTxD[:, 0], target_BxTxD[:, 0]), axis=1, keepdims=True)
+    return jnp.sum(function(user_BxTxD, target_BxTxD), axis=2)
 
 
 def cosine(rows_IxD: np.ndarray, row_T: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """LRML (Tay et al., WWW 2018): one latent relation of user and target, read from a memory."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -43,7 +41,7 @@ class LRML(MetricModel):
         attentions = self.attention(users, met, target_BxTxD, past).values()
         if not attentions:
             return met["rel_BxMxT"]
-        return functools.reduce(jnp.add, (each.mixture for each in attentions))
+        return sum((each.mixture for each in attentions), jnp.zeros(()))
 
     def relation(self, users, met, target_BxTxD, past):
         return self.memory.read(self.mixture(users, met, target_BxTxD, past))

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hlrcml_jax.models.distances import are_shared, flat
+from hlrcml_jax.models.distances import are_shared
 
 
 class RelationMemory(nn.Module):
@@ -38,9 +38,9 @@ class RelationMemory(nn.Module):
         if are_shared(target_BxTxD):  # one matrix product for every pair
             keyed_DxMxT = self.keys_DxM[:, :, None] * target_BxTxD[0].T[:, None]
             return jax.nn.softmax(jnp.tensordot(a_BxD, keyed_DxMxT, axes=1), axis=1)
-        a_NxD, target_NxD = flat(a_BxD[:, None], target_BxTxD)
-        weights_NxM = jax.nn.softmax((a_NxD * target_NxD) @ self.keys_DxM)
-        return jnp.swapaxes(weights_NxM.reshape(*target_BxTxD.shape[:2], -1), 1, 2)
+        product_NxD = (a_BxD[:, None] * target_BxTxD).reshape(-1, self.dim)
+        weights_NxM = jax.nn.softmax(product_NxD @ self.keys_DxM)
+        return jnp.swapaxes(weights_NxM.reshape(*target_BxTxD.shape[:2], self.slots), 1, 2)
 
     def slot_weights(self, slots_BxSxD: jax.Array, b_BxD: jax.Array) -> jax.Array:
         """Mixture weights (B, S, M) of rel(s, b) for the S slots of each example."""

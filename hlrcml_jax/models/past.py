@@ -5,6 +5,7 @@
 users share: ranking, and candidates that a batch shares. A model sees the same methods of both.
 """
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax import devices
+from hlrcml_jax.models.attention import softmax
 from hlrcml_jax.models.base import Model, Related, Users
 
 
@@ -31,16 +33,11 @@ class OwnPast(flax.struct.PyTreeNode):
     def similarity(self) -> jax.Array:
         return self.related.similarity[:, :, None]
 
-    def dot(self, query_BxMxT: jax.Array) -> jax.Array:
-        if query_BxMxT.shape[2] == 1:  # a trailing axis of one would be slow
-            query_Bx1xM = query_BxMxT[:, None, :, 0]
-            return jnp.sum(self.related.relation * query_Bx1xM, axis=2, keepdims=True)
-        return self.related.relation @ query_BxMxT
-
-    def mix(self, weights_BxSxT: jax.Array) -> jax.Array:
-        if weights_BxSxT.shape[2] == 1:
-            return jnp.sum(self.related.relation * weights_BxSxT, axis=1)[:, :, None]
-        return jnp.einsum("bsm,bst->bmt", self.related.relation, weights_BxSxT)
+    def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None):
+        relation_BxSxM = self.related.relation
+        logits_BxSxT = relation_BxSxM @ query_BxMxT
+        found = _weigh(logits_BxSxT, self.mask_BxS, beta, first_Bx1xT, prior_BxSxT)
+        return *found, jnp.einsum("bsm,bst->bmt", relation_BxSxM, found[0])
 
     def mix_rows(self, weights_BxSxT: jax.Array) -> jax.Array:
         return jnp.einsum("bst,bsd->btd", weights_BxSxT, self.rows_BxSxD)
@@ -64,83 +61,93 @@ class TablePast(flax.struct.PyTreeNode):
     def similarity(self) -> jax.Array:
         return self.related.similarity[self.row_BxS]
 
-    def dot(self, query_BxMxT: jax.Array) -> jax.Array:
+    def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None):
+        slots = (self.related.relation, self.row_BxS, self.mask_BxS)
         if devices.on_cpu():
-            return _lookup_dot(self.related.relation, self.row_BxS, query_BxMxT)
+            return _look_up(beta, *slots, query_BxMxT, first_Bx1xT, prior_BxSxT)
         relation_BxSxMxT = self.related.relation[self.row_BxS].astype(float)
-        return jnp.sum(relation_BxSxMxT * query_BxMxT[:, None], axis=2)
-
-    def mix(self, weights_BxSxT: jax.Array) -> jax.Array:
-        if devices.on_cpu():
-            return _lookup_mix(self.related.relation, self.row_BxS, weights_BxSxT)
-        relation_BxSxMxT = self.related.relation[self.row_BxS].astype(float)
-        return jnp.sum(relation_BxSxMxT * weights_BxSxT[:, :, None], axis=1)
+        logits_BxSxT = jnp.sum(relation_BxSxMxT * query_BxMxT[:, None], axis=2)
+        found = _weigh(logits_BxSxT, self.mask_BxS, beta, first_Bx1xT, prior_BxSxT)
+        return *found, jnp.sum(relation_BxSxMxT * found[0][:, :, None], axis=1)
 
     def mix_rows(self, weights_BxSxT: jax.Array) -> jax.Array:
         return jnp.einsum("bst,bsd->btd", weights_BxSxT, self.rows_XxD[self.row_BxS])
 
 
+def _weigh(logits_BxSxT, mask_BxS, beta, first_Bx1xT, prior_BxSxT):
+    logits_BxSxT = logits_BxSxT if prior_BxSxT is None else prior_BxSxT + logits_BxSxT
+    return softmax(logits_BxSxT, mask_BxS, beta, first_Bx1xT)
+
+
 # A CPU looks relations up one slot at a time, so that a slot's stay in cache and an example's are
-# never gathered. Neither are they in the derivatives, which XLA would derive as a copy of the whole
-# table for each slot.
+# never gathered. Nor are they in the derivative, of which XLA's own would copy the whole table for
+# each slot.
 
 
-@jax.custom_vjp
-def _lookup_dot(relation_XxMxT, row_BxS, query_BxMxT):
-    def example(row_S, query_MxT):
-        return jax.lax.map(
-            lambda row: jnp.sum(relation_XxMxT[row].astype(float) * query_MxT, axis=0), row_S
-        )
-
-    return jax.lax.map(lambda args: example(*args), (row_BxS, query_BxMxT))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _look_up(beta, *slots_and_logits):
+    return _look_up_forward(beta, *slots_and_logits)[0]
 
 
-@jax.custom_vjp
-def _lookup_mix(relation_XxMxT, row_BxS, weights_BxSxT):
-    zeros_MxT = jnp.zeros(relation_XxMxT.shape[1:])
-
-    def example(slots):
-        def add(sum_MxT, slot):
-            row, weights_T = slot
-            return sum_MxT + relation_XxMxT[row].astype(float) * weights_T[None], None
-
-        return jax.lax.scan(add, zeros_MxT, slots)[0]
-
-    return jax.lax.map(example, (row_BxS, weights_BxSxT))
+def _look_up_forward(beta, relation_XxMxT, row_BxS, mask_BxS, query_BxMxT, first, prior):
+    logits_BxSxT = _dot(relation_XxMxT, row_BxS, query_BxMxT)
+    weigh = lambda *args: _weigh(args[0], mask_BxS, beta, *args[1:])  # noqa: E731
+    found, weigh_back = jax.vjp(weigh, logits_BxSxT, first, prior)
+    mixture_BxMxT = _mix(relation_XxMxT, row_BxS, found[0])
+    return (*found, mixture_BxMxT), (relation_XxMxT, row_BxS, query_BxMxT, found[0], weigh_back)
 
 
-def _scatter(relation_XxMxT, row_BxS, weights_BxSxT, query_BxMxT):
-    """Zeros like the table, with w_k x added to the row of each slot k."""
-
-    def add_example(sum_XxMxT, example):
-        row_S, weights_SxT, query_MxT = example
-
-        def add(sum_XxMxT, slot):
-            row, weights_T = slot
-            return sum_XxMxT.at[row].add(weights_T[None] * query_MxT), None
-
-        return jax.lax.scan(add, sum_XxMxT, (row_S, weights_SxT))[0], None
-
-    examples = (row_BxS, weights_BxSxT, query_BxMxT)
-    return jax.lax.scan(add_example, jnp.zeros_like(relation_XxMxT), examples)[0]
-
-
-def _dot_back(saved, back_BxSxT):
-    relation_XxMxT, row_BxS, query_BxMxT = saved
-    query_back_BxMxT = _lookup_mix(relation_XxMxT, row_BxS, back_BxSxT)
+def _look_up_back(beta, saved, back):
+    relation_XxMxT, row_BxS, query_BxMxT, weights_BxSxT, weigh_back = saved
+    weights_back_BxSxT, weight_back_Bx1xT, mixture_back_BxMxT = back
+    weights_back_BxSxT += _dot(relation_XxMxT, row_BxS, mixture_back_BxMxT)
+    logits_back_BxSxT, *rest = weigh_back((weights_back_BxSxT, weight_back_Bx1xT))
+    query_back_BxMxT = _mix(relation_XxMxT, row_BxS, logits_back_BxSxT)
     if query_BxMxT.shape[2] == 1:
         query_back_BxMxT = jnp.sum(query_back_BxMxT, axis=2, keepdims=True)
-    return _scatter(relation_XxMxT, row_BxS, back_BxSxT, query_BxMxT), None, query_back_BxMxT
+
+    def add_example(sum_XxMxT, example):
+        *slots, mixture_back_MxT, query_MxT = example
+
+        def add(sum_XxMxT, slot):
+            row, weight_T, logit_back_T = slot
+            back_MxT = weight_T[None] * mixture_back_MxT + logit_back_T[None] * query_MxT
+            return sum_XxMxT.at[row].add(back_MxT), None
+
+        return jax.lax.scan(add, sum_XxMxT, tuple(slots))[0], None
+
+    examples = (row_BxS, weights_BxSxT, logits_back_BxSxT, mixture_back_BxMxT, query_BxMxT)
+    relation_back = jax.lax.scan(add_example, jnp.zeros_like(relation_XxMxT), examples)[0]
+    return relation_back, None, None, query_back_BxMxT, *rest
 
 
-def _mix_back(saved, back_BxMxT):
-    relation_XxMxT, row_BxS, weights_BxSxT = saved
-    weights_back_BxSxT = _lookup_dot(relation_XxMxT, row_BxS, back_BxMxT)
-    return _scatter(relation_XxMxT, row_BxS, weights_BxSxT, back_BxMxT), None, weights_back_BxSxT
+_look_up.defvjp(_look_up_forward, _look_up_back)
 
 
-_lookup_dot.defvjp(lambda *args: (_lookup_dot(*args), args), _dot_back)
-_lookup_mix.defvjp(lambda *args: (_lookup_mix(*args), args), _mix_back)
+def _dot(relation_XxMxT, row_BxS, query_BxMxT):
+    """<rel_k, x>, (B, S, T)."""
+
+    def dot(row, query_MxT):
+        return jnp.sum(relation_XxMxT[row].astype(float) * query_MxT, axis=0)
+
+    def example(args):
+        row_S, query_MxT = args
+        return jax.lax.map(lambda row: dot(row, query_MxT), row_S)
+
+    return jax.lax.map(example, (row_BxS, query_BxMxT))
+
+
+def _mix(relation_XxMxT, row_BxS, weights_BxSxT):
+    """sum_k w_k rel_k, (B, M, T)."""
+
+    def add(sum_MxT, slot):
+        row, weight_T = slot
+        return sum_MxT + relation_XxMxT[row].astype(float) * weight_T[None], None
+
+    zeros_MxT = jnp.zeros(relation_XxMxT.shape[1:])
+    return jax.lax.map(
+        lambda slots: jax.lax.scan(add, zeros_MxT, slots)[0], (row_BxS, weights_BxSxT)
+    )
 
 
 class Examples(flax.struct.PyTreeNode):

@@ -62,7 +62,7 @@ def plan_blocks(
     users = math.ceil(n_users / math.ceil(n_users / most))
     group = min(users, group)
     users = math.ceil(users / group) * group
-    return Blocks(users, group, min(rows, group), targets)
+    return Blocks(users, group, min(rows, group) if relates else group, targets)
 
 
 def is_long(k: int, n_items: int) -> bool:
@@ -188,7 +188,6 @@ class Steps:
         params, context_XxD, related, first = block
         bound = self._bind(params)
         target_1xTxD = self._targets(params, first)[None]
-        rows = self.blocks.rows if self.model.spec.attends else self.blocks.group
 
         def score_rows(example):
             users, met, prefs_RxS, mask_RxS = example
@@ -198,7 +197,9 @@ class Steps:
         def score_group(group):
             met = bound.meet(group["users"], target_1xTxD)
             examples = (group["users"], met, group["prefs_CxS"], group["mask_CxS"])
-            return jax.lax.map(score_rows, _parts(examples, rows))
+            if self.blocks.rows == self.blocks.group:
+                return score_rows(examples)
+            return jax.lax.map(score_rows, _parts(examples, self.blocks.rows))
 
         n = len(users["prefs_CxS"])
         names = ("users", "prefs_CxS", "mask_CxS")

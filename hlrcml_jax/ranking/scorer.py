@@ -62,6 +62,7 @@ class Scorer:
         self._memory_mb = memory_mb
         self._max_users = max_users
         self._storage = storage
+        self._shapes_by_width: dict[tuple[int, int], tuple[Related, int]] = {}
         n = devices.device_count()
         self._user_parts, self._item_parts = (1, n) if placement.parts else (n, 1)
         self._placement = placement
@@ -175,19 +176,26 @@ class Scorer:
         user_width = params.get("users", params["items"]).shape[2]
         if model.spec.rows_are_histories:
             user_width = params["items"].shape[2]
+        widths = user_width, params["items"].shape[2]
+        if widths in self._shapes_by_width:
+            return self._shapes_by_width[widths]
 
         def shapes(model_params, user_1xD, item_1xD, mask_1xS):
             bound = model.bind({"params": model_params})
             users = bound.users(user_1xD, item_1xD[None], mask_1xS)
             return bound.relate(item_1xD, item_1xD), bound.meet(users, item_1xD[None])
 
-        model_params = jax.tree.map(lambda x: x[0], params["model"])
-        rows = (jnp.zeros((1, width)) for width in (user_width, params["items"].shape[2]))
+        def shape(x):
+            return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+
+        model_params = jax.tree.map(shape, params["model"])
+        rows = (jnp.zeros((1, width)) for width in widths)
         related, met = jax.eval_shape(shapes, model_params, *rows, jnp.ones((1, 1), bool))
         if related.relation is not None:
             dtype = jnp.dtype(self._storage)
             related = related.replace(relation=related.relation.update(dtype=dtype))
-        return related, sum(x.size for x in jax.tree.leaves(met))
+        self._shapes_by_width[widths] = related, sum(x.size for x in jax.tree.leaves(met))
+        return self._shapes_by_width[widths]
 
     def _divide(self, of_users: np.ndarray, blocks: Blocks) -> np.ndarray:
         """The users of each device, (devices, users, ...)."""
