@@ -15,14 +15,14 @@ def attend(
 ) -> Attention:
     """Attention-weighted sum of the relations r_k of past items, as a mixture of the memory.
 
-    The weight of r_k for the vector x is exp(<r_k, x>) / (sum_j exp(<r_j, x>)) ** beta.
+    The weight of r_k, queried by a vector x, is exp(<r_k, x>) / (sum_j exp(<r_j, x>)) ** beta.
 
     Args:
       past: the past items.
-      query_BxMxT: V x of the vector x that attends, one for each target or (B, M, 1).
-      beta: power of the denominator, 1 for the softmax.
-      first_BxMxT: the relation of a slot before the past items, which every user has; or None.
-      prior_BxSxT: is added to the logits.
+      query_BxMxT: V x of the query vector x, one per target, or (B, M, 1) for all.
+      beta: exponent of the denominator, 1 for the softmax.
+      first_BxMxT: mixture weights of slot 0, before the past items and never masked; or None.
+      prior_BxSxT: added to the logits.
     """
     logits_BxSxT = prior_BxSxT + past.dot(query_BxMxT)
     if first_BxMxT is None:
@@ -45,19 +45,19 @@ def softmax(
     Args:
       logits_BxSxT: x_k of the slots.
       mask_BxS: True for real slots.
-      beta: power of the denominator.
-      first_Bx1xT: the logit of one more slot, which is always real.
+      beta: exponent of the denominator.
+      first_Bx1xT: logit of slot 0, which is never masked; or None.
 
     Returns:
-      (weights (B, S, T), weight of the slot before them (B, 1, T), zero without one).
+      (weights (B, S, T), weight of slot 0 (B, 1, T), zero without one).
     """
     b, s, t = logits_BxSxT.shape
-    # With slots first the inner loops run over users and targets.
+    # With slots as the first axis, the inner loops run over users and targets.
     logits_SxN = jnp.moveaxis(logits_BxSxT, 1, 0).reshape(s, b * t)
     mask_SxN = jnp.repeat(mask_BxS.T, t, axis=1) if t > 1 else mask_BxS.T
     none_1xN = jnp.full((1, b * t), -jnp.inf)
     first_1xN = none_1xN if first_Bx1xT is None else first_Bx1xT.reshape(1, b * t)
-    # The weights do not depend on the peak, which only keeps exp in range.
+    # The weights do not depend on the peak; it only keeps exp in range.
     peak_1xN = jnp.max(logits_SxN, axis=0, keepdims=True, where=mask_SxN, initial=-jnp.inf)
     peak_1xN = jnp.maximum(first_1xN, peak_1xN)
     peak_1xN = jax.lax.stop_gradient(jnp.where(peak_1xN == -jnp.inf, 0.0, peak_1xN))
