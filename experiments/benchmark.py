@@ -11,6 +11,7 @@ synthetic, in the size of MovieLens 1M or 20M (ratings of 4 and more, 10-core), 
 memory of the process so far: for that of one case, run it alone.
 """
 
+import functools
 import json
 import multiprocessing
 import os
@@ -147,7 +148,8 @@ def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
 
     model, params = setting.model(name)
     optimizer = make_optimizer(2e-4, row_radii(1.0 if model.spec.ball else None))
-    objective = Objective(logistic if model.spec.logistic else hinge)
+    pairwise = functools.partial(hinge, margin=0.2)
+    objective = Objective(logistic if model.spec.logistic else pairwise)
     trainer = Trainer(model, objective, optimizer, _BATCH.value, _ROWS.value)
     positives = Positives.of(setting.train)
     n = _STEPS.value * _BATCH.value

@@ -175,13 +175,13 @@ def seeds() -> list[bytes]:
         12: "".join(json.dumps(line) + "\n" for line in yelp).encode(),
         13: 'id,title,genres\n1,"Amélie (2001)",x|y\n2,Se7en,(no genres listed)\n'.encode(),
         14: written(np.save, vectors),
-        15: json.dumps(config).encode(),
         16: own,
     }
     cases = [bytes([kind, 8]) + content for kind, content in contents.items()]
     cases.append(
         bytes([14, 1]) + written(lambda file: np.savez(file, ids=[1, 2, 3], vectors=vectors))
     )
+    cases.append(bytes([15, 0]) + json.dumps(config).encode())
     cases.append(bytes([15, 1]) + json.dumps({"config": config, "data": "0"}).encode())
     cases.append(bytes([15, 2]) + b"seed=1\nmodel.dim=8\ndata.titles.path='x'")
     return cases

@@ -110,13 +110,13 @@ def all_parts(tree: Tree) -> Tree:
     return multihost_utils.process_allgather(tree, tiled=True) if several else tree
 
 
-def table_name(path: tuple) -> str | None:
+def table_name(path: tuple[Any, ...]) -> str | None:
     """The table a leaf is, or is an optimizer moment of: "users", "items" or None."""
     last = path[-1].key if path and isinstance(path[-1], jax.tree_util.DictKey) else None
     return last if last in ("users", "items") else None
 
 
-def map_tables(map_table: Callable, map_rest: Callable, tree: Tree) -> Tree:
+def map_tables(map_table: Callable[[Any], Any], map_rest: Callable[[Any], Any], tree: Tree) -> Tree:
     """Maps one function over the tables of a tree and their moments, another over the rest."""
 
     def apply(path, x):
@@ -194,31 +194,31 @@ class Replicated:
 
     parts: None = None
 
-    def place(self, tree):
+    def place(self, tree: Tree) -> Tree:
         return replicate(tree)
 
-    def keep(self, tree):
+    def keep(self, tree: Tree) -> Tree:
         return first(tree)
 
-    def make(self, function):
+    def make(self, function: Callable[[], Tree]) -> Tree:
         return jax.device_get(jax.jit(function)())
 
-    def target(self, shapes):
+    def target(self, shapes: Tree) -> Tree:
         return jax.tree.map(_zeros, shapes)
 
-    def fill_up(self, params):
+    def fill_up(self, params: Tree) -> Tree:
         return params
 
-    def n_rows(self, table_RxD):
+    def n_rows(self, table_RxD: jax.Array) -> int:
         return len(table_RxD)
 
-    def own(self, rows, n_own):
+    def own(self, rows: jax.Array, n_own: int) -> jax.Array:
         return rows
 
-    def gather(self, table_RxD, row_N):
+    def gather(self, table_RxD: jax.Array, row_N: jax.Array) -> jax.Array:
         return table_RxD[row_N]
 
-    def sum_tables(self, params):
+    def sum_tables(self, params: Tree) -> Tree:
         return params
 
 
@@ -231,10 +231,10 @@ class Sharded:
     """
 
     @property
-    def parts(self):
+    def parts(self) -> tuple[int, range]:
         return device_count(), own_devices()
 
-    def place(self, tree):
+    def place(self, tree: Tree) -> Tree:
         def split(x):
             if isinstance(x, np.ndarray):
                 n = device_count()
@@ -246,7 +246,7 @@ class Sharded:
 
         return map_tables(split, replicate, tree)
 
-    def keep(self, tree):
+    def keep(self, tree: Tree) -> Tree:
         def join(x):
             parts = [part.data[0] for part in x.addressable_shards]
             rows, width = parts[0].shape
@@ -255,7 +255,7 @@ class Sharded:
 
         return map_tables(join, first, tree)
 
-    def make(self, function):
+    def make(self, function: Callable[[], Tree]) -> Tree:
         tables = _over(jax.devices())
         rest = NamedSharding(tables.mesh, PartitionSpec())
         shapes = jax.eval_shape(function)
@@ -263,33 +263,33 @@ class Sharded:
         made = jax.jit(function, out_shardings=shardings)()
         return map_tables(lambda table: table, np.asarray, made)
 
-    def target(self, shapes):
+    def target(self, shapes: Tree) -> Tree:
         def sharded(table):
             sharding = _over(jax.devices())
             return jax.ShapeDtypeStruct(table.shape, table.dtype, sharding=sharding)
 
         return map_tables(sharded, _zeros, shapes)
 
-    def fill_up(self, params):
+    def fill_up(self, params: Tree) -> Tree:
         def fill(table_RxD):
             return jnp.pad(table_RxD, ((0, -len(table_RxD) % device_count()), (0, 0)))
 
         return map_tables(fill, lambda x: x, params)
 
-    def n_rows(self, table_RxD):
+    def n_rows(self, table_RxD: jax.Array) -> int:
         return device_count() * len(table_RxD)
 
-    def own(self, rows, n_own):
+    def own(self, rows: jax.Array, n_own: int) -> jax.Array:
         if rows.dtype == bool:
             rows = jnp.where(rows, jnp.arange(len(rows)), len(rows))
         own_N = rows - index() * n_own
         return jnp.where((own_N >= 0) & (own_N < n_own), own_N, n_own)
 
-    def gather(self, table_RxD, row_N):
+    def gather(self, table_RxD: jax.Array, row_N: jax.Array) -> jax.Array:
         own_N = self.own(row_N, len(table_RxD))
         return psum(table_RxD.at[own_N].get(mode="fill", fill_value=0))
 
-    def sum_tables(self, params):
+    def sum_tables(self, params: Tree) -> Tree:
         tables = {name: table for name, table in params.items() if name != "model"}
         return params | psum(tables)
 
@@ -303,7 +303,7 @@ def _zeros(x) -> np.ndarray:
     return np.zeros(x.shape, x.dtype)
 
 
-def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
+def pmap(function: Callable[..., Tree], donate: tuple[int, ...] = ()) -> jax.stages.Wrapped:
     """`jax.pmap` over the leading axis of every argument.
 
     Matrix products are float32 even where the device would round their factors.
@@ -317,7 +317,9 @@ def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
     return jax.pmap(exact, axis_name=AXIS, donate_argnums=donate)
 
 
-def compiled(function: Callable, arguments: tuple, donate: tuple[int, ...] = ()) -> Callable:
+def compiled(
+    function: Callable[..., Tree], arguments: tuple[Tree, ...], donate: tuple[int, ...] = ()
+) -> Callable[..., Tree]:
     """As `pmap`, compiled ahead for arguments like these."""
     mapped = pmap(function, donate)
     # With several processes jax compiles for the arguments of all, and then refuses one's.

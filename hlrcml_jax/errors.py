@@ -5,6 +5,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from absl import app
 
@@ -33,7 +34,7 @@ def warn(sentence: str) -> None:
     sys.stderr.flush()
 
 
-def run_program(main: Callable, **options) -> None:
+def run_program(main: Callable[[Any], Any], **options: Any) -> None:
     """`absl.app.run`, with each user error as one sentence and exit status 2."""
     signal.signal(signal.SIGTERM, _terminate)
     threading.excepthook = _report

@@ -17,7 +17,7 @@ import polars as pl
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.frames import item_columns
-from hlrcml_jax.models.base import Model
+from hlrcml_jax.models.base import Model, Past, Users
 from hlrcml_jax.models.past import Examples, from_items
 from hlrcml_jax.ranking.lists import Ranker
 
@@ -61,7 +61,7 @@ def apply_to_pairs(
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(function, model: Model):
+def _compiled(function: Callable[..., Any], model: Model) -> jax.stages.Wrapped:
     def of_rows(params, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
         bound = model.bind({"params": params})
         examples = Examples.of(bound, user_BxD, prefs_BxSxD, mask_BxS)
@@ -70,9 +70,11 @@ def _compiled(function, model: Model):
     return jax.jit(of_rows)
 
 
-def shares(bound: Model, *arguments) -> dict[str, jax.Array]:
+def shares(
+    bound: Model, users: Users, met: Any, target_Bx1xD: jax.Array, past: Past
+) -> dict[str, jax.Array]:
     """Shares (B, S) of each of the model's attentions, by name; see `Attention.shares`."""
-    attentions = bound.attention(*arguments)
+    attentions = bound.attention(users, met, target_Bx1xD, past)
     return {name: attended.shares()[:, :, 0] for name, attended in attentions.items()}
 
 

@@ -1,6 +1,7 @@
 """Pure functions for your own training loop: parameters, batches, loss, step and scores.
 
-Training as `main` does it from a config, by hand, on one device, under any `jax.jit`:
+The parts that `main` puts together, for one device and under any `jax.jit`. This trains HLR on a
+sparse matrix (users, items) for three epochs, and scores four users against all items:
 
 >>> import functools, jax, numpy as np, scipy.sparse
 >>> from hlrcml_jax import functional as F
@@ -20,8 +21,10 @@ Training as `main` does it from a config, by hand, on one device, under any `jax
 >>> F.scores(model, state.params, np.arange(4), np.arange(50), prefs_BxS, mask_BxS).shape
 (4, 50)
 
-All arguments and results are trees of arrays, so optax, orbax and the transformations of jax apply
-to them. `Batch` and `Objective` document their arrays.
+A `Batch` has the indices of B examples: a user, an item of the user (the positive), N sampled items
+(the negatives), and up to S other items of the user (the preferences), with a mask; examples of
+weight 0 are padding. Parameters, states and batches are trees of arrays, so that optax, orbax and
+the transformations of jax apply to them.
 """
 
 import functools

@@ -136,7 +136,7 @@ class Recommender:
           distance; for inner-product models the cosine, or the weight) and `rank`.
         """
         item_T = self._indices(items, "item")
-        similarity_TxI = self._model.similarity(np.asarray(self._trained["items"]), item_T)
+        similarity_TxI = self._model.item_similarity(np.asarray(self._trained["items"]), item_T)
         similarity_TxI[np.arange(len(item_T)), item_T] = -np.inf
         k = min(k, len(self.items) - 1)
         item_TxK = np.argsort(-similarity_TxI, axis=1, kind="stable")[:, :k]

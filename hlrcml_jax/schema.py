@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from hlrcml_jax.keys import Options, is_path, key, options, render
@@ -45,7 +46,7 @@ def positive(value: float) -> bool:
     return value > 0
 
 
-def at_least(least: float):
+def at_least(least: float) -> Callable[[float], bool]:
     return lambda value: value >= least
 
 

@@ -80,6 +80,8 @@ def test_the_same_command_goes_on_and_the_result_is_that_of_one_run(cli, trained
     status, out, err = cli.run(*cli.small, f"--workdir={tmp_path}")
     assert status == 0, err
     assert "Resuming after epoch 1" in out
+    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert config["train.epochs"] == 3  # may change, and is written again
     assert_identical(tmp_path, workdir)
     assert left(tmp_path) == left(workdir)
 

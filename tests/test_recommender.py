@@ -219,7 +219,7 @@ def test_reasons_of_a_new_user(trained):
         trained("cml").explain("u7", "i1")
 
 
-@pytest.mark.parametrize("model", ["hlr", "bpr", "als", "ease"])
+@pytest.mark.parametrize("model", ["hlr", "bpr", "als", "item-knn", "ease"])
 def test_similar_items(trained, model):
     recommender = trained(model)
     items = np.asarray(recommender._trained["items"], np.float64)
@@ -231,7 +231,7 @@ def test_similar_items(trained, model):
     expected = unit @ unit[of]
     if model == "hlr":
         expected = -np.sum((vectors - vectors[of]) ** 2, axis=1)
-    if model == "ease":
+    if model in ("item-knn", "ease"):
         expected = items[:, of].copy()
     expected[of] = -np.inf
     best = np.argsort(-expected)[:3]

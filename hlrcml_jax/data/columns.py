@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import polars as pl
 
@@ -43,7 +43,7 @@ class TextTable:
     lines: pl.LazyFrame
 
     @contextlib.contextmanager
-    def readable(self):
+    def readable(self) -> Iterator[None]:
         """Turns a reader's error into a sentence that names the line."""
         try:
             yield
@@ -163,7 +163,7 @@ class _Ids:
             "least": self._parsed.min(),
         }
 
-    def wrong(self, stats) -> tuple[pl.Expr, str] | None:
+    def wrong(self, stats: dict[str, Any]) -> tuple[pl.Expr, str] | None:
         """(expression of the wrong rows, error template), or None."""
         if stats["missing"]:
             return self._missing, "column {column!r} ({role}) is empty"
@@ -171,7 +171,7 @@ class _Ids:
             return self._parsed < 0, "the {role} id {text} is negative"
         return None
 
-    def typed(self, stats) -> pl.Expr:
+    def typed(self, stats: dict[str, Any]) -> pl.Expr:
         # A Categorical stores each distinct text once.
         return self._parsed if stats["plain"] else self.text.cast(pl.Categorical)
 
@@ -201,14 +201,14 @@ class _Numbers(_Ids):
             "largest": self._parsed.max(),
         }
 
-    def wrong(self, stats):
+    def wrong(self, stats: dict[str, Any]) -> tuple[pl.Expr, str] | None:
         if stats["missing"]:
             return super().wrong(stats)
         if stats["wrong"]:
             return self._not_finite, self._template
         return None
 
-    def typed(self, stats) -> pl.Expr:
+    def typed(self, stats: dict[str, Any]) -> pl.Expr:
         return self._parsed
 
 
@@ -229,7 +229,7 @@ class _Times(_Numbers):
             "no date": self._date.is_null().any(),
         }
 
-    def wrong(self, stats):
+    def wrong(self, stats: dict[str, Any]) -> tuple[pl.Expr, str] | None:
         if stats["no number"] and not stats["missing"]:
             if not stats["no date"]:
                 return None
@@ -239,7 +239,7 @@ class _Times(_Numbers):
             )
         return super().wrong(stats)
 
-    def typed(self, stats) -> pl.Expr:
+    def typed(self, stats: dict[str, Any]) -> pl.Expr:
         return self._date if stats["no number"] else self._parsed
 
 

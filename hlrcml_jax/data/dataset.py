@@ -134,7 +134,9 @@ def count_items(known: Known | scipy.sparse.csr_array) -> np.ndarray:
     return count_I
 
 
-def to_csr(user_E: np.ndarray, item_E: np.ndarray, shape: tuple[int, int]):
+def to_csr(
+    user_E: np.ndarray, item_E: np.ndarray, shape: tuple[int, int]
+) -> scipy.sparse.csr_array:
     """Boolean CSR of distinct pairs, column indices ascending in each row."""
     ones = np.ones(len(user_E), bool)
     matrix = scipy.sparse.csr_array((ones, (user_E, item_E)), shape=shape)

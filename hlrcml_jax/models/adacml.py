@@ -1,10 +1,9 @@
 """AdaCML (Zhang et al., DASFAA 2019): the user translated by attention over its items."""
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
+from hlrcml_jax import schema
 from hlrcml_jax.models.attention import softmax
 from hlrcml_jax.models.base import Attention, Related, Spec
 from hlrcml_jax.models.distances import MetricModel
@@ -16,10 +15,10 @@ class AdaCML(MetricModel):
     `beta` is the exponent of the attention's denominator, as in HLR.
     """
 
-    spec: ClassVar[Spec] = Spec(attends=True)
+    spec = Spec(attends=True)
 
-    beta: float = 1.0
-    sharpness: float = 1.0
+    beta: float = schema.Model.beta
+    sharpness: float = schema.Model.sharpness
 
     def relate(self, past, target):
         return Related(similarity=self.sharpness * similarities(past, target))

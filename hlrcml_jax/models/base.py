@@ -223,6 +223,6 @@ class Model(nn.Module):
         """
         return {}
 
-    def similarity(self, items_IxD: np.ndarray, item_T: np.ndarray) -> np.ndarray:
+    def item_similarity(self, items_IxD: np.ndarray, item_T: np.ndarray) -> np.ndarray:
         """Similarity (T, I) of every item to the given ones."""
-        raise TypeError(f"{type(self).__name__} has no similarity")
+        raise TypeError(f"{type(self).__name__} has no item similarity")

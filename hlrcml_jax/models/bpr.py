@@ -1,9 +1,8 @@
 """BPR: matrix factorisation with a pairwise ranking loss."""
 
-from typing import ClassVar
-
 import jax.numpy as jnp
 
+from hlrcml_jax import schema
 from hlrcml_jax.models import distances
 from hlrcml_jax.models.base import Model, Spec
 
@@ -15,11 +14,11 @@ class BPR(Model):
     the paper's program regularises one. The weights are per example, as in that program.
     """
 
-    spec: ClassVar[Spec] = Spec(ball=False, logistic=True, users_from_items=False)
+    spec = Spec(ball=False, logistic=True, users_from_items=False)
 
-    l2_vector: float = 0.0025
-    l2_negative: float = 0.00025
-    l2_bias: float = 0.001
+    l2_vector: float = schema.BPR.l2_vector
+    l2_negative: float = schema.BPR.l2_negative
+    l2_bias: float = schema.BPR.l2_bias
 
     def init_rows(self, key, n_rows, dim):
         """(n_rows, D + 1): vectors from N(0, 1/D), biases zero."""
@@ -42,6 +41,6 @@ class BPR(Model):
             squares(user_BxD, self.l2_vector) + squares(positive_BxD, self.l2_vector) + negative_B
         )
 
-    def similarity(self, items_IxD, item_T):
+    def item_similarity(self, items_IxD, item_T):
         """Cosine of the vectors."""
         return distances.cosine(items_IxD[:, :-1], item_T)

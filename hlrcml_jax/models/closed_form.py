@@ -12,6 +12,7 @@ import scipy.linalg
 import scipy.sparse
 import threadpoolctl
 
+from hlrcml_jax import schema
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models.base import Model, Spec
 from hlrcml_jax.models.distances import cosine, products
@@ -52,7 +53,7 @@ class ClosedForm(Model):
     def closeness(self, moved_BxTxD, target_BxTxD):
         return products(moved_BxTxD, target_BxTxD)
 
-    def similarity(self, items_IxD, item_T):
+    def item_similarity(self, items_IxD, item_T):
         """Cosine of the rows; with `rows_are_histories`, the weights W."""
         return items_IxD.T[item_T] if self.spec.rows_are_histories else cosine(items_IxD, item_T)
 
@@ -83,8 +84,8 @@ class ALS(ClosedForm):
     """
 
     dim: int
-    regularization: float = 30.0
-    iterations: int = 20
+    regularization: float = schema.ALS.regularization
+    iterations: int = schema.ALS.iterations
 
     def widths(self, n_items):
         return self.dim, self.dim
@@ -116,8 +117,8 @@ class ItemKNN(ClosedForm):
 
     spec: ClassVar[Spec] = _HISTORY_SPEC
 
-    similarity: str = "cosine"
-    neighbours: int = 50
+    similarity: str = schema.ItemKNN.similarity
+    neighbours: int = schema.ItemKNN.neighbours
 
     def fit(self, train, seed=0):
         library = _implicit("nearest_neighbours")
@@ -140,7 +141,7 @@ class EASE(ClosedForm):
 
     spec: ClassVar[Spec] = _HISTORY_SPEC
 
-    l2: float = 500.0
+    l2: float = schema.EASE.l2
 
     def fit(self, train, seed=0):
         def weights():

@@ -32,7 +32,7 @@ def squared(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
 
 def are_shared(target_BxTxD: jax.Array) -> bool:
     """Whether all users share the targets."""
-    return target_BxTxD.shape[0] == 1
+    return target_BxTxD.shape[0] == 1  # in an export B is symbolic, and len fails
 
 
 def flat(*arrays: jax.Array) -> list[jax.Array]:
@@ -59,7 +59,7 @@ class MetricModel(Model):
     def closeness(self, moved_BxTxD, target_BxTxD):
         return -squared(moved_BxTxD, target_BxTxD)
 
-    def similarity(self, items_IxD, item_T):
+    def item_similarity(self, items_IxD, item_T):
         """Minus the squared distance."""
         items_TxD, square_I = items_IxD[item_T], np.square(items_IxD).sum(axis=1)
         return 2 * items_TxD @ items_IxD.T - square_I[None] - square_I[item_T][:, None]

@@ -4,10 +4,9 @@ Both score a target by -||u + r - t||^2. They differ in the relation r, a mixtur
 M value rows, represented by its mixture weights (see `memory.py`).
 """
 
-from typing import ClassVar
-
 import jax.numpy as jnp
 
+from hlrcml_jax import schema
 from hlrcml_jax.models.attention import attend
 from hlrcml_jax.models.base import Related, Spec
 from hlrcml_jax.models.lrml import LRML
@@ -21,9 +20,9 @@ class HLR(LRML):
     w_k proportional to exp(<rel(t, p_k), u>).
     """
 
-    spec: ClassVar[Spec] = Spec(attends=True, memory=True)
+    spec = Spec(attends=True, memory=True)
 
-    beta: float = 1.0
+    beta: float = schema.Model.beta
 
     def relate(self, past, target):
         return Related(relation=self.memory.relate(past, target))

@@ -1,11 +1,11 @@
 """LRML (Tay et al., WWW 2018): one latent relation of user and target, read from a memory."""
 
 import functools
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from hlrcml_jax import schema
 from hlrcml_jax.models import distances
 from hlrcml_jax.models.base import Spec
 from hlrcml_jax.models.distances import MetricModel
@@ -18,14 +18,14 @@ class LRML(MetricModel):
     The base of models that attend to several such relations (see `hlr.py`).
     """
 
-    spec: ClassVar[Spec] = Spec(memory=True)
+    spec = Spec(memory=True)
 
     dim: int
-    memory_slots: int = 20
-    key_scale: float = 1.0
-    value_scale: float = 1.0
+    memory_slots: int = schema.Model.memory_slots
+    key_scale: float = schema.Model.key_scale
+    value_scale: float = schema.Model.value_scale
 
-    def setup(self):
+    def setup(self) -> None:
         self.memory = RelationMemory(self.dim, self.memory_slots, self.key_scale, self.value_scale)
 
     def users(self, user_BxD, past_BxSxD, mask_BxS):

@@ -22,10 +22,10 @@ class RelationMemory(nn.Module):
 
     dim: int
     slots: int
-    key_scale: float = 1.0
-    value_scale: float = 1.0
+    key_scale: float
+    value_scale: float
 
-    def setup(self):
+    def setup(self) -> None:
         def init(scale):
             return nn.initializers.normal(stddev=scale * self.dim**-0.5)
 
@@ -57,6 +57,6 @@ class RelationMemory(nn.Module):
 
     def read(self, mixture_BxMxT: jax.Array) -> jax.Array:
         """Relations (B, T, D) from their mixture weights."""
-        (mixture_NxM,) = flat(jnp.swapaxes(mixture_BxMxT, 1, 2))
-        b, _, t = mixture_BxMxT.shape
+        b, m, t = mixture_BxMxT.shape
+        mixture_NxM = jnp.swapaxes(mixture_BxMxT, 1, 2).reshape(b * t, m)
         return (mixture_NxM @ self.values_MxD).reshape(b, t, self.dim)

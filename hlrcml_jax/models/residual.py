@@ -1,5 +1,6 @@
 """HLR with residual relations: the past item itself plus a relation from the memory."""
 
+from hlrcml_jax import schema
 from hlrcml_jax.models.adacml import similarities
 from hlrcml_jax.models.attention import attend
 from hlrcml_jax.models.base import Related
@@ -16,7 +17,7 @@ class ResidualHLR(HLR):
     slot that contributes nothing; without past items it is LRML.
     """
 
-    sharpness: float = 1.0
+    sharpness: float = schema.Model.sharpness
 
     def relate(self, past, target):
         similarity = self.sharpness * similarities(past, target)

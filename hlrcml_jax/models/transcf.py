@@ -1,10 +1,9 @@
 """TransCF (Park et al., ICDM 2018): a relation from the neighbourhoods of user and item."""
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
+from hlrcml_jax import schema
 from hlrcml_jax.models import distances
 from hlrcml_jax.models.base import Spec
 from hlrcml_jax.models.distances import MetricModel
@@ -19,10 +18,10 @@ class TransCF(MetricModel):
     at the start of an epoch and have no gradient. A row is an embedding followed by its n.
     """
 
-    spec: ClassVar[Spec] = Spec(constants=True, users_from_items=False, sharded=False)
+    spec = Spec(constants=True, users_from_items=False, sharded=False)
 
-    weight_neighbours: float = 0.1
-    weight_distance: float = 0.1
+    weight_neighbours: float = schema.TransCF.weight_neighbours
+    weight_distance: float = schema.TransCF.weight_distance
 
     def constants(self, tables, user_E, item_E):
         """Neighbourhood means, `users` (U, D) and `items` (I, D); zero without neighbours."""

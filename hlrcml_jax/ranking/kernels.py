@@ -6,7 +6,8 @@
 import dataclasses
 import functools
 import math
-from types import SimpleNamespace
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from hlrcml_jax.models.past import TablePast, from_items
 LONG = 4  # lists longer than I / LONG are sorted once, at the end
 BITS = 8  # per byte: histories are sent to the device as bits
 PIECE = 256  # past items related to a block of targets at a time, so that they stay in cache
+
+ChunkState = dict[str, Any]  # of the users of a chunk, see `Steps.prepare`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +115,16 @@ class Steps:
         """Number of shards of the items."""
         return self.placement.parts[0] if self.placement.parts else 1
 
-    def prepare(self, params, context_XxD, user_C, prefs_CxS, mask_CxS, hidden_CxW, known_CxW):
+    def prepare(
+        self,
+        params: dict[str, Any],
+        context_XxD: jax.Array,
+        user_C: jax.Array,
+        prefs_CxS: jax.Array,
+        mask_CxS: jax.Array,
+        hidden_CxW: jax.Array,
+        known_CxW: jax.Array,
+    ) -> ChunkState:
         """The arrays of a chunk of users for all blocks, with an empty `best`."""
         bound = self._bind(params)
         n = len(user_C)
@@ -145,7 +157,9 @@ class Steps:
             return jnp.full((n, width), -jnp.inf)
         return jnp.full((n, self.k), -1), jnp.full((n, self.k), -jnp.inf)
 
-    def relate(self, params, context_XxD, first, out: Related):
+    def relate(
+        self, params: dict[str, Any], context_XxD: jax.Array, first: jax.Array, out: Related
+    ) -> tuple[Related, jax.Array]:
         """(`Related` of the context and a block's targets, written over `out`; `first`).
 
         The context is processed in pieces that stay in cache. The buffer is reused, since
@@ -168,7 +182,9 @@ class Steps:
         # With several processes, jax rejects mapped functions without a result.
         return jax.lax.fori_loop(0, n_rows // rows, write, out), first
 
-    def rank(self, users, block):
+    def rank(
+        self, users: ChunkState, block: tuple[dict[str, Any], jax.Array, Related, jax.Array]
+    ) -> ChunkState:
         """The users with `best` updated by a block."""
         params, context_XxD, related, first = block
         bound = self._bind(params)
@@ -202,7 +218,7 @@ class Steps:
             best = jax.lax.dynamic_update_slice_in_dim(best, score_CxT, first, axis=1)
         return users | {"best": best}
 
-    def finish(self, users):
+    def finish(self, users: ChunkState) -> tuple[jax.Array, jax.Array]:
         """The ranked lists: (items, scores), each (C, k)."""
         if isinstance(users["best"], tuple):
             item_CxK, score_CxK = users["best"]
@@ -250,10 +266,22 @@ def _from_bits(bits_CxW: jax.Array) -> jax.Array:
     return ((bits_CxW[:, :, None] >> bit_8) & 1).reshape(len(bits_CxW), -1) != 0
 
 
+class MappedSteps(NamedTuple):
+    """`Steps`, mapped over all devices."""
+
+    rows: Callable[..., jax.Array]
+    prepare: Callable[..., ChunkState]
+    relate: Callable[..., tuple[Related, jax.Array]]
+    rank: Callable[..., ChunkState]
+    finish: Callable[..., tuple[jax.Array, jax.Array]]
+
+
 @functools.lru_cache(maxsize=16)
-def compiled(*static) -> SimpleNamespace:
-    steps = Steps(*static)
-    return SimpleNamespace(
+def compiled(
+    model: Model, blocks: Blocks, k: int, n_items: int, placement: devices.Placement
+) -> MappedSteps:
+    steps = Steps(model, blocks, k, n_items, placement)
+    return MappedSteps(
         rows=devices.pmap(steps.placement.gather),
         prepare=devices.pmap(steps.prepare),
         relate=devices.pmap(steps.relate, donate=(3,)),
@@ -262,6 +290,6 @@ def compiled(*static) -> SimpleNamespace:
     )
 
 
-def _waiting(function):
+def _waiting(function: Callable[..., Any]) -> Callable[..., Any]:
     """Makes calls block until the result is ready, so that each thread keeps one core busy."""
     return lambda *args: jax.block_until_ready(function(*args))

@@ -29,7 +29,7 @@ class Ranking:
     def empty(cls, k: int) -> "Ranking":
         """A ranking without users."""
         none = np.empty((0, k), np.int32)
-        return cls(none[:, 0], none, none.astype(np.float32), none, none.astype(bool))
+        return cls(np.empty(0, np.int32), none, none.astype(np.float32), none, none.astype(bool))
 
 
 class Ranker(Protocol):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,9 +87,13 @@ def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
     if is_logistic and options.kind == "hinge":
         return logistic
     path = schema.LOSSES.get(options.kind, options.kind)
-    parameters = custom.options_of("loss.kind", custom.resolve("loss.kind", path))
-    values = {name: getattr(options, name) for name in parameters if hasattr(options, name)}
-    return custom.bind("loss.kind", path, values | dict(options.options))
+    parameters = inspect.signature(custom.resolve("loss.kind", path)).parameters
+    keys_of_loss = {
+        name: getattr(options, name)
+        for name, parameter in parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and hasattr(options, name)
+    }
+    return custom.bind("loss.kind", path, keys_of_loss | dict(options.options))
 
 
 def make_trainer(run: Run, hyperparameters: Mapping[str, jax.Array] | None = None) -> Trainer:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import rich
 
-from hlrcml_jax import devices
+from hlrcml_jax import devices, processes
 from hlrcml_jax.keys import flatten
 from hlrcml_jax.ranking.evaluation import evaluate
 from hlrcml_jax.ranking.scorer import Scorer
@@ -71,7 +71,7 @@ def _open(
     vectors_of: Callable[[Run, str], Vectors],
 ) -> Iterator[Training]:
     """A run's training state, from its latest checkpoint if any."""
-    latest = checkpoints.latest(build.empty_state(run))
+    latest = _latest(run, checkpoints)
     if latest is None:
         epoch, state = 0, _start(run, vectors_of)
     else:
@@ -99,6 +99,14 @@ def _open(
             lambda epoch, state, value: checkpoints.save(epoch, placement.keep(state), value),
             report,
         )
+
+
+def _latest(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState] | None:
+    """(epoch, state) of the latest checkpoint; rewrites the config, unless all are damaged."""
+    latest = checkpoints.latest(build.empty_state(run))
+    # Keys marked `may_change` may differ from last time.
+    processes.in_first_process(run.write_config)
+    return latest
 
 
 def _start(run: Run, vectors_of: Callable[[Run, str], Vectors]) -> TrainState:
@@ -178,7 +186,7 @@ def _key_data(run: Run, purpose: int) -> np.ndarray:
 
 def _solve(run: Run, checkpoints: Checkpoints) -> None:
     """Solves a model in closed form, as a single epoch 0."""
-    if checkpoints.latest(build.empty_state(run)) is not None:
+    if _latest(run, checkpoints) is not None:
         return
     watch = Stopwatch()
     state = build.initial_state(run)

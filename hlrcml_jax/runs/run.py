@@ -1,9 +1,11 @@
 """A run: its config, its data and its workdir."""
 
 import dataclasses
+import importlib.metadata
+import json
 import pathlib
 
-from hlrcml_jax import keys, schema
+from hlrcml_jax import keys, schema, storage
 from hlrcml_jax.data.dataset import Dataset
 
 
@@ -25,3 +27,13 @@ class Run:
         """The same run with another model, as a baseline."""
         config = keys.replaced(self.config, {"model.name": name})
         return dataclasses.replace(self, config=config)
+
+    def write_config(self) -> None:
+        """Writes `config.json`: the config, the data's fingerprint, and library versions."""
+        names = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+        text = {
+            "config": keys.flatten(self.config),
+            "data": self.dataset.fingerprint(),
+            "versions": {name: importlib.metadata.version(name) for name in names},
+        }
+        storage.write_text(self.workdir / "config.json", json.dumps(text, indent=2) + "\n")

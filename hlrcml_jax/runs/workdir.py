@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 from collections.abc import Iterator
@@ -67,11 +66,12 @@ def begin_run(
                 f"{run.workdir}: another program works on this run; wait for it, or choose "
                 "another --workdir."
             ) from None
-        if saved is None and config_files.read_workdir(run.workdir) is not None:
-            raise UserError(
-                f"{run.workdir}: another run has started here; choose another --workdir."
-            )
-        write_config(run)  # also when resuming: keys marked `may_change` may differ from last time
+        if saved is None:
+            if config_files.read_workdir(run.workdir) is not None:
+                raise UserError(
+                    f"{run.workdir}: another run has started here; choose another --workdir."
+                )
+            run.write_config()
 
     try:
         processes.in_first_process(lock_and_write)
@@ -112,17 +112,6 @@ def _prepare(
 
     processes.in_first_process(check)  # other processes need not read all of the data
     return Run(config, dataset, workdir), saved
-
-
-def write_config(run: Run) -> None:
-    """Writes `config.json`: the config, the data's fingerprint, and library versions."""
-    names = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
-    text = {
-        "config": flatten(run.config),
-        "data": run.dataset.fingerprint(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
-    }
-    storage.write_text(run.workdir / "config.json", json.dumps(text, indent=2) + "\n")
 
 
 def _check_same(workdir: pathlib.Path, saved: dict[str, Any], config: config_lib.Config) -> None:

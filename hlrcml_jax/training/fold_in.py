@@ -50,7 +50,7 @@ class FoldIn:
         histories: scipy.sparse.csr_array,
         constants: dict[str, np.ndarray],
         seed: int,
-        **how,
+        **how: Any,
     ) -> np.ndarray:
         """Embeddings (N, D); each depends on the user's own history only.
 

@@ -9,7 +9,6 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ import numpy as np
 from hlrcml_jax import devices
 from hlrcml_jax.errors import Diverged, Terminated, warn
 from hlrcml_jax.training.preemption import Terminations
+from hlrcml_jax.training.sampling import Positives, Sampler
 from hlrcml_jax.training.step import Trainer, TrainState, improves, steps_per_epoch
 
 Record = dict[str, float]
@@ -55,7 +55,7 @@ class Training:
     report: Callable[[Record], None]
     ended: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.ended = self._is_over()
 
     def _is_over(self) -> bool:
@@ -162,7 +162,7 @@ class Epoch:
         self,
         trainer: Callable[[Mapping[str, jax.Array]], Trainer],
         states: Sequence[TrainState],
-        data: tuple[Any, Any],
+        data: tuple[Sampler, Positives],
         key_data_Rx2: np.ndarray,
         hyperparameters: Mapping[str, np.ndarray],
     ):

@@ -18,7 +18,7 @@ def hinge(
     negative_BxN: jax.Array,
     log_weight_BxN: jax.Array,
     *,
-    margin: float = 0.2,
+    margin: float,
 ) -> jax.Array:
     """Mean over negatives of max(0, margin + s_n - s_positive) (paper, equation of the loss).
 
@@ -52,14 +52,14 @@ def softmax(
     negative_BxN: jax.Array,
     log_weight_BxN: jax.Array,
     *,
-    temperature: float = 0.3,
+    temperature: float,
 ) -> jax.Array:
     """log(1 + sum_n w_n exp((s_n - s_positive) / temperature)).
 
     The cross-entropy of the positive among the negatives; with logQ weights, sampled softmax over
     the catalogue.
 
-    >>> softmax(jnp.array([1.0]), jnp.array([[1.0, 1.0]]), jnp.zeros((1, 2)))[0]
+    >>> softmax(jnp.ones(1), jnp.ones((1, 2)), jnp.zeros((1, 2)), temperature=0.3)[0]
     Array(1.0986123, dtype=float32)
 
     Args:

@@ -1,7 +1,8 @@
 """The loss of a batch: choice of the hardest negatives, scores, loss and penalties."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.past import Examples, TablePast, from_items
-from hlrcml_jax.training import losses
 from hlrcml_jax.training.batch import Batch
+from hlrcml_jax.training.losses import Loss
 
 Constants = dict[str, jax.Array]
+T = TypeVar("T")
 
 
 class Rows(flax.struct.PyTreeNode):
@@ -64,7 +66,7 @@ class Rows(flax.struct.PyTreeNode):
         return Examples.of(bound, self.user_BxD, self.prefs_BxSxD, mask_BxS)
 
 
-def widen_rows(rows: Any, constants: dict[str, jax.Array], wide: Any) -> Any:
+def widen_rows(rows: T, constants: Constants, wide: Callable[[Constants], T]) -> T:
     """Rows with the model's constants, if it has any, appended to each.
 
     Args:
@@ -90,7 +92,7 @@ class Objective:
       copy_relation: negatives use the positive's relation in the loss too.
     """
 
-    loss: losses.Loss = losses.hinge
+    loss: Loss
     hardest: int = 0
     temperature: float = 1.0
     copy_relation: bool = False
@@ -127,7 +129,7 @@ class Objective:
             hardest = negative_BxN, batch.log_weight_BxN
         return self._total(bound, rows, batch, positive_B, *hardest, rows.negative_NxBxD[:0])
 
-    def _rows(self, params, batch, constants):
+    def _rows(self, params: dict[str, Any], batch: Batch, constants: Constants) -> Rows:
         rows = widen_rows(Rows.of(params, batch), constants, lambda wide: Rows.of(wide, batch))
         return rows.with_users(batch.mask_BxS)
 
@@ -174,7 +176,9 @@ class Objective:
     def _chooses(self, n_candidates: int) -> bool:
         return 0 < self.hardest < n_candidates
 
-    def _hardest(self, score_BxN, log_weight_BxN, value_BxN):
+    def _hardest(
+        self, score_BxN: jax.Array, log_weight_BxN: jax.Array, value_BxN: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """(values, log weights), each (B, K), of the K hardest negatives."""
         hardness_BxN = score_BxN / self.temperature + log_weight_BxN
         column_BxK = jax.lax.top_k(hardness_BxN, self.hardest)[1]
@@ -182,14 +186,16 @@ class Objective:
         return value_BxK, jnp.take_along_axis(log_weight_BxN, column_BxK, axis=1)
 
 
-def _own_score(bound: Model, examples: Examples, target_BxD):
+def _own_score(
+    bound: Model, examples: Examples, target_BxD: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """(translated users (B, 1, D), scores (B,)) for one target per example."""
     arguments = examples.with_target(bound, target_BxD)
     moved_Bx1xD = bound.moved(*arguments)
     return moved_Bx1xD, bound.closeness(moved_Bx1xD, target_BxD[:, None])[:, 0]
 
 
-def _scores_of_moved(bound: Model, moved_Bx1xD, row_NxBxD):
+def _scores_of_moved(bound: Model, moved_Bx1xD: jax.Array, row_NxBxD: jax.Array) -> jax.Array:
     """Scores (B, N) of negatives for translated users."""
     score = jax.vmap(lambda row_BxD: bound.closeness(moved_Bx1xD, row_BxD[:, None])[:, 0])
     return score(row_NxBxD).T

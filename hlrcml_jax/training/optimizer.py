@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hlrcml_jax import devices
+from hlrcml_jax import devices, schema
 
 
 def distinct(row_N: jax.Array, n_rows: int) -> tuple[jax.Array, jax.Array]:
@@ -123,7 +123,7 @@ def row_radii(
     return tables | {"model": {"memory": memory}}
 
 
-def learning_rate(options, steps_per_epoch: int) -> optax.ScalarOrSchedule:
+def learning_rate(options: schema.Optimizer, steps_per_epoch: int) -> optax.ScalarOrSchedule:
     """The learning rate, constant or as a schedule over steps.
 
     Args:

@@ -8,7 +8,7 @@ algorithm.
 
 import math
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import flax.struct
 import jax
@@ -121,7 +121,9 @@ class UserItems(flax.struct.PyTreeNode):
             jnp.arange(len(count_U)), count_U, total_repeat_length=self.item_E.shape[0]
         )
 
-    def search(self, user: jax.Array, goes_right) -> jax.Array:
+    def search(
+        self, user: jax.Array, goes_right: Callable[[jax.Array, jax.Array], jax.Array]
+    ) -> jax.Array:
         """Binary search: the first offset in a user's items with not `goes_right(item, offset)`.
 
         The predicate must be True up to some offset and False from there on.
@@ -214,7 +216,7 @@ class Sampler(flax.struct.PyTreeNode):
         known: scipy.sparse.csr_array,
         max_prefs: int,
         parts: tuple[int, range] | None = None,
-        **how,
+        **how: Any,
     ) -> "Sampler":
         """From interactions (U, I), as host arrays.
 
@@ -262,7 +264,7 @@ class Sampler(flax.struct.PyTreeNode):
         has_N = jax.vmap(lambda item: self.known.find(user, item)[1])(item_N)
         return jnp.where(has_N, -jnp.inf, self._corrected(log_q_N))
 
-    def _corrected(self, log_q_N):
+    def _corrected(self, log_q_N: jax.Array) -> jax.Array:
         """Log weights of negatives that were drawn with probabilities q.
 
         With the logQ correction they are -log(N q), so that the weighted sum over negatives is an

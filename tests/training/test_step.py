@@ -70,7 +70,7 @@ def test_an_epoch_is_its_steps_one_by_one():
 
     @jax.jit
     def step(params, opt_state, batch):
-        gradients = jax.grad(trainer.loss, argnums=1)(trainer.model, params, batch)
+        gradients = jax.grad(trainer.objective, argnums=1)(trainer.model, params, batch)
         updates, opt_state = trainer.optimizer.update(gradients, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
