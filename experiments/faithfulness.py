@@ -44,7 +44,7 @@ def main(_) -> None:
     n, known = _LEFT_OUT.value, run.dataset.known("test")
     user_C = np.flatnonzero(np.diff(known.indptr) >= 2 * n)
     item_C = np.concatenate([found.item_CxK[:, 0] for found in scorer.rank(ready, user_C, 1)])
-    found = explain.of_pairs(explain.shares, model, params, scorer, user_C, item_C)
+    found = explain.apply_to_pairs(explain.shares, model, params, scorer, user_C, item_C)
     shares, prefs_CxS, mask_CxS = found
     share_CxS = np.where(mask_CxS, shares["share"], -1.0)
     ranks = {"before": [], "reasons": [], "random": []}

@@ -10,7 +10,7 @@ compared by the config's early-stopping metric on validation, and test is never 
 `--each` every value on its own, and no change.
 
 On a GPU, trials that differ only in the seed and in numbers such as learning rate, temperature and
-the memory's radius (`build.NUMBERS`) are trained side by side in one program.
+the memory's radius (`build.HYPERPARAMETERS`) are trained side by side in one program.
 """
 
 import itertools

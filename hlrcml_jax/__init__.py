@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["Recommender", "fit", "fit_all", "load", "make_config", "train_and_evaluate"]
 __version__ = "0.1.0"
 
-_PLACES = {
+_MODULES = {
     "Recommender": "recommender",
     "fit": "runs.experiment",
     "fit_all": "runs.experiment",
@@ -22,7 +22,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Not before they are asked for: jax reads its environment when it is imported.
-    if name in _PLACES:
-        return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    # Imported on first use, because jax reads its environment at import.
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,7 @@ BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no":
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the changes of the config, all other arguments); VALUE may be an argument of its own."""
+    """(config overrides, all other arguments); VALUE may be a separate argument."""
     changes, others, rest = [], [], list(argv)
     while rest:
         argument = rest.pop(0)
@@ -34,28 +34,28 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def read(
     changes: Sequence[str], source: str | None, workdir: str | None, allow_code: bool = False
 ) -> tuple[ml_collections.ConfigDict, str]:
-    """(the config, the workdir); without a source, the workdir's own config is changed.
+    """(config, workdir); without a source, the overrides apply to the workdir's own config.
 
     Args:
-      changes: as `split` gives them.
+      changes: config overrides, as returned by `split`.
       source: FILE.py, FILE.py:ARGUMENTS or a workdir.
       workdir: of the run; None for runs/<name of the source>.
-      allow_code: whether code that a workdir's config names may be imported.
+      allow_code: whether custom code named in a workdir's config may be imported.
 
     Raises:
-      UserError: naming the file or the key of a mistake.
+      UserError: naming the wrong file or key.
     """
     if source is None and workdir is None:
-        raise UserError("give --config=FILE.py, or --workdir=DIR of a run that exists.")
+        raise UserError("no config: pass --config=FILE.py, or --workdir=DIR of an existing run.")
     start, texts = source or str(workdir), dict(map(_key_and_text, changes))
-    values, rest = _of_keys(texts)
+    values, rest = _split_options(texts)
     if rest:
-        # Options of code have their types from the code, which the source may name.
-        known = config_lib.all_keys(flatten(config_files.read(start, values, allow_code)))
+        # Options of custom code get their types from that code, which the source may name.
+        existing = config_lib.all_keys(flatten(config_files.read(start, values, allow_code)))
         for name, text in rest.items():
-            if name not in known:
-                raise config_lib.unknown_key(name, known)
-            values[name] = _value(name, known[name], text)
+            if name not in existing:
+                raise config_lib.unknown_key(name, existing)
+            values[name] = _value(name, existing[name], text)
     config = config_files.read(start, values, allow_code)
     if workdir is None:
         workdir = str(pathlib.Path("runs") / pathlib.Path(start.partition(".py:")[0]).stem)
@@ -63,14 +63,14 @@ def read(
 
 
 def describe_options(changes: Sequence[str], start: str | None, allow_code: bool = False) -> str:
-    """The options of the code that a config names, as lines for `--help`; "" without any.
+    """Help text for the options of a config's custom code; "" if it has none.
 
     Args:
-      changes: as `split` gives them.
+      changes: config overrides, as returned by `split`.
       start: the source, or else the workdir, as in `read`.
       allow_code: as in `read`.
     """
-    values, _ = _of_keys(dict(map(_key_and_text, changes)))
+    values, _ = _split_options(dict(map(_key_and_text, changes)))
     made = config_files.read(start, values, allow_code) if start else config_lib.make_config(values)
     lines = []
     for name, key in config_lib.all_keys(flatten(made)).items():
@@ -80,8 +80,8 @@ def describe_options(changes: Sequence[str], start: str | None, allow_code: bool
     return "\n".join(["options of your own code:", "", *lines, "", ""]) if lines else ""
 
 
-def _of_keys(texts: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """(values of built-in keys, texts of options)."""
+def _split_options(texts: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(values of built-in keys, texts of custom options)."""
     keys = config_lib.all_keys()
     rest = {name: text for name, text in texts.items() if name not in keys}
     for name in rest:
@@ -98,10 +98,10 @@ def _key_and_text(change: str) -> tuple[str, str]:
 
 
 def _value(name: str, key: Key, text: str) -> Any:
-    """The value of a key from its text.
+    """Parses the text of a key.
 
     Raises:
-      UserError: when the text is no such value.
+      UserError: when the text is not of the key's type.
     """
     try:
         if key.default is None and text.lower() == "none":

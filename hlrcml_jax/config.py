@@ -1,8 +1,8 @@
-"""The config of a run: made, checked and converted; `schema.py` has its keys.
+"""Making and validating the config of a run; `schema.py` defines its keys.
 
-A config file has a `get_config()` that starts from `default_config()` and changes what its
-experiment changes; from Python, `make_config` does the same. Both give a ConfigDict, which
-`validate` turns into the frozen, typed `Config` that the program works with.
+A config file has a `get_config()` that starts from `default_config()` and overrides keys; from
+Python, `make_config` does the same. Both return a ConfigDict, which `validate` converts to the
+frozen, typed `Config` that the program uses.
 """
 
 import difflib
@@ -100,13 +100,13 @@ def default_config() -> ml_collections.ConfigDict:
 
 
 def make_config(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """A config with some values by dotted names, and the others at their defaults; validated.
+    """A validated config: the given values by dotted key, defaults for the rest.
 
     >>> make_config({"data.name": "ml-100k", "train.epochs": 5}).train.epochs
     5
 
     Args:
-      values: of keys; lists stand for tuples.
+      values: by dotted key; lists become tuples.
 
     Raises:
       UserError: as `validate`.
@@ -115,20 +115,20 @@ def make_config(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def validate(config: ml_collections.ConfigDict | Config) -> Config:
-    """The typed config; checks every key, and the constraints between keys.
+    """The typed config, after checking every key and the constraints between keys.
 
     Raises:
-      UserError: naming the key that is unknown, missing, of the wrong type or out of range.
+      UserError: naming a key that is unknown, missing, of the wrong type or out of range.
     """
     return _validated(flatten(config))
 
 
 def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with changes, without the options of code that the changes replace."""
+    """Values with changes applied; drops the options of code that the changes replace."""
     replaced = [
         section
-        for section, (of, _) in keys.open_sections(Config).items()
-        if of in changes and changes[of] != values.get(of)
+        for section, (code_key, _) in keys.open_sections(Config).items()
+        if code_key in changes and changes[code_key] != values.get(code_key)
     ]
     kept = {
         name: value
@@ -139,55 +139,56 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def all_keys(values: Mapping[str, Any] | None = None) -> dict[str, Key]:
-    """Every key by dotted name; with those of the options of code that some values name.
+    """Every key by dotted name, including the options of custom code named in `values`.
 
     Raises:
       UserError: when that code cannot be imported.
     """
-    known = dict(keys.by_name(Config))
-    for section, (of, _) in keys.open_sections(Config).items():
-        path = (values or {}).get(of)
+    existing = dict(keys.by_name(Config))
+    for section, (code_key, _) in keys.open_sections(Config).items():
+        path = (values or {}).get(code_key)
         if is_path(path):
-            known |= {f"{section}.{name}": key for name, key in options_of(of, str(path)).items()}
-    return known
+            options = options_of(code_key, str(path))
+            existing |= {f"{section}.{name}": key for name, key in options.items()}
+    return existing
 
 
 def options_of(key: str, path: str) -> dict[str, Key]:
-    """The options of the code that a dotted path names, without those that are keys already."""
-    known = [
+    """The options of the code at a dotted path, except built-in `model` keys."""
+    built_in = [
         name.removeprefix("model.") for name in keys.by_name(Config) if name.startswith("model.")
     ]
-    found = custom.resolve(key, path)
-    return custom.options_of(key, found, known if key == "model.name" else ())
+    code = custom.resolve(key, path)
+    return custom.options_of(key, code, built_in if key == "model.name" else ())
 
 
-def unknown_key(name: str, known: Collection[str] = ()) -> UserError:
-    """The mistake of a key that is not among the known ones, which are all built-in keys."""
-    for section, (of, _) in keys.open_sections(Config).items():
+def unknown_key(name: str, existing: Collection[str] = ()) -> UserError:
+    """The error for a key that does not exist; `existing` defaults to the built-in keys."""
+    for section, (code_key, _) in keys.open_sections(Config).items():
         if name.startswith(f"{section}."):
-            options = [option for option in known if option.startswith(f"{section}.")]
-            there = f"there are {', '.join(options)}" if options else f"{of} has no options"
+            options = [option for option in existing if option.startswith(f"{section}.")]
+            there = f"there are {', '.join(options)}" if options else f"{code_key} has no options"
             return UserError(f"config key {name} does not exist; {there}.")
-    return keys.unknown_key(name, known or keys.by_name(Config))
+    return keys.unknown_key(name, existing or keys.by_name(Config))
 
 
 def code_paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(key, path) of every dotted path among values, which may be of any type."""
-    found = []
+    """(key, path) of every dotted path to custom code; values are not yet checked."""
+    pairs = []
     for name, key in keys.by_name(Config).items():
         if key.code and name in values:
             several = values[name] if isinstance(values[name], list | tuple) else [values[name]]
-            found += [(name, path) for path in several if is_path(path)]
-    return found
+            pairs += [(name, path) for path in several if is_path(path)]
+    return pairs
 
 
 def _validated(values: Mapping[str, Any]) -> Config:
-    known = all_keys(values)
+    existing = all_keys(values)
     for name in values:
-        if name not in known:
-            raise unknown_key(name, known)
+        if name not in existing:
+            raise unknown_key(name, existing)
     checked = {}
-    for name, key in known.items():
+    for name, key in existing.items():
         is_option = name not in keys.by_name(Config)
         if name not in values and not is_option:
             raise UserError(f"config key {name} is missing; start from default_config().")
@@ -198,13 +199,13 @@ def _validated(values: Mapping[str, Any]) -> Config:
 
 
 def _check_together(config: Config) -> None:
-    """The constraints between keys."""
+    """Checks constraints between keys."""
     split, model, pretrained = config.data.split, config.model, config.pretrained
     held_out = split.valid + split.test
     if held_out >= 1:
         raise UserError(
-            f"config keys data.split.valid and data.split.test add up to {held_out:g}; the rest of "
-            "1 is for training."
+            f"config keys data.split.valid and data.split.test add up to {held_out:g}; lower "
+            "them to leave a share for training."
         )
     if config.negatives.shared and config.loss.copy_relation:
         raise UserError(
@@ -218,12 +219,14 @@ def _check_together(config: Config) -> None:
         )
     if model.users == "items" and (pretrained.users or pretrained.freeze in ("users", "both")):
         raise UserError(
-            "config keys pretrained.users and pretrained.freeze are about user vectors, and with "
-            "model.users 'items' there are none."
+            "config keys pretrained.users and pretrained.freeze need user embeddings, and "
+            "model.users='items' has none; set model.users=vectors."
         )
     own = [custom.name_of(path) for path in config.evaluation.metrics]
     if twice := {name for name in own if name in METRICS or own.count(name) > 1}:
-        raise UserError(f"config key evaluation.metrics has a second metric {min(twice)!r}.")
+        raise UserError(
+            f"config key evaluation.metrics has a second metric {min(twice)!r}; rename it."
+        )
     metric = config.early_stopping.metric.partition("@")[0]
     if metric not in ("loss", *METRICS, *own):
         raise UserError(
@@ -239,30 +242,30 @@ def parse_arguments(file: str, text: str, **choices: Collection[Any]) -> dict[st
     {'model': 'hlr'}
 
     Args:
-      file: name of the config file, for the sentence of a mistake.
-      text: what is behind its colon.
-      **choices: the values of each key.
+      file: name of the config file, for error messages.
+      text: the text after the colon.
+      **choices: the allowed values of each key.
 
     Returns:
-      The given values, as they are among the choices.
+      {key: chosen value}, with the type it has in `choices`.
 
     Raises:
-      UserError: for a key or a value that does not exist; it lists what there are.
+      UserError: for a key or value that does not exist; it lists those that do.
     """
-    found = {}
+    chosen = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
         by_text = {str(choice): choice for choice in choices.get(name, ())}
-        if name in found or value not in by_text:
+        if name in chosen or value not in by_text:
             there = "; ".join(
                 f"{name}={'|'.join(map(str, dict.fromkeys(values)))}"
                 for name, values in choices.items()
             )
             close = difflib.get_close_matches(value, by_text, n=1)
-            hint = f" (did you mean {name}={close[0]}?)" if close and name not in found else ""
+            hint = f" (did you mean {name}={close[0]}?)" if close and name not in chosen else ""
             raise UserError(
-                f"configs/{file}:{text}: {part!r} is not possible{hint}; arguments are "
-                f"KEY=VALUE,… of {there}."
+                f"configs/{file}:{text}: {part!r} is not an argument{hint}; arguments are "
+                f"KEY=VALUE,… with {there}."
             )
-        found[name] = by_text[value]
-    return found
+        chosen[name] = by_text[value]
+    return chosen

@@ -1,4 +1,4 @@
-"""Configs from files: a Python file with `get_config`, or the `config.json` of a workdir."""
+"""Reading configs: a Python file with `get_config`, or the `config.json` of a workdir."""
 
 import ast
 import importlib.util
@@ -20,15 +20,15 @@ from hlrcml_jax.errors import UserError
 def read(
     source: str, changes: Mapping[str, Any] | None = None, allow_code: bool = False
 ) -> ml_collections.ConfigDict:
-    """The config of FILE.py, FILE.py:ARGUMENTS or a workdir, with changes; validated.
+    """The validated config of FILE.py, FILE.py:ARGUMENTS or a workdir, with overrides.
 
     Args:
-      source: of the config.
-      changes: values by dotted names.
+      source: FILE.py, FILE.py:ARGUMENTS or a workdir.
+      changes: overrides by dotted key.
       allow_code: see `from_workdir`.
 
     Raises:
-      UserError: a file that fails or does not exist, or a mistake in a key.
+      UserError: when the file is missing or fails, or a key is wrong.
     """
     if not re.search(r"\.py(:|$)", source):
         return from_workdir(source, changes, allow_code)
@@ -42,51 +42,51 @@ def from_workdir(
     allow_code: bool = False,
     trusted: Collection[str] = (),
 ) -> ml_collections.ConfigDict:
-    """The config that a workdir was trained with, with changes; validated.
+    """The validated config of a trained workdir, with overrides.
 
-    A workdir may come from someone else: the code that its config names is imported only with
-    `allow_code`, when the path is trusted, or when the changes have the same key.
+    A workdir may come from someone else: custom code named in its config is imported only with
+    `allow_code`, from a trusted path, or when `changes` sets the same key.
 
     Args:
       workdir: of a run.
-      changes: values by dotted names.
-      allow_code: whether all code that it names may be imported.
+      changes: overrides by dotted key.
+      allow_code: whether any code named in the config may be imported.
       trusted: dotted paths that may be imported.
 
     Raises:
-      UserError: when there is no run, or its config names code that is not allowed.
+      UserError: when there is no run, or its config names code that may not be imported.
     """
-    found = read_workdir(storage.place(workdir))
-    if found is None:
+    saved = read_workdir(storage.absolute(workdir))
+    if saved is None:
         raise UserError(f"{workdir}: there is no config.json here; give --config=FILE.py.")
     changes = changes or {}
-    for key, path in config_lib.code_paths(found["config"]):
+    for key, path in config_lib.code_paths(saved["config"]):
         if not (allow_code or path in trusted or key in changes):
             raise UserError(
                 f"{workdir}: its config.json names code to import, {key}={path}; if you trust it, "
                 f"give --allow_code (allow_code=True), or {key} yourself."
             )
-    return config_lib.make_config(config_lib.changed(found["config"], changes))
+    return config_lib.make_config(config_lib.changed(saved["config"], changes))
 
 
 def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """What `config.json` of a workdir says, or None where there is none."""
+    """`config.json` of a workdir as {"config", "data"}, or None if there is none."""
     path = workdir / "config.json"
     try:
         text = json.loads(path.read_text())
         return {"config": dict(text["config"]), "data": text["data"]}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except Exception as error:  # of the file system or bucket, and what is in the file
+    except Exception as error:  # from the file system, the bucket or the content
         raise UserError(
             f"{path}: not readable as the config of a run ({error}); choose another --workdir."
         ) from None
 
 
 def load(path: pathlib.Path) -> types.ModuleType:
-    """The module of a config file, for another one that starts from it.
+    """The module of a config file, so that another config can build on it.
 
-    Configs are files and not a package, so that anyone may have their own folder of them.
+    Configs are files, not a package, so that anyone can keep their own folder of them.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
@@ -99,20 +99,20 @@ def load(path: pathlib.Path) -> types.ModuleType:
 
 
 def call(source: str, function: str = "get_config") -> Any:
-    """The result of a function of FILE.py or FILE.py:ARGUMENTS.
+    """Calls a function of FILE.py, with ARGUMENTS for FILE.py:ARGUMENTS.
 
     Raises:
-      UserError: naming the line, when the file fails.
+      UserError: naming the line that failed.
     """
     path, _, arguments = source.partition(":")
     try:
-        found = getattr(load(pathlib.Path(path)), function)
-        return found(arguments) if arguments else found()
+        called = getattr(load(pathlib.Path(path)), function)
+        return called(arguments) if arguments else called()
     except UserError:
         raise
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}.") from None
-    except Exception as error:  # a config file is a program, and can raise anything
+    except Exception as error:  # a config file is code and can raise anything
         if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
             raise config_lib.unknown_key(unknown[1]) from None
         absolute = str(pathlib.Path(path).absolute())
@@ -123,7 +123,7 @@ def call(source: str, function: str = "get_config") -> Any:
 
 
 def parse_change(text: str) -> tuple[str, Any]:
-    """KEY=VALUE, the value as Python has it where it can be read so."""
+    """(key, value) of KEY=VALUE; the value as a Python literal, or as text."""
     name, _, value = text.partition("=")
     try:
         return name, ast.literal_eval(value)

@@ -1,7 +1,7 @@
-"""The only place that knows about devices.
+"""The only module that knows about devices.
 
-Everything else is written for one device and an axis name. A replicated tree has a leading axis
-with one copy for each device of this process; a sharded one has a leading axis whose parts differ.
+Everything else is written for one device and an axis name. On the devices, arrays have a leading
+axis over this process's devices: of copies if replicated, of different rows if sharded.
 """
 
 import dataclasses
@@ -24,50 +24,50 @@ Tree = Any
 
 
 def keep_compiled(folder: pathlib.Path) -> None:
-    """Keeps compiled programs in a folder, so that the next process need not compile them.
+    """Caches compiled programs in a folder for later processes.
 
-    A folder that the user has set (`JAX_COMPILATION_CACHE_DIR`) stays.
+    `JAX_COMPILATION_CACHE_DIR`, if set, takes precedence.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-        # A bound makes jax lock the folder, so that no process reads what another writes.
+        # With a size bound jax locks the folder, so that no process reads a half-written file.
         jax.config.update("jax_compilation_cache_max_size", 2**31)
 
 
 def device_count() -> int:
-    """Number of devices; the batch and the evaluated users are divided between them."""
+    """Number of devices, over which batches and evaluated users are split."""
     return jax.device_count()
 
 
 def workers() -> int:
-    """Threads that keep the device busy: a CPU runs the loops of one program on one core."""
+    """Threads that keep the device busy: on a CPU, one program's loops use one core."""
     return (os.cpu_count() or 1) if on_cpu() and device_count() == 1 else 1
 
 
 def on_cpu() -> bool:
-    """Whether loops over what stays in a core's cache are best; other devices want all at once."""
+    """Whether to loop over blocks that fit in a core's cache; other devices take all at once."""
     return jax.default_backend() == "cpu"
 
 
 def training_block_bytes() -> float:
-    """Size of the preferences' rows of a block of examples; a core keeps them at hand."""
+    """Bytes of preference rows in a block of training examples; on a CPU they fit in cache."""
     return 2e6 if on_cpu() else math.inf
 
 
 def ranking_block() -> tuple[int, int, int]:
-    """(users whose relations with a block of targets are computed together, those of them that are
-    scored at a time, most targets of the block): a CPU keeps one user's part of it in its cache."""
+    """(users related to a block of targets together, users scored at a time, most targets of a
+    block); on a CPU one user's part of a block fits in cache."""
     return (64, 1, 64) if on_cpu() else (2048, 2048, 128)
 
 
 def described() -> str:
-    """How many devices of which kind there are."""
+    """Number and kind of the devices, for the console."""
     return f"{device_count()} {jax.default_backend()} device(s)"
 
 
 def side_by_side() -> int:
-    """How many runs are best trained in one program: small ones leave much of a GPU idle."""
+    """How many runs to train in one program: a small one leaves much of a GPU idle."""
     return 1 if on_cpu() else 8
 
 
@@ -78,19 +78,19 @@ def replicate(tree: Tree) -> Tree:
 
 
 def shard(tree: Tree) -> Tree:
-    """Places host arrays whose leading axis is all devices; a process takes its own part."""
+    """Puts host arrays with a leading axis of all devices on this process's devices."""
     own = own_devices()
     return put(jax.tree.map(lambda x: x[own.start : own.stop], tree))
 
 
 def own_devices() -> range:
-    """The numbers of this process's devices."""
+    """Indices of this process's devices among all."""
     n = jax.local_device_count()
     return range(jax.process_index() * n, (jax.process_index() + 1) * n)
 
 
 def put(tree: Tree) -> Tree:
-    """Places host arrays whose leading axis is this process's devices."""
+    """Puts host arrays with a leading axis of this process's devices on them."""
     return jax.device_put(tree, _over(jax.local_devices()))
 
 
@@ -99,34 +99,34 @@ def _over(devices: list) -> NamedSharding:
 
 
 def first(tree: Tree) -> Tree:
-    """The first device's copy, as host arrays that nothing else refers to."""
+    """Host copies of the first device's arrays."""
     return jax.tree.map(lambda x: np.array(jax.device_get(x.addressable_shards[0].data))[0], tree)
 
 
 def all_parts(tree: Tree) -> Tree:
-    """What `shard` placed, or a mapped function made, as host arrays of all devices."""
+    """Sharded arrays, or results of a mapped function, as host arrays over all devices."""
     tree = jax.device_get(tree)
     several = jax.process_count() > 1
     return multihost_utils.process_allgather(tree, tiled=True) if several else tree
 
 
 def table_name(path: tuple[Any, ...]) -> str | None:
-    """Which table a leaf is of, or is a moment of: that under the key `users` or `items`."""
+    """The table a leaf is, or is an optimizer moment of: "users", "items" or None."""
     last = path[-1].key if path and isinstance(path[-1], jax.tree_util.DictKey) else None
     return last if last in ("users", "items") else None
 
 
-def map_tables(of_table: Callable[[Any], Any], of_rest: Callable[[Any], Any], tree: Tree) -> Tree:
-    """The tree with one function applied to its tables and their moments, another to the rest."""
+def map_tables(map_table: Callable[[Any], Any], map_rest: Callable[[Any], Any], tree: Tree) -> Tree:
+    """Maps one function over the tables of a tree and their moments, another over the rest."""
 
     def apply(path, x):
-        return of_rest(x) if table_name(path) is None else of_table(x)
+        return map_rest(x) if table_name(path) is None else map_table(x)
 
     return jax.tree.map_with_path(apply, tree)
 
 
 def to_host(x: jax.Array | np.ndarray) -> np.ndarray:
-    """An array that all processes have or share, on this host."""
+    """An array that is replicated or sharded over all processes, as a whole on this host."""
     if isinstance(x, np.ndarray) or jax.process_count() == 1:
         return np.asarray(x)
     return multihost_utils.process_allgather(x, tiled=True)
@@ -136,55 +136,55 @@ class Placement(Protocol):
     """Where the rows of tables are: `REPLICATED` on every device, or `SHARDED` over all of them.
 
     A tree of parameters, or a state, has two forms: placed, for mapped functions, with a leading
-    axis of this process's devices; and kept, to be made, saved and restored.
+    axis of this process's devices; and kept, for initialisation and checkpoints.
     """
 
     @property
     def parts(self) -> tuple[int, range] | None:
-        """(into how many parts tables and interactions are sharded, which are this process's)."""
+        """(number of shards of tables and interactions, indices of this process's); or None."""
         ...
 
     def place(self, tree: Tree) -> Tree:
-        """The placed form of a kept one, or of host arrays."""
+        """The placed form of a kept tree, or of host arrays."""
         ...
 
     def keep(self, tree: Tree) -> Tree:
-        """The kept form of a placed one: host arrays, and sharded tables as a whole."""
+        """The kept form of a placed tree: host arrays, and each sharded table as one array."""
         ...
 
     def make(self, function: Callable[[], Tree]) -> Tree:
-        """What a function makes, in the kept form; each device makes its own rows."""
+        """The result of a function in the kept form; each device computes its own rows."""
         ...
 
     def target(self, shapes: Tree) -> Tree:
-        """Zeros of the kept form, or shapes with their sharding, to restore a checkpoint into."""
+        """Zeros in the kept form, or shapes with shardings, to restore a checkpoint into."""
         ...
 
     def fill_up(self, params: Tree) -> Tree:
-        """Parameters whose tables have as many rows of zeros as let them be sharded."""
+        """Parameters with zero rows appended to tables until they divide over the devices."""
         ...
 
     # Inside mapped functions:
 
     def n_rows(self, table_RxD: jax.Array) -> int:
-        """Rows of a table on all devices together."""
+        """Rows of a table over all devices."""
         ...
 
-    def own(self, row_N: jax.Array, n_own: int) -> jax.Array:
-        """Where rows are in this device's part of a table; n_own for those that are not.
+    def own(self, rows: jax.Array, n_own: int) -> jax.Array:
+        """Row indices in this device's shard of a table; n_own for rows of other shards.
 
         Args:
-          row_N: row numbers, or a mask of all rows.
-          n_own: rows of the part.
+          rows: row indices (N,), or a mask (R,) of all rows.
+          n_own: rows of the shard.
         """
         ...
 
     def gather(self, table_RxD: jax.Array, row_N: jax.Array) -> jax.Array:
-        """Rows of a table, from whichever device has them; the same rows on all devices."""
+        """Rows (N, D) of a table, whichever device has them; `row_N` is the same on all devices."""
         ...
 
     def sum_tables(self, params: Tree) -> Tree:
-        """Parameters whose tables have rows from every device that has them, zeros from others."""
+        """Parameters with tables summed over devices, each holding its own rows and zeros."""
         ...
 
 
@@ -212,8 +212,8 @@ class Replicated:
     def n_rows(self, table_RxD: jax.Array) -> int:
         return len(table_RxD)
 
-    def own(self, row_N: jax.Array, n_own: int) -> jax.Array:
-        return row_N
+    def own(self, rows: jax.Array, n_own: int) -> jax.Array:
+        return rows
 
     def gather(self, table_RxD: jax.Array, row_N: jax.Array) -> jax.Array:
         return table_RxD[row_N]
@@ -224,10 +224,10 @@ class Replicated:
 
 @dataclasses.dataclass(frozen=True)
 class Sharded:
-    """Each device has as many rows as any other.
+    """Each device has an equal share of the rows.
 
     Placed, a table is (devices, R / devices, D); kept, it is one array (R, D) over the devices of
-    all processes, filled up with rows of zeros until it divides evenly.
+    all processes. Zero rows are appended until it divides evenly.
     """
 
     @property
@@ -264,11 +264,11 @@ class Sharded:
         return map_tables(lambda table: table, np.asarray, made)
 
     def target(self, shapes: Tree) -> Tree:
-        def of_all(table):
+        def sharded(table):
             sharding = _over(jax.devices())
             return jax.ShapeDtypeStruct(table.shape, table.dtype, sharding=sharding)
 
-        return map_tables(of_all, _zeros, shapes)
+        return map_tables(sharded, _zeros, shapes)
 
     def fill_up(self, params: Tree) -> Tree:
         def fill(table_RxD):
@@ -279,10 +279,10 @@ class Sharded:
     def n_rows(self, table_RxD: jax.Array) -> int:
         return device_count() * len(table_RxD)
 
-    def own(self, row_N: jax.Array, n_own: int) -> jax.Array:
-        if row_N.dtype == bool:
-            row_N = jnp.where(row_N, jnp.arange(len(row_N)), len(row_N))
-        own_N = row_N - index() * n_own
+    def own(self, rows: jax.Array, n_own: int) -> jax.Array:
+        if rows.dtype == bool:
+            rows = jnp.where(rows, jnp.arange(len(rows)), len(rows))
+        own_N = rows - index() * n_own
         return jnp.where((own_N >= 0) & (own_N < n_own), own_N, n_own)
 
     def gather(self, table_RxD: jax.Array, row_N: jax.Array) -> jax.Array:
@@ -304,9 +304,9 @@ def _zeros(x) -> np.ndarray:
 
 
 def pmap(function: Callable[..., Tree], donate: tuple[int, ...] = ()) -> jax.stages.Wrapped:
-    """Runs a function on all devices, over the leading axis of every argument.
+    """`jax.pmap` over the leading axis of every argument.
 
-    Products are exact to float32 also where the device would round their factors.
+    Matrix products are float32 even where the device would round their factors.
     """
 
     @functools.wraps(function)
@@ -320,15 +320,15 @@ def pmap(function: Callable[..., Tree], donate: tuple[int, ...] = ()) -> jax.sta
 def compiled(
     function: Callable[..., Tree], arguments: tuple[Tree, ...], donate: tuple[int, ...] = ()
 ) -> Callable[..., Tree]:
-    """As `pmap`, ready to be called with arguments like these."""
+    """As `pmap`, compiled ahead for arguments like these."""
     mapped = pmap(function, donate)
-    # Of several processes, jax compiles for the arguments of all and then refuses those of one.
+    # With several processes jax compiles for the arguments of all, and then refuses one's.
     return mapped if jax.process_count() > 1 else mapped.lower(*arguments).compile()
 
 
 def psum(tree: Tree) -> Tree:
     """Sum over the devices, inside a mapped function."""
-    # Even of one device the compiler would make a copy.
+    # With one device the compiler would still make a copy.
     return tree if device_count() == 1 else jax.lax.psum(tree, AXIS)
 
 
@@ -338,5 +338,5 @@ def all_gather(x: jax.Array) -> jax.Array:
 
 
 def index() -> jax.Array:
-    """This device's number, inside a mapped function."""
+    """This device's index, inside a mapped function."""
     return jax.lax.axis_index(AXIS)

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user's, and how programs end on it."""
+"""The one exception for user errors, and how programs exit on it."""
 
 import signal
 import sys
@@ -11,17 +11,17 @@ from absl import app
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one sentence naming the file, line, column or key.
+    """An error the user can fix: one sentence naming the file, line, column or key.
 
-    `run_program` prints it on stderr and exits with status 2; anything else is a defect of ours.
+    `run_program` prints it on stderr and exits with status 2; any other exception is a bug.
     """
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())  # what it quotes may have lines
+        return " ".join(super().__str__().splitlines())  # quoted text may span lines
 
 
 class Diverged(UserError):
-    """The loss of a run is not finite any more."""
+    """The loss of a run became NaN or infinite."""
 
 
 class Terminated(BaseException):
@@ -29,13 +29,13 @@ class Terminated(BaseException):
 
 
 def warn(sentence: str) -> None:
-    """Says on stderr what a user should know, and goes on."""
-    sys.stderr.write(f"hlrcml_jax: {sentence}\n")  # at once: threads of libraries may write too
+    """Prints a warning on stderr."""
+    sys.stderr.write(f"hlrcml_jax: {sentence}\n")  # one write: library threads may write too
     sys.stderr.flush()
 
 
 def run_program(main: Callable[[Any], Any], **options: Any) -> None:
-    """`absl.app.run`, with the user's mistakes as one sentence each."""
+    """`absl.app.run`, with each user error as one sentence and exit status 2."""
     signal.signal(signal.SIGTERM, _terminate)
     threading.excepthook = _report
     try:
@@ -47,14 +47,12 @@ def run_program(main: Callable[[Any], Any], **options: Any) -> None:
         warn(str(notice))
 
 
-def _report(found: threading.ExceptHookArgs) -> None:
-    """What failed in a thread, but for orbax's, which the next call of orbax raises again."""
-    frames = traceback.walk_tb(found.exc_traceback)
+def _report(failure: threading.ExceptHookArgs) -> None:
+    """Reports exceptions in threads, except orbax's: its next call raises them again."""
+    frames = traceback.walk_tb(failure.exc_traceback)
     if not any("orbax" in frame.f_code.co_filename for frame, _ in frames):
-        threading.__excepthook__(found)
+        threading.__excepthook__(failure)
 
 
 def _terminate(*_) -> None:
-    raise Terminated(
-        "stopped by SIGTERM; what was finished is kept. Run the same command to resume."
-    )
+    raise Terminated("stopped by SIGTERM; finished work is kept. Run the same command to resume.")

@@ -1,13 +1,13 @@
-"""A trained model as files that are used without this package.
+"""Exporting a trained model to files for use without this package.
 
-`users.parquet` and `items.parquet` have the vectors by id, `memory.npz` the memory's keys and
+`users.parquet` and `items.parquet` hold the embeddings by id, `memory.npz` the memory's keys and
 values, and `score.jax` the scoring function, which any program with jax can run:
 
     score = jax.export.deserialize(open("score.jax", "rb").read()).call
     score(user_BxD, item_BxD, prefs_BxSxD, mask_BxS)   # (B,), higher is better
 
-It is compiled for CPU, CUDA and TPU, for any B and S from 1 on, and has the memory inside; users
-that are made of their items are given as zeros. Who runs it installs flatbuffers beside jax.
+It is exported for CPU, CUDA and TPU and any B, S >= 1, and includes the memory. For a model that
+represents users by their items, pass zeros as user_BxD. Running it needs jax and flatbuffers.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ import polars as pl
 
 from hlrcml_jax import storage
 from hlrcml_jax.data.dataset import Dataset
-from hlrcml_jax.frames import named
+from hlrcml_jax.frames import item_columns
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.past import from_items, own_scores
 
@@ -32,12 +32,12 @@ def write(folder: pathlib.Path, model: Model, params: dict[str, Any], dataset: D
     """Writes all files of a model.
 
     Args:
-      folder: where they go; it is made.
+      folder: of the files; created if missing.
       model: the model.
-      params: host arrays, tables with the model's constants, if it has any.
+      params: host arrays; tables include the model's constants, if any.
       dataset: for ids and titles.
     """
-    names = {"item": named(np.arange(dataset.n_items), dataset)}
+    names = {"item": item_columns(np.arange(dataset.n_items), dataset)}
     names["user"] = {"user_id": dataset.user_ids}
     for kind, columns in names.items():
         if f"{kind}s" in params:
@@ -53,13 +53,13 @@ def write(folder: pathlib.Path, model: Model, params: dict[str, Any], dataset: D
 
 
 def _savez(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:  # numpy would put an ending behind the name
-        # To its types, any name could be that of its option `allow_pickle`.
+    with path.open("wb") as file:  # np.savez would append .npz to a path
+        # The cast: to the type checker, any key could be the option `allow_pickle`.
         np.savez(file, **cast(dict[str, Any], arrays))
 
 
 def scoring_function(model: Model, params: dict[str, Any]) -> jax.export.Exported:
-    """The scores of pairs as a function of rows, to be serialized; see the module."""
+    """The exported function from rows to scores of pairs; see the module."""
     of_items = "users" not in params
 
     def score(user_BxD, item_BxD, prefs_BxSxD, mask_BxS):

@@ -1,4 +1,4 @@
-"""Recommendations as frames and files, with the users' own ids and the items' titles."""
+"""Rankings as frames and files, with original ids and titles."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.ranking.lists import Ranking
 
-USERS = 20_000  # of a part of a file
+USERS_PER_PART = 20_000  # of a file that is written in parts
 
 WRITERS = {
     "parquet": pl.LazyFrame.sink_parquet,
@@ -23,38 +23,38 @@ WRITERS = {
 }
 
 
-def numbers(ids: pl.Series, wanted: Iterable[Any], what: str) -> np.ndarray:
-    """The numbers of some ids, in their order; 196 and "196" are the same id.
+def indices(ids: pl.Series, wanted: Iterable[Any], kind: str) -> np.ndarray:
+    """Indices of the wanted ids, in their order; 196 and "196" are the same id.
 
     Args:
-      ids: all of them, by number.
-      wanted: those to find.
-      what: they are called in a sentence about one that does not exist.
+      ids: all ids, by index.
+      wanted: ids to look up.
+      kind: "user" or "item", for the error message.
 
     Raises:
-      UserError: naming the first id that the data does not have.
+      UserError: naming the first id that is not in the data.
     """
     wanted = [str(id).strip() for id in wanted]
-    table = pl.DataFrame({"id": ids}).with_row_index("number")
+    table = pl.DataFrame({"id": ids}).with_row_index("index")
     asked = pl.DataFrame({"id": pl.Series(wanted, dtype=pl.String).cast(ids.dtype, strict=False)})
-    found = asked.join(table, on="id", how="left", maintain_order="left")["number"]
-    if found.null_count():
-        unknown = wanted[found.is_null().to_list().index(True)]
-        raise UserError(f"there is no {what} {unknown!r} in the data.")
-    return found.to_numpy().astype(np.int64)
+    index = asked.join(table, on="id", how="left", maintain_order="left")["index"]
+    if index.null_count():
+        unknown = wanted[index.is_null().to_list().index(True)]
+        raise UserError(f"there is no {kind} {unknown!r} in the data.")
+    return index.to_numpy().astype(np.int64)
 
 
 def frame(ranking: Ranking, user_ids: pl.Series, dataset: Dataset) -> pl.DataFrame:
-    """A ranking as a frame; places without an item are left out.
+    """A ranking as a frame; unfilled ranks are left out.
 
     Args:
       ranking: of some users.
-      user_ids: by user number.
+      user_ids: by user index.
       dataset: for item ids and titles.
 
     Returns:
-      `user_id`, `item_id`, `title` (where the data has titles), `score` and `rank` (from 1), in
-      order of user and rank.
+      `user_id`, `item_id`, `title` (if the data has titles), `score` and `rank` (from 1),
+      ordered by user and rank.
     """
     n_users, length = ranking.item_CxK.shape
     item_R = ranking.item_CxK.ravel()
@@ -64,7 +64,7 @@ def frame(ranking: Ranking, user_ids: pl.Series, dataset: Dataset) -> pl.DataFra
     return pl.DataFrame(
         {
             "user_id": user_ids.gather(user_R),
-            **named(item_R, dataset),
+            **item_columns(item_R, dataset),
             "score": ranking.score_CxK.ravel()[filled_R],
             "rank": np.tile(np.arange(1, length + 1), n_users)[filled_R],
         }
@@ -72,7 +72,7 @@ def frame(ranking: Ranking, user_ids: pl.Series, dataset: Dataset) -> pl.DataFra
 
 
 def pairs(rankings: Sequence[Ranking]) -> tuple[np.ndarray, np.ndarray]:
-    """(user numbers, item numbers) of the rows that `frame` makes of rankings."""
+    """(user indices, item indices) of the rows of `concat(rankings, ...)`."""
     filled = [ranking.item_CxK >= 0 for ranking in rankings]
     users = [
         np.broadcast_to(ranking.user_C[:, None], ranking.item_CxK.shape)[is_filled]
@@ -84,14 +84,14 @@ def pairs(rankings: Sequence[Ranking]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(users), np.concatenate(items)
 
 
-def of_rankings(rankings: Iterable[Ranking], user_ids: pl.Series, dataset: Dataset) -> pl.DataFrame:
+def concat(rankings: Iterable[Ranking], user_ids: pl.Series, dataset: Dataset) -> pl.DataFrame:
     """Rankings as one frame; see `frame`."""
     tables = [frame(ranking, user_ids, dataset) for ranking in rankings]
     return pl.concat(tables or [frame(Ranking.empty(0), user_ids, dataset)])
 
 
-def named(item_R: np.ndarray, dataset: Dataset, prefix: str = "") -> dict[str, pl.Series]:
-    """Columns `item_id` and, where the data has titles, `title`."""
+def item_columns(item_R: np.ndarray, dataset: Dataset, prefix: str = "") -> dict[str, pl.Series]:
+    """Columns `item_id` and, if the data has titles, `title`, of item indices."""
     columns = {f"{prefix}item_id": dataset.item_ids.gather(item_R)}
     if dataset.titles is not None:
         columns[f"{prefix}title"] = dataset.titles.gather(item_R)
@@ -103,27 +103,27 @@ def write_in_parts(
     format: str,
     user_C: np.ndarray,
     make: Callable[[np.ndarray], pl.DataFrame],
-    of: Any,
+    depends_on: Any,
 ) -> int:
-    """Writes a table of many users a part at a time; a call that was stopped goes on where it was.
+    """Writes a table of many users in parts; an interrupted call is resumed by the same call.
 
     Args:
-      path: of the file, which is whole or not there.
+      path: of the file, written atomically.
       format: "parquet", "csv" or "jsonl".
-      user_C: user numbers.
-      make: the table of some of them.
-      of: whatever the table depends on but the users; parts that were made of the same are kept.
+      user_C: user indices.
+      make: maps some of them to their table.
+      depends_on: everything else the table depends on; finished parts with the same are reused.
 
     Returns:
       Number of rows.
     """
-    digest = hashlib.sha256(json.dumps(of).encode() + user_C.tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(depends_on).encode() + user_C.tobytes()).hexdigest()[:16]
     folder = path.parent / f".parts-{digest}"
     parts = []
-    for start in range(0, len(user_C), USERS):
+    for start in range(0, len(user_C), USERS_PER_PART):
         parts.append(folder / f"{start:012}.parquet")
         if not processes.any_process(parts[-1].exists()):
-            table = make(user_C[start : start + USERS])
+            table = make(user_C[start : start + USERS_PER_PART])
             write = table.write_parquet
             processes.in_first_process(
                 lambda part=parts[-1], write=write: storage.write(part, write)

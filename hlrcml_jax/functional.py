@@ -1,4 +1,4 @@
-"""A training loop of your own: parameters, batches, loss, step and scores as pure functions.
+"""Pure functions for your own training loop: parameters, batches, loss, step and scores.
 
 The parts that `main` puts together, for one device and under any `jax.jit`. This trains HLR on a
 sparse matrix (users, items) for three epochs, and scores four users against all items:
@@ -21,7 +21,7 @@ sparse matrix (users, items) for three epochs, and scores four users against all
 >>> F.scores(model, state.params, np.arange(4), np.arange(50), prefs_BxS, mask_BxS).shape
 (4, 50)
 
-A `Batch` has the ids of B examples: a user, an item of the user (the positive), N sampled items
+A `Batch` has the indices of B examples: a user, an item of the user (the positive), N sampled items
 (the negatives), and up to S other items of the user (the preferences), with a mask; examples of
 weight 0 are padding. Parameters, states and batches are trees of arrays, so that optax, orbax and
 the transformations of jax apply to them.
@@ -72,21 +72,21 @@ __all__ = [
 def make_sampler(
     interactions: scipy.sparse.csr_array, max_prefs: int = 0, candidates: int = 1, **how: Any
 ) -> Sampler:
-    """What draws batches, on the device.
+    """A sampler of batches, on the device.
 
     Args:
       interactions: boolean CSR (U, I), column indices ascending in each row.
-      max_prefs: S, preferences of an example; 0 for a model that looks at none.
+      max_prefs: S, preferences of an example; 0 for a model that uses none.
       candidates: N, negatives of an example.
-      **how: other attributes of `Sampler`.
+      **how: further attributes of `Sampler`.
     """
     return jax.device_put(Sampler.of(interactions, max_prefs, candidates=candidates, **how))
 
 
 def batches(sampler: Sampler, key: jax.Array, batch_size: int) -> Iterator[Batch]:
-    """The batches of an epoch: each interaction once as a positive, in a new order.
+    """The batches of an epoch: each interaction once as a positive, in shuffled order.
 
-    The last batch is filled up with examples of weight 0.
+    The last batch is padded with examples of weight 0.
 
     Args:
       sampler: of the interactions.
@@ -97,9 +97,9 @@ def batches(sampler: Sampler, key: jax.Array, batch_size: int) -> Iterator[Batch
     positives = Positives(known.users(), known.item_E, known.first, known.start_U1[-1], known.total)
     order_key, draw_key = jax.random.split(key)
     order_E = jax.random.permutation(order_key, known.total)
-    for number in range(math.ceil(known.total / batch_size)):
-        place_B = number * batch_size + jnp.arange(batch_size)
-        yield _draw(sampler, positives, draw_key, order_E, place_B, number)
+    for step in range(math.ceil(known.total / batch_size)):
+        index_B = step * batch_size + jnp.arange(batch_size)
+        yield _draw(sampler, positives, draw_key, order_E, index_B, step)
 
 
 _draw = jax.jit(draw_batch)
@@ -108,7 +108,7 @@ _draw = jax.jit(draw_batch)
 def preferences(
     sampler: Sampler, key: jax.Array, user_B: np.ndarray | jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Preferences (B, S) of users and their mask (B, S), to score with; no item is left out."""
+    """Preferences (B, S) of users for scoring, and their mask (B, S); no item is excluded."""
 
     def draw(user):
         nothing = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
@@ -133,7 +133,7 @@ def train_step(
       optimizer: of the parameters.
       state: before the update.
       batch: the examples.
-      constants: of the epoch (`constants_of`), for a model that has any.
+      constants: of the epoch (`constants_of`), if the model has any.
     """
     loss, gradients = jax.value_and_grad(objective, argnums=1)(
         model, state.params, batch, constants
@@ -154,15 +154,15 @@ def scores(
 ) -> jax.Array:
     """Scores (B, T) of users and items, higher is better.
 
-    All relations of T items are held at once, (I, M, T); `ranking.scorer.Scorer` ranks a whole
-    catalogue in bounded memory.
+    Holds the relations of T items with all items at once, (I, M, T); `ranking.scorer.Scorer` ranks
+    the full catalogue in bounded memory.
 
     Args:
       model: the model.
-      params: its parameters, widened by its constants (`widen`), if it has any.
-      user_B: user ids.
-      item_T: item ids.
-      prefs_BxS: preferences of each user, (B, 0) for a model that looks at none.
+      params: its parameters, with its constants (`widen`), if it has any.
+      user_B: user indices.
+      item_T: item indices.
+      prefs_BxS: preferences of each user, (B, 0) for a model that uses none.
       mask_BxS: True where a preference is real.
     """
     bound, items_IxD = model.bind({"params": params["model"]}), params["items"]

@@ -1,6 +1,6 @@
-"""Keys of a config as fields of frozen dataclasses: described, checked, written and read.
+"""Config keys as fields of frozen dataclasses: description, checks and conversion.
 
-`schema.py` has the keys themselves. `python -m hlrcml_jax.schema` prints their table, which is
+`schema.py` defines the keys themselves. `python -m hlrcml_jax.schema` prints their table, which is
 `configs/README.md`.
 """
 
@@ -25,11 +25,11 @@ class Key:
 
     Attributes:
       default: the default value.
-      meaning: what it is, in which unit and range.
-      allowed: whether a value is in its range.
-      choices: the allowed values, where they can be listed.
-      may_change: whether a run may be resumed after this key has changed.
-      code: whether the value may be the dotted path of a user's own code, see `custom.py`.
+      meaning: its description, with unit and range.
+      allowed: predicate, whether a value is in range.
+      choices: the allowed values, if they can be listed.
+      may_change: whether a run can be resumed with another value.
+      code: whether the value may be a dotted path to custom code, see `custom.py`.
       kind: type of the value.
     """
 
@@ -43,16 +43,16 @@ class Key:
 
     @property
     def text(self) -> str:
-        """The meaning with its choices."""
+        """The meaning, followed by the choices."""
         listed = [str(choice) or "''" for choice in self.choices]
         listed += ["or package.module:Name of your own"] if self.code and self.choices else []
         return f"{self.meaning}; one of {', '.join(listed)}" if listed else self.meaning
 
     def checked(self, name: str, value: Any) -> Any:
-        """The value as its type, an int as a float where a float is asked for.
+        """The value converted to the key's type: an int to a float, a list to a tuple.
 
         Raises:
-          UserError: naming the key, when it cannot have this value.
+          UserError: naming the key, when the value is not allowed.
         """
         if value is None and self.default is None:
             return None
@@ -76,7 +76,7 @@ class Key:
 
 
 def is_path(value: Any) -> bool:
-    """Whether a value is a dotted path, `package.module:Name`, and no built-in name."""
+    """Whether a value is a dotted path, `package.module:Name`, rather than a built-in name."""
     return isinstance(value, str) and ":" in value
 
 
@@ -96,7 +96,7 @@ def key(
     may_change: bool = False,
     code: bool = False,
 ) -> Any:
-    """A field of a config's dataclass; the arguments are those of `Key`.
+    """A dataclass field for a config key; the arguments are those of `Key`.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Model:
@@ -109,7 +109,7 @@ def key(
 
 
 class Options(Mapping[str, Any]):
-    """Options of a user's own code by name: an open section of a config, immutable."""
+    """Options of custom code by name: an immutable open section of a config."""
 
     def __init__(self, values: Mapping[str, Any] | None = None):
         self._values = dict(values or {})
@@ -130,13 +130,14 @@ class Options(Mapping[str, Any]):
         return f"Options({self._values!r})"
 
 
-def options(of: str, meaning: str) -> Any:
-    """The open section with the options of the code that another field of the section names."""
-    return dataclasses.field(default=Options(), metadata={"options_of": of, "meaning": meaning})
+def options(code_key: str, meaning: str) -> Any:
+    """A field for the options of the custom code that the field `code_key` names."""
+    metadata = {"options_of": code_key, "meaning": meaning}
+    return dataclasses.field(default=Options(), metadata=metadata)
 
 
 def kind_of(annotation: Any, default: Any) -> type:
-    """The type of a field's values; of `float | None` it is float."""
+    """The type of a field's values; float for `float | None`."""
     if default is not None:
         return type(default)
     kinds = (
@@ -148,33 +149,33 @@ def kind_of(annotation: Any, default: Any) -> type:
 
 @functools.cache
 def by_name(section: type, prefix: str = "") -> dict[str, Key]:
-    """Every key of a dataclass and its sections by dotted name, in their order."""
-    found = {}
+    """Every key of a dataclass and its sections by dotted name, in order of definition."""
+    keys = {}
     hints = typing.get_type_hints(section)
     for field in dataclasses.fields(section):
         if dataclasses.is_dataclass(field.default):
-            found |= by_name(type(field.default), f"{prefix}{field.name}.")
+            keys |= by_name(type(field.default), f"{prefix}{field.name}.")
         elif "key" in field.metadata:
             kind = kind_of(hints[field.name], field.default)
-            found[prefix + field.name] = dataclasses.replace(field.metadata["key"], kind=kind)
-    return found
+            keys[prefix + field.name] = dataclasses.replace(field.metadata["key"], kind=kind)
+    return keys
 
 
 @functools.cache
 def open_sections(section: type, prefix: str = "") -> dict[str, tuple[str, str]]:
-    """{open section: (key that names the code, meaning)} by dotted names."""
-    found = {}
+    """{open section: (key that names its code, meaning)}, by dotted name."""
+    sections = {}
     for field in dataclasses.fields(section):
         if dataclasses.is_dataclass(field.default):
-            found |= open_sections(type(field.default), f"{prefix}{field.name}.")
+            sections |= open_sections(type(field.default), f"{prefix}{field.name}.")
         elif "options_of" in field.metadata:
-            of = prefix + field.metadata["options_of"]
-            found[prefix + field.name] = of, field.metadata["meaning"]
-    return found
+            code_key = prefix + field.metadata["options_of"]
+            sections[prefix + field.name] = code_key, field.metadata["meaning"]
+    return sections
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Values of a ConfigDict, or of a dataclass, by dotted name; lists become tuples."""
+    """Values of a ConfigDict or dataclass by dotted name; lists become tuples."""
     if dataclasses.is_dataclass(config):
         values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     else:
@@ -194,7 +195,7 @@ Section = typing.TypeVar("Section")
 
 
 def build(section: type[Section], values: Mapping[str, Any], prefix: str = "") -> Section:
-    """A dataclass from values by dotted name; those that are not given have their defaults."""
+    """A dataclass from values by dotted name; missing values take their defaults."""
     made = {}
     for field in dataclasses.fields(section):  # pyright: ignore[reportArgumentType]
         name = prefix + field.name
@@ -214,12 +215,12 @@ def build(section: type[Section], values: Mapping[str, Any], prefix: str = "") -
 
 
 def replaced(config: Section, values: Mapping[str, Any]) -> Section:
-    """A dataclass with some values by dotted name, which are not checked: they may be arrays."""
+    """A dataclass with values replaced by dotted name; unchecked, so they may be arrays."""
     return build(type(config), flatten(config) | dict(values))
 
 
 def to_config_dict(config: Any) -> ml_collections.ConfigDict:
-    """A locked ConfigDict of a dataclass; its open sections take new keys."""
+    """A dataclass as a locked ConfigDict; its open sections accept new keys."""
     made = _unlocked(config).lock()
     for name in open_sections(type(config)):
         section: Any = made
@@ -230,7 +231,7 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
 
 
 def _unlocked(config: Any) -> ml_collections.ConfigDict:
-    made, known = ml_collections.ConfigDict(), by_name(type(config))
+    made, keys = ml_collections.ConfigDict(), by_name(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -239,16 +240,15 @@ def _unlocked(config: Any) -> ml_collections.ConfigDict:
             made[field.name] = ml_collections.ConfigDict(dict(value))
         else:
             if field.default is None:
-                kind = known[field.name].kind
-                made[field.name] = config_dict.placeholder(kind)
+                made[field.name] = config_dict.placeholder(keys[field.name].kind)
             made[field.name] = value
     return made
 
 
-def unknown_key(name: str, known: Collection[str]) -> UserError:
-    """The mistake of a key, or of the last part of one, that is not among the known ones."""
-    full_names = {full: full for full in known}
-    full_names |= {full.rpartition(".")[2]: full for full in known}
+def unknown_key(name: str, existing: Collection[str]) -> UserError:
+    """The error for a key, or the last part of one, that does not exist; suggests a close one."""
+    full_names = {full: full for full in existing}
+    full_names |= {full.rpartition(".")[2]: full for full in existing}
     close = difflib.get_close_matches(name, full_names, n=1)
     hint = f"did you mean {full_names[close[0]]}?" if close else "configs/README.md has all keys."
     return UserError(f"config key {name} does not exist; {hint}")
@@ -271,7 +271,6 @@ def render(config: type) -> str:
         default = f"`{made.default!r}`".replace("'", '"').replace("|", "\\|")
         text = made.text.replace("|", "\\|")
         rows[name] = f"| `{name}` | {default} | {text} | {'·' if made.may_change else ''} |"
-    for name, (of, meaning) in open_sections(config).items():
-        after = f"| `{name}.*` | | {meaning} | |"
-        rows[of] = f"{rows[of]}\n{after}"
+    for name, (code_key, meaning) in open_sections(config).items():
+        rows[code_key] += f"\n| `{name}.*` | | {meaning} | |"
     return "\n".join([*lines, *rows.values(), ""])

@@ -16,35 +16,35 @@ MODES = ("train", "evaluate", "recommend", "explain", "export", "analyse", "prep
 _CONFIG = flags.DEFINE_string(
     "config",
     None,
-    "FILE.py or FILE.py:KEY=VALUE,…, or the workdir of a run with the same config; without it, the "
-    "config of --workdir. --config.KEY=VALUE changes a key (configs/README.md has all keys).",
+    "FILE.py, FILE.py:KEY=VALUE,…, or the workdir of a run whose config to use; default: that of "
+    "--workdir. --config.KEY=VALUE overrides a key (configs/README.md has all keys).",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config name>.")
 _ALLOW_CODE = flags.DEFINE_bool(
-    "allow_code", False, "Import the code that the config of a workdir names, which you trust."
+    "allow_code", False, "Import the custom code named in the config of a workdir you trust."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT of the first process, when several work together."
+    "coordinator", "", "HOST:PORT of the first process, for several processes."
 )
 _N_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Number of processes.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process_id", 0, "Index of this process.", lower_bound=0)
-_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for them.", lower_bound=1)
+_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for all.", lower_bound=1)
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 
 
 def main(argv: list[str]) -> None:
-    """Does what `--mode` says with the config and the workdir of the flags."""
+    """Runs `--mode` with the config and workdir of the flags."""
     changes, others = command_line.split(argv[1:])
     if others:
         raise UserError(f"{others[0]!r} is not a flag; flags look like --workdir=DIR.")
-    logging.set_verbosity(logging.FATAL)  # orbax and jax say a lot; what matters is raised
+    logging.set_verbosity(logging.FATAL)  # orbax and jax log a lot; errors are raised
     made, workdir = command_line.read(changes, _CONFIG.value, _WORKDIR.value, _ALLOW_CODE.value)
     config = config_lib.validate(made)
     _run(config, workdir)
 
 
 def _run(config: config_lib.Config, workdir: str) -> None:
-    # Imported here: help, and a mistake in a key, need no jax.
+    # Imported here, because --help and config errors need no jax.
     import rich
 
     from hlrcml_jax import processes
@@ -75,12 +75,12 @@ def _run(config: config_lib.Config, workdir: str) -> None:
 
 
 def run() -> None:
-    """Runs the program; a mistake of the user's is one sentence on stderr and exit status 2."""
+    """Runs the program; a user error is one sentence on stderr and exit status 2."""
     run_program(main, flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; gives the arguments that are none, and the changes of the config."""
+    """Parses the flags; returns the arguments that are not flags, and the config overrides."""
     changes, others = command_line.split(argv[1:])
     asked = {"--help", "--helpfull", "--helpshort"} & set(others)
     try:

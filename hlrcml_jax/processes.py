@@ -1,4 +1,4 @@
-"""Several processes that work together, on one host or many, and what one of them does alone."""
+"""Several processes, on one host or many: joining, running in the first only, failing."""
 
 import contextlib
 import os
@@ -15,32 +15,32 @@ from jax.experimental import multihost_utils
 from hlrcml_jax.errors import UserError, warn
 
 LOST = "Gloo|UNAVAILABLE|DEADLINE_EXCEEDED"
-SENTENCE = 2000  # bytes of what processes tell each other
-SHUTDOWN = 20  # seconds that a process which ends waits for the others
+SENTENCE = 2000  # bytes of an error sentence that is broadcast
+SHUTDOWN = 20  # seconds that an exiting process waits for the others
 
 Tree = Any
 
 
 def join(coordinator: str, n_processes: int, process: int, timeout: int) -> None:
-    """Makes this process one of several that work together; before anything else asks of jax.
+    """Joins `jax.distributed`; call it before any other use of jax.
 
-    Without a coordinator that is done where a cluster says how: on TPUs, with Slurm and Open MPI.
+    Without a coordinator, only in clusters that jax detects: TPU pods, Slurm and Open MPI.
 
     Args:
       coordinator: host:port where the first process listens.
-      n_processes: of all hosts.
-      process: number of this one.
-      timeout: seconds after which the program ends, with a sentence, when not all have come.
+      n_processes: over all hosts.
+      process: index of this process.
+      timeout: seconds until the program exits, with a sentence, if processes are missing.
     """
     options: dict[str, Any] = {}
     if coordinator:
-        numbers = {"num_processes": n_processes, "process_id": process}
-        options = {"coordinator_address": coordinator} | numbers
+        ids = {"num_processes": n_processes, "process_id": process}
+        options = {"coordinator_address": coordinator} | ids
     elif not _in_cluster():
         return
 
     def give_up():
-        # jax itself ends the process with a stack trace, and cannot be stopped from that.
+        # jax would abort the process with a stack trace, which cannot be caught.
         print(
             f"hlrcml_jax: not all processes came to {coordinator or 'the coordinator'} within "
             f"{timeout} s; start all of them, each with its own --process_id and one --coordinator "
@@ -50,7 +50,7 @@ def join(coordinator: str, n_processes: int, process: int, timeout: int) -> None
         )
         os._exit(2)
 
-    # On CPUs, what two programs say to other processes at one time would be mixed up.
+    # On CPUs, collectives of two concurrent programs would be mixed up.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     timer = threading.Timer(timeout, give_up)
     timer.daemon = True
@@ -69,39 +69,39 @@ def _in_cluster() -> bool:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends this process, with a sentence, when another one has been lost."""
+    """Exits with a sentence when another process has been lost."""
     try:
         yield
     except Exception as error:
         if not lost_another(error):
             raise
         warn(
-            f"another process was lost ({' '.join(str(error).split())[:200]}); give the same "
-            "commands again: what was saved is kept."
+            f"another process was lost ({' '.join(str(error).split())[:200]}); run the "
+            "same commands again: saved work is kept."
         )
         os._exit(1)  # jax would wait for it first
 
 
 def lost_another(error: Exception) -> bool:
-    """Whether an error means that another process was lost, which jax says in many ways."""
+    """Whether an error means that another process was lost; jax raises many kinds."""
     return jax.process_count() > 1 and re.search(LOST, str(error)) is not None
 
 
 def is_first_process() -> bool:
-    """Whether this process writes what one must write for all."""
+    """Whether this is the process that writes files for all."""
     return jax.process_index() == 0
 
 
 def in_first_process(function: Callable[[], Tree]) -> Tree | None:
-    """What a function gives in the first process, for which the others wait; None in those.
+    """Runs a function in the first process, while the others wait; they get None.
 
     Raises:
-      UserError: in all processes, when the function did in the first.
+      UserError: in all processes, when the function raised it.
     """
-    found, sentence = None, b""
+    result, sentence = None, b""
     if is_first_process():
         try:
-            found = function()
+            result = function()
         except UserError as error:
             sentence = str(error).encode()
     if jax.process_count() > 1:
@@ -109,11 +109,11 @@ def in_first_process(function: Callable[[], Tree]) -> Tree | None:
         sentence = multihost_utils.broadcast_one_to_all(text_N).tobytes().rstrip()
     if sentence:
         raise UserError(sentence.decode(errors="replace"))
-    return found
+    return result
 
 
 def any_process(condition: bool) -> bool:
-    """Whether it is true in any process; all must ask."""
+    """Whether a condition holds in any process; all processes must call this."""
     if jax.process_count() == 1:
         return condition
     return bool(multihost_utils.process_allgather(np.array(condition)).any())

@@ -1,4 +1,4 @@
-"""A trained model, to be used from Python: recommendations, reasons, new users.
+"""A trained model in Python: recommendations, explanations, similar items, new users.
 
 >>> import hlrcml_jax as hlr
 >>> recommender = hlr.load("runs/quickstart")  # doctest: +SKIP
@@ -19,33 +19,33 @@ from hlrcml_jax.runs import build
 from hlrcml_jax.runs.build import Best, best_checkpoint
 from hlrcml_jax.runs.workdir import open_run
 
-Ids = Any  # one id, or several in whatever can be iterated
+Ids = Any  # one id, or an iterable of ids
 
 
 def load(workdir: str | pathlib.Path, allow_code: bool = False, **changes: Any) -> "Recommender":
-    """The best checkpoint of a run.
+    """Loads the best checkpoint of a run.
 
     Args:
-      workdir: of a run that `main` or `train_and_evaluate` made.
-      allow_code: import the code that the run's config names (as `model.name=mine:Gated`), which
-        you trust.
+      workdir: of a run of `main` or `train_and_evaluate`.
+      allow_code: import custom code named in the run's config (as `model.name=mine:Gated`); only
+        if you trust it.
       **changes: config keys that may change, with __ for dots, as data__path="moved.csv".
 
     Raises:
       UserError: when there is no run, no checkpoint, or the data cannot be found.
     """
     values = {name.replace("__", "."): value for name, value in changes.items()}
-    # Tables lie as they are on the devices of one run, and whole here.
+    # However the run sharded its tables, here they are replicated.
     values["parallel.tables"] = "replicated"
     run = open_run(config_files.from_workdir(workdir, values, allow_code), workdir)
     return Recommender(best_checkpoint(run))
 
 
 class Recommender:
-    """Recommends what a model has learnt; ids are those of the data, in frames of polars.
+    """Recommendations of a trained model, as polars frames with the ids of the data.
 
     Args:
-      best: the best checkpoint of a run whose tables are not divided.
+      best: the best checkpoint of a run whose tables are not sharded.
     """
 
     def __init__(self, best: Best):
@@ -56,29 +56,29 @@ class Recommender:
 
     @property
     def users(self) -> pl.Series:
-        """Ids of the users that the data has."""
+        """Ids of the users in the data."""
         return self._dataset.user_ids
 
     @property
     def items(self) -> pl.Series:
-        """Ids of the items that can be recommended."""
+        """Ids of the items in the catalogue."""
         return self._dataset.item_ids
 
     def find(self, text: str) -> pl.DataFrame:
-        """The items that have a text in their title, or in their id where there are no titles.
+        """The items with a text in their title, or in their id if there are no titles.
 
         Args:
-          text: capitals do not count.
+          text: case-insensitive.
 
         Returns:
-          `item_id` and `title` (where the data has titles), the most popular item first.
+          `item_id` and `title` (if the data has titles), the most popular item first.
         """
         titles, wanted = self._dataset.titles, text.lower()
         texts = (self.items if titles is None else titles).cast(pl.String).str.to_lowercase()
         item_R = np.flatnonzero(texts.str.contains(wanted, literal=True).fill_null(False))
         count_I = count_items(self._dataset.train)
         item_R = item_R[np.argsort(-count_I[item_R], kind="stable")]
-        return pl.DataFrame(frames.named(item_R, self._dataset))
+        return pl.DataFrame(frames.item_columns(item_R, self._dataset))
 
     def recommend(
         self,
@@ -87,21 +87,21 @@ class Recommender:
         filter_viewed: bool = True,
         items: Ids = None,
     ) -> pl.DataFrame:
-        """The k best items of some users.
+        """The top k items of some users.
 
         Args:
-          users: ids; all users of the data, if it is not given.
-          k: items for each; fewer where there are not so many.
-          filter_viewed: leave out what a user has in training and validation.
-          items: ids, of which alone to recommend.
+          users: user ids; None for all users.
+          k: items per user; fewer if the catalogue has fewer.
+          filter_viewed: leave out a user's training and validation items.
+          items: item ids to choose from; None for all.
 
         Returns:
-          `user_id`, `item_id`, `title` (where the data has titles), `score` and `rank` (from 1).
+          `user_id`, `item_id`, `title` (if the data has titles), `score` and `rank` (from 1).
 
         Raises:
-          UserError: an id that the data does not have.
+          UserError: for an id that is not in the data.
         """
-        user_C = np.arange(len(self.users)) if users is None else self._numbers(users, "user")
+        user_C = np.arange(len(self.users)) if users is None else self._indices(users, "user")
         return self._rank(self._scorer, self._ready, user_C, self.users, k, filter_viewed, items)
 
     def recommend_new(
@@ -111,14 +111,13 @@ class Recommender:
         filter_viewed: bool = True,
         items: Ids = None,
     ) -> pl.DataFrame:
-        """The k best items of users that the model has never seen, without training it again.
+        """The top k items of new users, without retraining.
 
-        Their vectors are found by some steps on the training loss with everything else fixed (see
-        `fold_in.py`); relations use their items at once.
+        Their embeddings are folded in: some steps on the training loss, everything else fixed (see
+        `fold_in.py`). Relations use their histories directly.
 
         Args:
-          histories: {user id: its item ids}, or a frame of `user_id` and `item_id` (polars or
-            pandas).
+          histories: {user id: item ids}, or a frame of `user_id` and `item_id` (polars or pandas).
           k: as in `recommend`, like the other arguments and the result.
         """
         ids, scorer, ready = self._new_users(histories)
@@ -126,39 +125,39 @@ class Recommender:
         return self._rank(scorer, ready, user_C, ids, k, filter_viewed, items)
 
     def similar_items(self, items: Ids, k: int = 10) -> pl.DataFrame:
-        """The k items that are most like each of some items, itself not among them.
+        """The k items most similar to each of some items, the item itself excluded.
 
         Args:
-          items: ids.
-          k: items for each.
+          items: item ids.
+          k: similar items per item.
 
         Returns:
-          `to_item_id`, `item_id`, `title` (where the data has titles), `score` (minus the squared
-          distance; of models that score by inner products the cosine, or the weight) and `rank`.
+          `to_item_id`, `item_id`, `title` (if the data has titles), `score` (minus the squared
+          distance; for inner-product models the cosine, or the weight) and `rank`.
         """
-        item_T = self._numbers(items, "item")
+        item_T = self._indices(items, "item")
         similarity_TxI = self._model.item_similarity(np.asarray(self._trained["items"]), item_T)
         similarity_TxI[np.arange(len(item_T)), item_T] = -np.inf
         k = min(k, len(self.items) - 1)
         item_TxK = np.argsort(-similarity_TxI, axis=1, kind="stable")[:, :k]
         item_R = item_TxK.ravel()
         columns: dict[str, Any] = {"to_item_id": self.items.gather(np.repeat(item_T, k))}
-        columns |= frames.named(item_R, self._dataset)
+        columns |= frames.item_columns(item_R, self._dataset)
         columns["score"] = np.take_along_axis(similarity_TxI, item_TxK, axis=1).ravel()
         columns["rank"] = np.tile(np.arange(1, k + 1), len(item_T))
         return pl.DataFrame(columns)
 
     def scores(self, users: Ids, items: Ids) -> pl.DataFrame:
-        """The scores of all pairs, known ones too: minus the squared distances, of most models.
+        """Scores of all pairs, including viewed items; for most models minus the squared distance.
 
         Args:
-          users: ids.
-          items: ids.
+          users: user ids.
+          items: item ids.
 
         Returns:
-          `user_id`, `item_id` and `score`, by the order of the users and then of the items.
+          `user_id`, `item_id` and `score`, in the order of the users, then of the items.
         """
-        user_C, item_T = self._numbers(users, "user"), self._numbers(items, "item")
+        user_C, item_T = self._indices(users, "user"), self._indices(items, "item")
         distinct_T, column_T = np.unique(item_T, return_inverse=True)
         only_I = np.zeros(len(self.items), bool)
         only_I[distinct_T] = True
@@ -176,49 +175,49 @@ class Recommender:
     def explain(
         self, user: Any, items: Ids, most: int = 0, history: Iterable[Any] | None = None
     ) -> pl.DataFrame:
-        """The past items of a user that speak for some items.
+        """The past items of a user with the largest attention shares for some items.
 
         Args:
-          user: id.
-          items: ids.
-          most: reasons for each item; 0 for all.
-          history: item ids of a user that the data does not have.
+          user: user id.
+          items: item ids to explain.
+          most: most reasons per item; 0 for all.
+          history: item ids of a new user, who is not in the data.
 
         Returns:
-          `user_id`, `item_id`, `title`, `reason_item_id`, `reason_title`, and the shares of
-          `explain.Reasons`; the largest share first. Titles are there where the data has some.
+          `user_id`, `item_id`, `title`, `reason_item_id`, `reason_title` (titles if the data has
+          them) and the shares of `explain.Reasons`, in descending order of share.
 
         Raises:
-          UserError: an unknown id, or a model that attends to nothing.
+          UserError: for an unknown id, or a model without attention.
         """
         if history is None:
             ids, scorer, params = self.users, self._scorer, self._params
-            user_N = self._numbers(user, "user")
+            user_N = self._indices(user, "user")
         else:
             ids, scorer, ready = self._new_users({user: history})
             params, user_N = build.on_host(self._run, ready), np.zeros(1, int)
-        item_N = self._numbers(items, "item")
+        item_N = self._indices(items, "item")
         pairs = np.repeat(user_N, len(item_N)), np.tile(item_N, len(user_N))
         why = explain.reasons(self._model, params, scorer, *pairs, most)
-        columns = {"user_id": ids.gather(pairs[0]), **frames.named(pairs[1], self._dataset)}
+        columns = {"user_id": ids.gather(pairs[0]), **frames.item_columns(pairs[1], self._dataset)}
         table = pl.DataFrame(columns).with_row_index("pair")
         return table.join(why.frame(self._dataset), "pair", maintain_order="right").drop("pair")
 
-    def _numbers(self, wanted: Ids, what: str) -> np.ndarray:
+    def _indices(self, wanted: Ids, kind: str) -> np.ndarray:
         single = isinstance(wanted, str | bytes) or not isinstance(wanted, Iterable)
-        ids = {"user": self.users, "item": self.items}[what]
-        return frames.numbers(ids, [wanted] if single else wanted, what)
+        ids = {"user": self.users, "item": self.items}[kind]
+        return frames.indices(ids, [wanted] if single else wanted, kind)
 
     def _rank(self, scorer, ready, user_C, ids, k, filter_viewed, items) -> pl.DataFrame:
         only_I = None
         if items is not None:
             only_I = np.zeros(len(self.items), bool)
-            only_I[self._numbers(items, "item")] = True
+            only_I[self._indices(items, "item")] = True
         rankings = scorer.rank(ready, user_C, k, filter_viewed, only_I)
-        return frames.of_rankings(rankings, ids, self._dataset)
+        return frames.concat(rankings, ids, self._dataset)
 
     def _new_users(self, histories) -> tuple[pl.Series, Ranker, dict[str, Any]]:
-        """(ids, a scorer that knows their items, parameters with their vectors on the devices)."""
+        """(ids, scorer with their histories, parameters with their embeddings on the devices)."""
         if isinstance(histories, Mapping):
             pairs = [(user, item) for user, items in histories.items() for item in items]
             user_R, item_R = zip(*pairs, strict=True) if pairs else ((), ())
@@ -226,10 +225,10 @@ class Recommender:
         else:
             user_R, item_R = (list(histories[name]) for name in ("user_id", "item_id"))
             ids = list(dict.fromkeys(user_R))
-        row = {user: number for number, user in enumerate(ids)}
-        row_R = np.array([row[user] for user in user_R], np.int64)
+        row_of = {user: row for row, user in enumerate(ids)}
+        row_R = np.array([row_of[user] for user in user_R], np.int64)
         shape = (len(ids), len(self.items))
-        known = to_csr(row_R, frames.numbers(self.items, item_R, "item"), shape)
+        known = to_csr(row_R, frames.indices(self.items, item_R, "item"), shape)
         scorer = build.make_scorer(self._run, known, self._scorer.rarity_I)
         params = build.with_new_users(self._run, self._trained, known)
         return pl.Series("user_id", ids, strict=False), scorer, params

@@ -1,6 +1,6 @@
-"""Every key of a config, by sections, with its default, its meaning and what it may be.
+"""Every config key, by section, with its default, description and allowed values.
 
-`config.py` has what makes, checks and converts a config.
+`config.py` makes, validates and converts configs.
 """
 
 import dataclasses
@@ -9,13 +9,13 @@ from typing import Any
 
 from hlrcml_jax.keys import Options, is_path, key, options, render
 
-# Built-in names; a test holds them against the registries that have them as keys.
+# Built-in names; a test compares them with the registries.
 DATASETS = ("ml-100k", "ml-latest-small", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m")
 LAYOUTS = ("u.data", "ratings.dat", "ratings.csv", "inter", "train_triplets.txt")
 LAYOUTS += ("ratings_Books.csv", "yelp_academic_dataset_review.json")
 FORMATS = (*LAYOUTS, "delimited", "jsonl", "parquet", "adjacency", "adjacency_counted", "npz")
 SPLITS = ("random", "user", "last", "time", "user_time", "users", "given")
-# Models and losses with the paths of what they are.
+# Dotted paths of the built-in models and losses.
 MODELS = {
     "hlr": "hlrcml_jax.models.hlr:HLR",
     "hlr++": "hlrcml_jax.models.hlr:HLRPlusPlus",
@@ -34,7 +34,7 @@ LOSSES = {
     "hinge": "hlrcml_jax.training.losses:hinge",
     "softmax": "hlrcml_jax.training.losses:softmax",
 }
-USERS = ("vectors", "items")
+USER_REPRESENTATIONS = ("vectors", "items")
 PREFERENCE_WEIGHTS = ("uniform", "unpop")
 NEGATIVE_WEIGHTS = ("uniform", "popularity")
 METRICS = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate")
@@ -59,7 +59,7 @@ def factor(value: float) -> bool:
 
 
 def _path(meaning: str) -> Any:
-    # The same data may lie elsewhere: a run knows its data by content.
+    # The same data may be moved: a run identifies its data by content.
     return key("", meaning, may_change=True)
 
 
@@ -74,7 +74,7 @@ def _are_cutoffs(value: tuple) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Where a file has what is read."""
+    """The columns of a file."""
 
     user: str = key("", f"user ids: {COLUMN}")
     item: str = key("", f"item ids: {COLUMN}")
@@ -114,7 +114,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which interactions, and how they are read and filtered."""
+    """The interactions: source, format and filters."""
 
     name: str = key("", "public data set; '' for your own file", choices=("", *DATASETS))
     path: str = _path("your own file; with data.name, a folder that already has its files")
@@ -182,12 +182,14 @@ class EASE:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The model and its size; each model reads the keys that it has as fields."""
+    """The model and its size; each model reads the keys that are its fields."""
 
     name: str = key("hlr", "the model", choices=MODELS, code=True)
     options: Options = options("name", "options of a model of your own: its other fields")
     users: str = key(
-        "vectors", "how a user is represented: by its own vector or by its items", choices=USERS
+        "vectors",
+        "how a user is represented: by its own vector or by its items",
+        choices=USER_REPRESENTATIONS,
     )
     dim: int = key(100, "D, length of the user and item vectors; at least 1", at_least(1))
     memory_slots: int = key(20, "M, slots of the relation memory; at least 1", at_least(1))

@@ -1,7 +1,7 @@
-"""Files that are whole or not there, and one sentence where they cannot be written.
+"""Atomic writes: a file is complete or absent, and a failed write is one sentence.
 
-They lie on a disk, or in a bucket of Google Cloud Storage, `gs://bucket/folder`, for which the
-paths of etils stand in for those of pathlib; a file there is written elsewhere and then sent.
+Files are on a disk, or in a Google Cloud Storage bucket, `gs://bucket/folder`, with etils paths in
+place of pathlib's; files for a bucket are written to a temporary folder and then uploaded.
 """
 
 import contextlib
@@ -19,53 +19,53 @@ from hlrcml_jax.errors import UserError
 BUCKET = "gs://"
 
 
-def place(path: pathlib.Path | str) -> pathlib.Path:
-    """An absolute path of this machine, or one in a bucket.
+def absolute(path: pathlib.Path | str) -> pathlib.Path:
+    """The absolute path, local or in a bucket.
 
     Raises:
-      UserError: when what reaches buckets is not installed.
+      UserError: when gcsfs, which buckets need, is not installed.
     """
     if not str(path).startswith(BUCKET):
         return pathlib.Path(path).absolute()
     if importlib.util.find_spec("gcsfs") is None:
-        raise UserError(f"{path}: buckets are reached through gcsfs; pip install '.[gcs]' has it.")
+        raise UserError(f"{path}: buckets need gcsfs; run pip install '.[gcs]'.")
     return cast(pathlib.Path, epath.Path(path))
 
 
 def is_remote(path: pathlib.Path | str) -> bool:
-    """Whether a path lies in a bucket."""
+    """Whether a path is in a bucket."""
     return str(path).startswith(BUCKET)
 
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path | str) -> Iterator[None]:
-    """Turns what the file system refuses into a sentence about the path, or its key.
+    """Turns a file-system error into a sentence that names the path, or its config key.
 
     Raises:
-      UserError: also of a full disk.
+      UserError: when writing fails, as on a full disk.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        import polars as pl  # not at the top: a config is read without it
+        import polars as pl  # not at the top: reading a config does not need it
 
         if not isinstance(error, (OSError, pl.exceptions.PolarsError)) and not is_remote(path):
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} cannot be written ({reason}); make room, or take another place, and give the "
-            "same command again: what was finished before is kept."
+            f"{path} cannot be written ({reason}); free space or choose another path, and run the "
+            "same command again: finished work is kept."
         ) from None
 
 
 def write(path: pathlib.Path, writer: Callable[[pathlib.Path], object]) -> None:
-    """Writes a file beside its place, with its folder, and moves it there.
+    """Writes a file atomically: to a scratch file beside it, then renamed; creates the folder.
 
     Args:
       path: of the file.
-      writer: writes to the path that it is given.
+      writer: is called with the scratch path and writes to it.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def write(path: pathlib.Path, writer: Callable[[pathlib.Path], object]) -> None:
 
 @contextlib.contextmanager
 def local(paths: Sequence[pathlib.Path]) -> Iterator[list[pathlib.Path]]:
-    """The files themselves, or copies of those in a bucket."""
+    """The paths themselves, or local copies of files in a bucket."""
     if not any(map(is_remote, paths)):
         yield list(paths)
         return
@@ -102,7 +102,7 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def move_folder(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Moves a folder and what is in it; in a bucket, which has no folders, each file."""
+    """Moves a folder with its content; in a bucket, which has no folders, file by file."""
     if not is_remote(source):
         target.parent.mkdir(exist_ok=True)
         source.replace(target)
@@ -116,7 +116,7 @@ def move_folder(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def append_text(path: pathlib.Path, text: str) -> None:
-    """Adds to a file; what lies in a bucket cannot grow, and is written again."""
+    """Appends to a file; a file in a bucket cannot grow, so it is rewritten."""
     with writing(path):
         if is_remote(path):
             path.write_text(path.read_text() + text)
@@ -126,5 +126,5 @@ def append_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file of text, likewise."""
+    """Writes a text file atomically."""
     write(path, lambda scratch: scratch.write_text(text))

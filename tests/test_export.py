@@ -80,5 +80,5 @@ def test_a_model_without_vectors_says_so(tmp_path):
     values = {"data.path": str(tmp_path / "own.csv"), "data.cache_dir": str(tmp_path / "cache")}
     config = make_config(values | {"model.name": "ease"})
     run = experiment.fit(config, tmp_path / "run")
-    with pytest.raises(UserError, match="EASE has no vectors"):
+    with pytest.raises(UserError, match="EASE has no embeddings"):
         experiment.export(best_checkpoint(run))

@@ -43,7 +43,7 @@ def read(path, content, **layout):
 
 
 def test_a_bomb_does_not_fill_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "ROOM", 1000)
+    monkeypatch.setattr(archives, "MIN_LIMIT", 1000)
     with pytest.raises(UserError, match=r"bomb.csv.gz: more than .* bytes come out of it"):
         read(tmp_path / "bomb.csv.gz", gzip.compress(b"user,item\n" + b"0,0\n" * 10**6))
 
@@ -108,7 +108,7 @@ def test_nothing_of_a_stranger_is_executed(tmp_path):
     for path in (tmp_path / "checkpoints").rglob("*"):
         if path.is_file():
             path.write_bytes(pickle.dumps(Touch(made)))
-    with pytest.raises(UserError, match="what ranks this checkpoint cannot be read"):
+    with pytest.raises(UserError, match="the metrics of this checkpoint are unreadable"):
         Checkpoints(tmp_path)
     with Checkpoints(tmp_path, writes=True) as checkpoints:
         assert checkpoints.latest(target) is None

@@ -247,7 +247,7 @@ MISTAKES = {
         name: (["--config.data.path={data}/" + name], said)
         for name, said in {
             "empty.csv": "empty.csv: the file is empty",
-            "header.csv": "header.csv: there is a header",
+            "header.csv": "header.csv: it has a header",
             "semicolons.csv": "semicolons.csv, line 1: no column that looks like the user",
             "columns.csv": "data.columns.user",
             "text.csv": "text.csv, line 3: 'good' in column 'rating'",

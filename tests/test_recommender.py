@@ -60,7 +60,7 @@ def trained(tmp_path_factory):
 def history(recommender, user):
     """The items that a user is known to have."""
     dataset = recommender._run.dataset
-    row = frames.numbers(dataset.user_ids, [user], "user")
+    row = frames.indices(dataset.user_ids, [user], "user")
     return dataset.item_ids.gather(dataset.known("test")[row].indices).to_list()
 
 
@@ -112,10 +112,10 @@ def test_items_are_found_by_their_titles(trained):
 
 def test_numbers_of_ids():
     ids = pl.Series([3, 10, 7])
-    np.testing.assert_array_equal(frames.numbers(ids, ["7", 3, " 3"], "user"), [2, 0, 0])
+    np.testing.assert_array_equal(frames.indices(ids, ["7", 3, " 3"], "user"), [2, 0, 0])
     for wrong in ("x", "3.0", 3.5, None):
         with pytest.raises(UserError, match=f"no user '{wrong}'"):
-            frames.numbers(ids, [10, wrong], "user")
+            frames.indices(ids, [10, wrong], "user")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_similar_items(trained, model):
     items = np.asarray(recommender._trained["items"], np.float64)
     found = recommender.similar_items(["i4", "i9"], k=3)
     assert found["to_item_id"].to_list() == ["i4"] * 3 + ["i9"] * 3
-    of = frames.numbers(recommender.items, ["i4"], "item")[0]
+    of = frames.indices(recommender.items, ["i4"], "item")[0]
     vectors = items[:, :-1] if model == "bpr" else items
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     expected = unit @ unit[of]
@@ -240,7 +240,7 @@ def test_similar_items(trained, model):
 
 
 def test_a_table_in_parts_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(frames, "USERS", 2)
+    monkeypatch.setattr(frames, "USERS_PER_PART", 2)
     users, calls = np.arange(5), []
 
     def make(user_C):

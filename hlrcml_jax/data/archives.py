@@ -1,4 +1,4 @@
-"""Files that were made smaller: unpacked as a stream, never to a place that they name."""
+"""Decompression as a stream, to a temporary file and never to a path in the archive."""
 
 import contextlib
 import gzip
@@ -12,19 +12,19 @@ from typing import BinaryIO
 
 from hlrcml_jax.errors import UserError
 
-# Tables grow ten times; files that are made to fill a disk, a thousand times and more.
-RATIO, ROOM = 200, 1 << 28
+# Tables expand about tenfold; decompression bombs a thousandfold and more.
+MAX_RATIO, MIN_LIMIT = 200, 1 << 28
 BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
 
 
 @contextlib.contextmanager
 def unpacked(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A file as it was before gzip, xz or zip, which go by its ending; as it is without them.
+    """The file, decompressed to a temporary copy if it ends in .gz, .xz or .zip.
 
-    A zip must hold one file. The copy is temporary.
+    A zip must hold exactly one file.
 
     Raises:
-      UserError: an archive that cannot be unpacked, or holds several files.
+      UserError: when it cannot be decompressed, or a zip holds several files.
     """
     openers = {".gz": gzip.open, ".xz": lzma.open, ".zip": _open_only_member}
     if path.suffix not in openers:
@@ -34,9 +34,11 @@ def unpacked(path: pathlib.Path) -> Iterator[pathlib.Path]:
         plain = pathlib.Path(folder) / path.with_suffix("").name
         try:
             with openers[path.suffix](path) as source, plain.open("wb") as target:
-                _copy(source, target, max(ROOM, RATIO * path.stat().st_size), path)
+                _copy(source, target, max(MIN_LIMIT, MAX_RATIO * path.stat().st_size), path)
         except BROKEN as error:
-            raise UserError(f"{path}: cannot be unpacked ({error}).") from None
+            raise UserError(
+                f"{path}: cannot be unpacked ({error}); fetch it again, or unpack it yourself."
+            ) from None
         yield plain
 
 
@@ -44,8 +46,8 @@ def _copy(source: BinaryIO, target: BinaryIO, most: int, path: pathlib.Path) -> 
     while part := source.read(1 << 20):
         if target.tell() + len(part) > most:
             raise UserError(
-                f"{path}: more than {most:,} bytes come out of it, which is no table; unpack it "
-                "yourself if it is."
+                f"{path}: more than {most:,} bytes come out of it, too many for a table; unpack "
+                "it yourself if it is one."
             )
         target.write(part)
 
@@ -55,6 +57,6 @@ def _open_only_member(path: pathlib.Path):
     with zipfile.ZipFile(path) as archive:
         files = [member for member in archive.infolist() if not member.is_dir()]
         if len(files) != 1:
-            raise UserError(f"{path}: it holds {len(files)} files; unpack it, and name one.")
+            raise UserError(f"{path}: it holds {len(files)} files; unpack it and name one of them.")
         with archive.open(files[0]) as source:
             yield source

@@ -1,4 +1,4 @@
-"""Tables of text that are not in memory yet: their columns found, checked and typed as a stream."""
+"""Lazy text tables: columns are located, checked and typed as a stream."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from hlrcml_jax.errors import UserError
 
 ROLES = ("user", "item", "value", "time")
 
-# Column names that need no configuration, in lower case and without `_`.
+# Column names recognised without configuration, in lower case and without `_`.
 USUAL_NAMES = {
     "user": ("userid", "user", "uid", "customerid", "reviewerid"),
     "item": (
@@ -28,13 +28,13 @@ USUAL_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class TextTable:
-    """A table of text that is not in memory yet.
+    """A lazy table of text columns.
 
     Attributes:
-      path: the plain file.
+      path: the uncompressed file.
       format: of the file.
       layout: of the file.
-      lines: one row a line or record, all columns as text.
+      lines: one row per line or record, all columns as text.
     """
 
     path: pathlib.Path
@@ -44,7 +44,7 @@ class TextTable:
 
     @contextlib.contextmanager
     def readable(self) -> Iterator[None]:
-        """Says where a file cannot be read."""
+        """Turns a reader's error into a sentence that names the line."""
         try:
             yield
         except pl.exceptions.NoDataError:
@@ -53,12 +53,12 @@ class TextTable:
             raise mistakes.why_unreadable(self.path, self.format, self.layout, error) from None
 
     def names(self) -> list[str]:
-        """The columns' names."""
+        """The column names."""
         with self.readable():
             return self.lines.collect_schema().names()
 
     def named(self, wanted: str) -> str | None:
-        """The column with a name, or at a 0-based place written as text, if there is one."""
+        """The column with this name or 0-based index (as text), or None."""
         names = self.names()
         if wanted in names:
             return wanted
@@ -78,10 +78,10 @@ class TextTable:
         return None
 
     def column(self, role: str, section: str = "columns") -> str:
-        """The name of a role's column.
+        """The name of the column for a role.
 
         Raises:
-          UserError: there is none, or none of the name that the layout gives.
+          UserError: when no column has the configured or a usual name.
         """
         if name := self._find(role):
             return name
@@ -96,7 +96,7 @@ class TextTable:
         )
 
     def collect(self, roles: Sequence[str], threshold: float | None) -> pl.DataFrame:
-        """The typed table, after every row has been checked."""
+        """The typed table; every row is checked first."""
         used = {}
         for role in (role for role in ROLES if role in roles):
             given = self.layout.columns[ROLES.index(role)]
@@ -104,7 +104,7 @@ class TextTable:
                 used[role] = self.column(role)
         if threshold is not None and "value" not in used:
             return above(pl.DataFrame(schema=["user"]), threshold)
-        # Blank lines come as rows of nulls; anything else that is missing is a mistake.
+        # Blank lines are rows of nulls; any other missing value is an error.
         rows = self.lines.with_row_index("row").filter(
             ~pl.all_horizontal(pl.exclude("row").is_null())
         )
@@ -117,38 +117,38 @@ class TextTable:
             for name, expression in check.summary().items()
         ]
         with self.readable():
-            found = rows.select(pl.len(), *summary).collect(engine="streaming").row(0, named=True)
-        if not found["len"]:
-            raise UserError(f"{self.path}: there is a header but no interaction below it.")
+            stats = rows.select(pl.len(), *summary).collect(engine="streaming").row(0, named=True)
+        if not stats["len"]:
+            raise UserError(f"{self.path}: it has a header but no interactions.")
         for role, check in checks.items():
-            own = {name: found[f"{role} {name}"] for name in check.summary()}
+            own = {name: stats[f"{role} {name}"] for name in check.summary()}
             wrong = check.wrong(own)
             if wrong is not None:
-                raise self._mistake(rows, used[role], role, *wrong)
+                raise self._error(rows, used[role], role, *wrong)
             rows = rows.with_columns(check.typed(own).alias(role))
         if threshold is not None:
-            _check_reached(found["value largest"], threshold)
+            _check_reached(stats["value largest"], threshold)
             rows = rows.filter(pl.col("value") >= threshold)
         with self.readable():
             return rows.select(role for role in ROLES if role in used).collect(engine="streaming")
 
-    def _mistake(self, rows, column, role, is_wrong: pl.Expr, said: str) -> UserError:
+    def _error(self, rows, column, role, is_wrong: pl.Expr, template: str) -> UserError:
         with self.readable():
             first = rows.filter(is_wrong).head(1).select("row", role).collect(engine="streaming")
         row, text = first.row(0)
         line = mistakes.line_number(self.path, self.format, self.layout, row)
-        sentence = said.format(text=text, column=column, role=role)
+        sentence = template.format(text=text, column=column, role=role)
         return UserError(f"{self.path}, line {line}: {sentence}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Ids:
-    """What is asked of a column of ids: present, and not negative where all are integers."""
+    """Checks of an id column: no missing value, and none negative if all are integers."""
 
     text: pl.Expr
 
     @property
-    def _number(self) -> pl.Expr:
+    def _parsed(self) -> pl.Expr:
         return self.text.cast(pl.Int64, strict=False)
 
     @property
@@ -156,65 +156,65 @@ class _Ids:
         return self.text.is_null() | (self.text == "")
 
     def summary(self) -> dict[str, pl.Expr]:
-        plain = self._number.cast(pl.String) == self.text
+        plain = self._parsed.cast(pl.String) == self.text
         return {
             "missing": self._missing.any(),
             "plain": plain.fill_null(False).all(),
-            "least": self._number.min(),
+            "least": self._parsed.min(),
         }
 
-    def wrong(self, found: dict[str, Any]) -> tuple[pl.Expr, str] | None:
-        """(which rows, what is wrong with them), if any."""
-        if found["missing"]:
+    def wrong(self, stats: dict[str, Any]) -> tuple[pl.Expr, str] | None:
+        """(expression of the wrong rows, error template), or None."""
+        if stats["missing"]:
             return self._missing, "column {column!r} ({role}) is empty"
-        if found["plain"] and found["least"] < 0:
-            return self._number < 0, "the {role} id {text} is negative"
+        if stats["plain"] and stats["least"] < 0:
+            return self._parsed < 0, "the {role} id {text} is negative"
         return None
 
-    def typed(self, found: dict[str, Any]) -> pl.Expr:
-        # Categories hold each text once, however often it occurs.
-        return self._number if found["plain"] else self.text.cast(pl.Categorical)
+    def typed(self, stats: dict[str, Any]) -> pl.Expr:
+        # A Categorical stores each distinct text once.
+        return self._parsed if stats["plain"] else self.text.cast(pl.Categorical)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Numbers(_Ids):
-    """What is asked of a column of values: finite numbers."""
+    """Checks of a value column: finite numbers."""
 
     kind = "a number"
 
     @property
-    def _said(self) -> str:
+    def _template(self) -> str:
         return "{text!r} in column {column!r} ({role}) is not " + self.kind
 
     @property
-    def _number(self) -> pl.Expr:
+    def _parsed(self) -> pl.Expr:
         return self.text.cast(pl.Float64, strict=False)
 
     @property
     def _not_finite(self) -> pl.Expr:
-        return ~self._number.is_finite().fill_null(False)
+        return ~self._parsed.is_finite().fill_null(False)
 
     def summary(self) -> dict[str, pl.Expr]:
         return {
             "missing": self._missing.any(),
             "wrong": self._not_finite.any(),
-            "largest": self._number.max(),
+            "largest": self._parsed.max(),
         }
 
-    def wrong(self, found: dict[str, Any]) -> tuple[pl.Expr, str] | None:
-        if found["missing"]:
-            return super().wrong(found)
-        if found["wrong"]:
-            return self._not_finite, self._said
+    def wrong(self, stats: dict[str, Any]) -> tuple[pl.Expr, str] | None:
+        if stats["missing"]:
+            return super().wrong(stats)
+        if stats["wrong"]:
+            return self._not_finite, self._template
         return None
 
-    def typed(self, found: dict[str, Any]) -> pl.Expr:
-        return self._number
+    def typed(self, stats: dict[str, Any]) -> pl.Expr:
+        return self._parsed
 
 
 @dataclasses.dataclass(frozen=True)
 class _Times(_Numbers):
-    """What is asked of a column of times: all seconds, or all dates."""
+    """Checks of a time column: all seconds, or all dates."""
 
     kind = "a time (seconds, or an ISO date)"
 
@@ -225,29 +225,29 @@ class _Times(_Numbers):
 
     def summary(self) -> dict[str, pl.Expr]:
         return super().summary() | {
-            "no number": self._number.is_null().all(),
+            "no number": self._parsed.is_null().all(),
             "no date": self._date.is_null().any(),
         }
 
-    def wrong(self, found: dict[str, Any]) -> tuple[pl.Expr, str] | None:
-        if found["no number"] and not found["missing"]:
-            if not found["no date"]:
+    def wrong(self, stats: dict[str, Any]) -> tuple[pl.Expr, str] | None:
+        if stats["no number"] and not stats["missing"]:
+            if not stats["no date"]:
                 return None
             return (
                 self._date.is_null(),
                 "{text!r} in column {column!r} ({role}) is not " + self.kind,
             )
-        return super().wrong(found)
+        return super().wrong(stats)
 
-    def typed(self, found: dict[str, Any]) -> pl.Expr:
-        return self._date if found["no number"] else self._number
+    def typed(self, stats: dict[str, Any]) -> pl.Expr:
+        return self._date if stats["no number"] else self._parsed
 
 
 _CHECKS = {"user": _Ids, "item": _Ids, "value": _Numbers, "time": _Times}
 
 
 def above(table: pl.DataFrame, threshold: float | None) -> pl.DataFrame:
-    """The rows whose value reaches the threshold."""
+    """The rows with a value of at least the threshold."""
     if threshold is None:
         return table
     if "value" not in table.columns:

@@ -1,4 +1,4 @@
-"""The data set as everything else sees it: one CSR matrix a part, and the original ids."""
+"""The prepared data set: a CSR matrix for each part, and the original ids."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ import scipy.sparse
 
 PARTS = ("train", "valid", "test", "history")
 ARRAYS = ("data", "indices", "indptr")  # of a CSR matrix
-USERS = 2**16  # whose items are counted at a time
+USERS_PER_COUNT = 2**16  # users whose items are counted at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Dataset:
 
     Attributes:
       train: boolean CSR (U, I), column indices ascending in each row, as in all parts.
-      valid: what models are chosen on.
-      test: what is reported once.
-      history: known at evaluation but not trained on (held-out users), else empty.
-      user_ids: the original ids, by row.
-      item_ids: the original ids, by column.
-      titles: the items' titles by column, or None.
-      categories: the items' categories by column, each a list of text, or None.
+      valid: interactions to choose models on.
+      test: interactions to report on, once.
+      history: interactions of held-out users, known at evaluation but not trained on.
+      user_ids: original ids by user index.
+      item_ids: original ids by item index.
+      titles: titles by item index, or None.
+      categories: lists of categories by item index, or None.
     """
 
     train: scipy.sparse.csr_array
@@ -45,7 +45,7 @@ class Dataset:
 
     @property
     def n_interactions(self) -> int:
-        """Of all parts."""
+        """Interactions over all parts."""
         return self.train.nnz + self.valid.nnz + self.test.nnz + self.history.nnz
 
     @property
@@ -54,18 +54,18 @@ class Dataset:
 
     @property
     def size(self) -> str:
-        """How large it is, in a few words."""
+        """Counts of users, items and interactions, for the console."""
         return (
             f"{self.n_users:,} users, {self.n_items:,} items, {self.n_interactions:,} interactions"
         )
 
     def known(self, part: str) -> "Known":
-        """What may be known when `part` is predicted: for test all but test itself."""
-        known = self.train, self.history
-        return Known(known if part == "valid" else (*known, self.valid))
+        """The users' histories when `part` is predicted: for test all other parts."""
+        parts = self.train, self.history
+        return Known(parts if part == "valid" else (*parts, self.valid))
 
     def fingerprint(self) -> str:
-        """Hash of all interactions, to tell whether a run goes on with the data it began with."""
+        """Hash of all interactions; a run can only be resumed with the same data."""
         digest = hashlib.sha256(str(self.train.shape).encode())
         for part in PARTS:
             digest.update(getattr(self, part).indptr.astype(np.int64).tobytes())
@@ -85,7 +85,7 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "Dataset":
-        """What `save` wrote; interactions stay in their files until they are looked at."""
+        """Loads what `save` wrote; interactions are memory-mapped."""
         items = pl.read_parquet(folder / "items.parquet")
         named = {name: items[name] for name in ("titles", "categories") if name in items.columns}
         users = pl.read_parquet(folder / "users.parquet")
@@ -93,7 +93,7 @@ class Dataset:
 
         def read(part: str) -> scipy.sparse.csr_array:
             paths = [folder / f"{part}.{name}.npy" for name in ARRAYS]
-            # Libraries want to be allowed to write; what they wrote would stay in memory.
+            # Copy-on-write, since some libraries require writable arrays.
             data, indices, indptr = (np.load(path, mmap_mode="c") for path in paths)
             return scipy.sparse.csr_array((data, indices, indptr), shape=shape)
 
@@ -103,10 +103,10 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """The union of matrices that share no cell, made for the users that are asked for.
+    """The users' histories: the union of disjoint parts, built only for the requested users.
 
     Attributes:
-      parts: CSR (U, I) each.
+      parts: CSR matrices (U, I).
     """
 
     parts: tuple[scipy.sparse.csr_array, ...]
@@ -117,20 +117,20 @@ class Known:
 
     @property
     def indptr(self) -> np.ndarray:
-        """Where the items of each user would begin, (U + 1,)."""
+        """Row offsets of the union as CSR, (U + 1,)."""
         return sum((part.indptr for part in self.parts[1:]), start=self.parts[0].indptr)
 
     def __getitem__(self, users: slice | Sequence[int] | np.ndarray) -> scipy.sparse.csr_array:
-        """CSR of some users, by their numbers or a slice."""
+        """CSR of some users, by user indices or a slice."""
         return sum((part[users] for part in self.parts[1:]), start=self.parts[0][users])
 
 
 def count_items(known: Known | scipy.sparse.csr_array) -> np.ndarray:
-    """How many users have each item, (I,)."""
+    """Number of users of each item, (I,)."""
     n_users, n_items = known.shape
     count_I = np.zeros(n_items, np.int64)
-    for start in range(0, n_users, USERS):
-        count_I += np.bincount(known[start : start + USERS].indices, minlength=n_items)
+    for start in range(0, n_users, USERS_PER_COUNT):
+        count_I += np.bincount(known[start : start + USERS_PER_COUNT].indices, minlength=n_items)
     return count_I
 
 

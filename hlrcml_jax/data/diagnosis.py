@@ -1,4 +1,4 @@
-"""Where a mistake in a file stands: read slowly, and only when there is one."""
+"""Locating an error in a file: a slow second read, only after the first has failed."""
 
 import csv
 import itertools
@@ -11,7 +11,7 @@ import polars as pl
 from hlrcml_jax.data.layout import Layout
 from hlrcml_jax.errors import UserError
 
-# What polars raises: the last of a file that is packed, whatever its name.
+# What polars raises; OSError for compressed content under any name.
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
@@ -19,8 +19,8 @@ def records(path: pathlib.Path, layout: Layout) -> Iterator[tuple[int, list[str]
     """(line number, fields) of each record of a delimited file."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         if len(layout.separator) > 1:
-            for number, line in enumerate(file, 1):
-                yield number, line.rstrip("\r\n").split(layout.separator)
+            for line_number, line in enumerate(file, 1):
+                yield line_number, line.rstrip("\r\n").split(layout.separator)
             return
         quoting = csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE
         csv.field_size_limit(2**31 - 1)
@@ -32,17 +32,17 @@ def records(path: pathlib.Path, layout: Layout) -> Iterator[tuple[int, list[str]
 
 
 def line_number(path: pathlib.Path, format: str, layout: Layout, row: int) -> int:
-    """The 1-based line on which record `row` (not counting the header) ends."""
+    """The 1-based line on which the record with index `row` (without the header) ends."""
     if format != "delimited":
         return row + 1
-    place = row + layout.header
-    for line, _ in itertools.islice(records(path, layout), place, place + 1):
+    index = row + layout.header
+    for line, _ in itertools.islice(records(path, layout), index, index + 1):
         return line
-    return place + 1
+    return index + 1
 
 
 def why_unreadable(path: pathlib.Path, format: str, layout: Layout, error: Exception) -> UserError:
-    """The mistake behind an error of the reader."""
+    """The sentence for a reader's error, with the line if it can be located."""
     sentence = None
     try:
         if format == "delimited":
@@ -71,11 +71,11 @@ def _why_not_delimited(path: pathlib.Path, layout: Layout) -> str | None:
 
 def _why_not_json(path: pathlib.Path) -> str | None:
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for line_number, line in enumerate(file, 1):
             try:
                 record = json.loads(line) if line.strip() else {}
             except ValueError as problem:
-                return f"{path}, line {number}: not JSON ({problem})."
+                return f"{path}, line {line_number}: not JSON ({problem})."
             if not isinstance(record, dict):
-                return f"{path}, line {number}: not a JSON object."
+                return f"{path}, line {line_number}: not a JSON object."
     return None

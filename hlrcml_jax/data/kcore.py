@@ -1,4 +1,4 @@
-"""From a table of interactions to distinct positives with contiguous ids."""
+"""From a table of interactions to distinct positives by user and item index."""
 
 import dataclasses
 
@@ -13,11 +13,11 @@ class Positives:
     """E distinct (user, item) pairs, sorted by user and item.
 
     Attributes:
-      user_E: contiguous user numbers.
-      item_E: contiguous item numbers.
-      time_E: when, in the file's unit, or None.
-      user_ids: the original id of each user number, ascending.
-      item_ids: the original id of each item number, ascending.
+      user_E: user indices.
+      item_E: item indices.
+      time_E: times, in the file's unit, or None.
+      user_ids: original ids by user index, ascending.
+      item_ids: original ids by item index, ascending.
     """
 
     user_E: np.ndarray
@@ -31,17 +31,17 @@ def positives(table: pl.DataFrame, min_per_user: int = 0, min_per_item: int = 0)
     """Removes duplicates and reduces to the n-core.
 
     Args:
-      table: what `readers.read_interactions` gives.
-      min_per_user: the least number of interactions of a user that is kept.
-      min_per_item: the same of an item; both hold together (the fixpoint).
+      table: as returned by `readers.read_interactions`.
+      min_per_user: least interactions of a user that is kept.
+      min_per_item: least interactions of an item; both hold jointly (the fixpoint).
 
-    Of several interactions of one pair the earliest counts.
+    Of repeated interactions of a pair, the earliest is kept.
 
     Raises:
-      UserError: nothing is left.
+      UserError: when nothing is left.
     """
-    user_ids, user_E = number(table["user"])
-    item_ids, item_E = number(table["item"])
+    user_ids, user_E = index_ids(table["user"])
+    item_ids, item_E = index_ids(table["item"])
     pairs = pl.DataFrame({"user": user_E, "item": item_E})
     if "time" in table.columns:
         pairs = pairs.with_columns(table["time"])
@@ -58,8 +58,8 @@ def positives(table: pl.DataFrame, min_per_user: int = 0, min_per_item: int = 0)
             f"data.min_per_user={min_per_user} and each item data.min_per_item={min_per_item}; "
             "lower them."
         )
-    kept_users, user_E = _renumber(user_E[kept_E])
-    kept_items, item_E = _renumber(item_E[kept_E])
+    kept_users, user_E = _reindex(user_E[kept_E])
+    kept_items, item_E = _reindex(item_E[kept_E])
     return Positives(
         user_E,
         item_E,
@@ -69,30 +69,30 @@ def positives(table: pl.DataFrame, min_per_user: int = 0, min_per_item: int = 0)
     )
 
 
-def number(ids: pl.Series) -> tuple[pl.Series, np.ndarray]:
-    """(distinct ids in ascending order, the place of each id among them as int32)."""
+def index_ids(ids: pl.Series) -> tuple[pl.Series, np.ndarray]:
+    """(distinct ids in ascending order, index (E,) of each id among them as int32)."""
     if ids.dtype == pl.Categorical:
-        _, code_E = _renumber(ids.to_physical().to_numpy())
+        _, code_E = _reindex(ids.to_physical().to_numpy())
         by_code = pl.DataFrame({"text": ids.unique()}).sort(pl.col("text").to_physical())
         texts = by_code["text"].cast(pl.String)
-        order = texts.arg_sort().to_numpy()
-        place = np.empty(len(order), np.int32)
-        place[order] = np.arange(len(order))
-        return texts.gather(order), place[code_E]
+        order_U = texts.arg_sort().to_numpy()
+        index_U = np.empty(len(order_U), np.int32)
+        index_U[order_U] = np.arange(len(order_U))
+        return texts.gather(order_U), index_U[code_E]
     distinct = ids.unique().sort()
-    places = pl.DataFrame({"id": distinct, "place": np.arange(len(distinct), dtype=np.int32)})
-    joined = pl.DataFrame({"id": ids}).join(places, on="id", how="left", maintain_order="left")
-    return distinct, joined["place"].to_numpy()
+    indices = pl.DataFrame({"id": distinct, "index": np.arange(len(distinct), dtype=np.int32)})
+    joined = pl.DataFrame({"id": ids}).join(indices, on="id", how="left", maintain_order="left")
+    return distinct, joined["index"].to_numpy()
 
 
-def _renumber(number_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the numbers that occur, ascending; the place of each among them)."""
-    occurs = np.bincount(number_E).astype(bool)
-    return np.flatnonzero(occurs), (np.cumsum(occurs, dtype=np.int32) - 1)[number_E]
+def _reindex(index_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(indices that occur, ascending; the new index (E,) of each among them)."""
+    occurs = np.bincount(index_E).astype(bool)
+    return np.flatnonzero(occurs), (np.cumsum(occurs, dtype=np.int32) - 1)[index_E]
 
 
 def core(user_E: np.ndarray, item_E: np.ndarray, min_user: int, min_item: int) -> np.ndarray:
-    """Places of the largest subset in which every user and item keeps its minimum, ascending."""
+    """Ascending indices of the n-core: the largest subset with enough of every user and item."""
     kept_E = np.arange(len(user_E))
     while len(kept_E):
         enough_U = np.bincount(user_E) >= min_user

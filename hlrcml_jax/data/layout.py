@@ -1,4 +1,4 @@
-"""How text files are laid out: those of interactions, and those that say what the items are."""
+"""Layouts of text files: of interactions, and of item titles and categories."""
 
 import dataclasses
 import pathlib
@@ -6,12 +6,12 @@ import pathlib
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a delimited file is laid out.
+    """The layout of a delimited file.
 
     Attributes:
       separator: one or more characters between fields.
       header: whether the first line holds column names.
-      columns: for each role, a column's name or its 0-based place as text; "" guesses.
+      columns: for each role, a column name or 0-based index as text; "" guesses.
     """
 
     separator: str = ","
@@ -20,21 +20,21 @@ class Layout:
 
     @property
     def quote(self) -> str | None:
-        """The character around fields that hold a separator, if such fields are usual."""
+        """The quote character around fields, if the format usually has one."""
         return '"' if self.separator in (",", ";") else None
 
 
 @dataclasses.dataclass(frozen=True)
 class ItemFile:
-    """A delimited file that says what the items are.
+    """A delimited file of item titles and categories.
 
     Attributes:
       path: of the file.
-      layout: its `item` and `value` columns are ids and titles.
+      layout: its `item` and `value` columns hold ids and titles.
       encoding: of the text.
-      categories: column of an item's categories, by name or place; "" if there is none.
-      category_separator: between them.
-      usual: the name of the ids' column where none is given and there is one of this name.
+      categories: column of the categories, by name or 0-based index; "" for none.
+      category_separator: separator between categories.
+      usual: name of the id column to try when none is given.
     """
 
     path: pathlib.Path

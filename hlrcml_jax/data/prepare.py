@@ -21,24 +21,24 @@ from hlrcml_jax.data.dataset import PARTS, Dataset, to_csr
 from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.errors import UserError
 
-# Part of every cache key: raise it when the same inputs would give another data set.
+# Part of every cache key: raise it when the same inputs would give a different data set.
 CACHE_VERSION = 4
 
 
 def prepare(data: config.Data) -> Dataset:
-    """Reads, filters and splits the interactions, or takes them from the cache.
+    """Reads, filters and splits the interactions, or loads them from the cache.
 
     Args:
       data: the config's `data` section.
 
     Raises:
-      UserError: naming the file and line, or the key, of what is wrong.
+      UserError: naming the wrong file and line, or key.
     """
     cache_dir = cache_folder(data.cache_dir)
     files, items = _inputs(data, cache_dir)
     if data.split.kind == "given" and (data.min_per_user or data.min_per_item):
         raise UserError(
-            "data.min_per_user and data.min_per_item cannot change a given split; leave them 0."
+            "data.min_per_user and data.min_per_item cannot filter a given split; set them to 0."
         )
     key = _key(data, files, items)
     folder = cache_dir / "datasets" / key
@@ -53,7 +53,7 @@ def prepare(data: config.Data) -> Dataset:
 
 
 def cache_folder(configured: str) -> pathlib.Path:
-    """The configured folder, or `hlrcml_jax` in the user's cache folder for ""."""
+    """The configured folder; for "", `hlrcml_jax` in the user's cache folder."""
     default = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hlrcml_jax")
     return pathlib.Path(configured or default).expanduser()
 
@@ -66,7 +66,7 @@ def _layout(
 
 
 def _inputs(data: config.Data, cache_dir):
-    """([(file, format, layout) of each part], the file of items or None)."""
+    """([(path, format, layout) of each part], the `ItemFile` or None)."""
     columns = (data.columns.user, data.columns.item, data.columns.value, data.columns.time)
     items, options = None, data.titles
     if options.path:
@@ -87,16 +87,18 @@ def _inputs(data: config.Data, cache_dir):
         return [(path, data.format, _layout(path, data, columns)) for path in paths], items
     path = pathlib.Path(data.path).expanduser() if data.path else None
     if data.name:
-        found = catalog.locate(data.name, path, cache_dir)
-        layout = _layout(found.interactions, data, columns)
-        return [(found.interactions, found.format, layout)], items or found.items
+        files = catalog.locate(data.name, path, cache_dir)
+        layout = _layout(files.interactions, data, columns)
+        return [(files.interactions, files.format, layout)], items or files.items
     if path is None:
-        raise UserError("set data.name to a public data set, or data.path to a file of your own.")
+        raise UserError(
+            "no data: set data.name to a public data set, or data.path to your own file."
+        )
     return [(path, data.format, _layout(path, data, columns))], items
 
 
 def _key(data: config.Data, files, items) -> str:
-    """Hash of the files' contents and of every option that shapes the data set."""
+    """Hash of the files' content and of every option that affects the data set."""
     paths = [path for path, *_ in files] + ([items.path] if items else [])
     digest = hashlib.sha256()
     for path in paths:
@@ -129,35 +131,35 @@ def _read(data: config.Data, files, items) -> Dataset:
     if items is None:
         return dataset
     wanted = dataset.item_ids.cast(pl.String).alias("id").to_frame()
-    found = wanted.join(readers.read_items(items), on="id", how="left", maintain_order="left")
+    table = wanted.join(readers.read_items(items), on="id", how="left", maintain_order="left")
     return dataclasses.replace(
         dataset,
-        titles=found["title"].fill_null(found["id"]),
-        categories=found["categories"] if items.categories else None,
+        titles=table["title"].fill_null(table["id"]),
+        categories=table["categories"] if items.categories else None,
     )
 
 
 def _split(table: pl.DataFrame, data: config.Data) -> Dataset:
     options = data.split
-    found = preprocess.positives(table, data.min_per_user, data.min_per_item)
+    positives = preprocess.positives(table, data.min_per_user, data.min_per_item)
     part_E = splits.split(
-        found,
+        positives,
         options.kind,
         options.valid,
         options.test,
         options.history,
         options.seed,
     )
-    shape = (len(found.user_ids), len(found.item_ids))
+    shape = (len(positives.user_ids), len(positives.item_ids))
     parts = [
-        to_csr(found.user_E[part_E == part], found.item_E[part_E == part], shape)
+        to_csr(positives.user_E[part_E == part], positives.item_E[part_E == part], shape)
         for part in (splits.TRAIN, splits.VALID, splits.TEST, splits.HISTORY)
     ]
-    return Dataset(*parts, user_ids=found.user_ids, item_ids=found.item_ids)
+    return Dataset(*parts, user_ids=positives.user_ids, item_ids=positives.item_ids)
 
 
 def _given(tables, files) -> Dataset:
-    """Parts as their files have them; a matrix keeps its empty rows and columns."""
+    """A data set from one file per part; a matrix keeps its empty rows and columns."""
     ids = {}
     for axis, role in enumerate(("user", "item")):
         columns = [table[role] for table in tables]
@@ -166,19 +168,18 @@ def _given(tables, files) -> Dataset:
         if all(path.suffix == ".npz" for path, *_ in files):
             size = max(readers.load_matrix(path).shape[axis] for path, *_ in files)
             columns.append(pl.int_range(size, dtype=pl.Int64, eager=True))
-        distinct, place = preprocess.number(pl.concat(columns))
-        ids[role] = distinct, np.split(place, np.cumsum([len(column) for column in columns]))
+        distinct, index_E = preprocess.index_ids(pl.concat(columns))
+        ids[role] = distinct, np.split(index_E, np.cumsum([len(column) for column in columns]))
     shape = (len(ids["user"][0]), len(ids["item"][0]))
     parts = [
-        to_csr(ids["user"][1][number], ids["item"][1][number], shape)
-        for number in range(len(tables))
+        to_csr(ids["user"][1][part], ids["item"][1][part], shape) for part in range(len(tables))
     ]
     for a, b in itertools.combinations(range(len(parts)), 2):
         shared = (parts[a].astype(np.int8) * parts[b].astype(np.int8)).nnz
         if shared:
             raise UserError(
                 f"{files[b][0]}: {shared} of its interactions are in {files[a][0]} as well; "
-                "a split must have each in one part."
+                "remove them from one of the two."
             )
     parts.append(to_csr(np.empty(0, int), np.empty(0, int), shape))
     return Dataset(*parts, user_ids=ids["user"][0], item_ids=ids["item"][0])
@@ -198,13 +199,13 @@ def _check(dataset: Dataset) -> None:
     full_U = np.diff(dataset.train.indptr) == dataset.n_items
     if full_U.all():
         raise UserError(
-            f"every user has all {dataset.n_items} items, so there is nothing to rank or to "
-            "contrast; check data.columns.item."
+            f"every user has all {dataset.n_items} items, so there are no negatives and nothing "
+            "to rank; check data.columns.item."
         )
 
 
 def _store(dataset: Dataset, folder: pathlib.Path) -> None:
-    """Writes the cache entry beside its place and moves it there, so that it is whole or absent."""
+    """Writes the cache entry atomically: to a scratch folder beside it, then renamed."""
     with storage.writing(f"data.cache_dir={str(folder.parents[1])!r}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))

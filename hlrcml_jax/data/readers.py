@@ -1,5 +1,7 @@
-"""Readers of interaction files: each gives a table of user, item and, if the file has them, value
-and time. Files are read as a stream, so that only the columns and rows that count are in memory."""
+"""Readers of interaction files: to a table of user, item and, if present, value and time.
+
+Files are streamed, so that only the needed columns and rows are in memory.
+"""
 
 import contextlib
 import pathlib
@@ -30,7 +32,7 @@ ADJACENCY = ("adjacency", "adjacency_counted")
 
 
 def guess_format(path: pathlib.Path) -> str:
-    """The format that a file's name promises, compressed or not; else "delimited"."""
+    """The format by file name, compressed or not; else "delimited"."""
     if path.suffix in (".gz", ".xz", ".zip"):
         path = path.with_suffix("")
     if path.name in LAYOUTS:
@@ -46,21 +48,21 @@ def read_interactions(
     threshold: float | None = None,
     roles: Sequence[str] = ROLES,
 ) -> pl.DataFrame:
-    """Reads any supported file, also one that gzip, xz or zip have made smaller.
+    """Reads any supported file, also compressed by gzip, xz or zip.
 
     Args:
       path: the file.
-      format: one of config.FORMATS, or "auto" to go by the file's name.
-      layout: used by the formats "delimited", "jsonl" and "parquet" alone.
-      threshold: rows with a smaller value are left out; needs the role "value".
-      roles: the columns to read, of those that the file has.
+      format: one of config.FORMATS, or "auto" to go by the file name.
+      layout: for the formats "delimited", "jsonl" and "parquet" only.
+      threshold: rows with a smaller value are dropped; needs the role "value".
+      roles: the columns to read, if present.
 
     Returns:
-      Columns `user` and `item` (Int64, or text where an id is not a plain integer), and `value`
-      (Float64) and `time` (Float64, as in the file or seconds) where the file has them.
+      Columns `user` and `item` (Int64, or text if an id is not a plain integer), and, if present,
+      `value` (Float64) and `time` (Float64, as in the file, or seconds for dates).
 
     Raises:
-      UserError: naming the file and, where there is one, the line and the column.
+      UserError: naming the file and, if any, the line and column.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
@@ -81,7 +83,7 @@ def read_interactions(
 
 @contextlib.contextmanager
 def _named(path: pathlib.Path, plain: pathlib.Path):
-    """A mistake in an unpacked copy is one in the file."""
+    """Errors in the unpacked copy name the original file."""
     try:
         yield
     except UserError as error:
@@ -89,11 +91,11 @@ def _named(path: pathlib.Path, plain: pathlib.Path):
 
 
 def read_items(file: ItemFile) -> pl.DataFrame:
-    """Columns `id` and `title` as text and, if the file has them, `categories` as lists of text."""
+    """Columns `id` and `title` as text and, if configured, `categories` as lists of text."""
     path = file.path
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
-    # The reader knows one encoding; files of items are small enough to be written anew.
+    # polars only reads UTF-8; item files are small enough to re-encode.
     try:
         content = path if file.encoding == "utf8" else path.read_text(file.encoding).encode()
     except UnicodeError as error:
@@ -104,15 +106,15 @@ def read_items(file: ItemFile) -> pl.DataFrame:
     ids = file.usual if guess else source.column("item", "titles")
     columns = {"id": ids, "title": source.column("value", "titles")}
     if file.categories:
-        found = source.named(file.categories)
-        if found is None:
+        column = source.named(file.categories)
+        if column is None:
             raise UserError(
                 f"{path}, line 1: no column {file.categories!r}; set data.titles.categories."
             )
-        columns["categories"] = found
+        columns["categories"] = column
     rows = source.lines.select(pl.col(column).alias(name) for name, column in columns.items())
     if file.categories:
-        # What MovieLens writes for none.
+        # MovieLens's text for no category.
         none = pl.col("categories") == "(no genres listed)"
         text = pl.when(none).then(None).otherwise(pl.col("categories"))
         rows = rows.with_columns(text.str.split(file.category_separator).alias("categories"))
@@ -137,12 +139,12 @@ def _open(path: pathlib.Path, format: str, layout: Layout) -> TextTable:
 
 
 def _scan_delimited(source, layout: Layout, path: pathlib.Path | None = None) -> pl.LazyFrame:
-    """All fields as text, in columns named by the header or by their places.
+    """All fields as text, in columns named by the header or by index.
 
     Args:
       source: the file, or its content as bytes.
       layout: of the file.
-      path: of the file, if it is not the source.
+      path: of the file, if the source is its content.
     """
     path = path or source
     single = len(layout.separator) == 1
@@ -163,21 +165,21 @@ def _scan_delimited(source, layout: Layout, path: pathlib.Path | None = None) ->
         return _split_long(path, lines, layout)
     if not layout.header:
         return lines.rename(dict(zip(names, map(str, range(len(names))), strict=True)))
-    # RecBole writes the type behind the name.
+    # RecBole appends the type to the column name.
     plain = [name.split(":")[0].strip() for name in names]
     return lines.rename(dict(zip(names, plain, strict=True))) if plain != names else lines
 
 
 def _split_long(path: pathlib.Path, lines: pl.LazyFrame, layout: Layout) -> pl.LazyFrame:
-    """Fields between separators of several characters, which the reader does not know."""
+    """Splits fields at separators of several characters, which polars does not support."""
     column, *more = lines.collect_schema().names()
     if more:
-        raise UserError(f"{path}, line 1: it holds the character \\x01, which no text has.")
+        raise UserError(f"{path}, line 1: it holds the character \\x01, so it is not a text file.")
     fields = pl.col(column).str.split(layout.separator)
     try:
         first = lines.drop_nulls().head(1).select(fields).collect()
         if first.is_empty():
-            raise UserError(f"{path}: there is nothing but blank lines in this file.")
+            raise UserError(f"{path}: it has nothing but blank lines.")
         first = first.item()
         width = len(first)
         ragged = lines.with_row_index("row").filter(fields.list.len() != width).head(1)
@@ -185,23 +187,23 @@ def _split_long(path: pathlib.Path, lines: pl.LazyFrame, layout: Layout) -> pl.L
     except mistakes.UNREADABLE as error:
         raise mistakes.why_unreadable(path, "delimited", layout, error) from None
     if not wrong.is_empty():
-        row, found = wrong.row(0)
-        raise UserError(f"{path}, line {row + 1}: {found} fields where line 1 has {width}.")
-    names = list(first) if layout.header else [str(place) for place in range(width)]
-    table = lines.select(fields.list.get(place).alias(name) for place, name in enumerate(names))
+        row, n_fields = wrong.row(0)
+        raise UserError(f"{path}, line {row + 1}: {n_fields} fields where line 1 has {width}.")
+    names = list(first) if layout.header else [str(index) for index in range(width)]
+    table = lines.select(fields.list.get(index).alias(name) for index, name in enumerate(names))
     return table.slice(1) if layout.header else table
 
 
 def parse_ids(texts: pl.Series) -> pl.Series:
-    """Ids as Int64 when every one is written as a plain integer, as text otherwise."""
-    numbers = texts.cast(pl.Int64, strict=False)
-    if numbers.null_count() == 0 and (numbers.cast(pl.String) == texts).all():
-        return numbers
+    """Ids as Int64 if all are plain integers, else as text."""
+    integers = texts.cast(pl.Int64, strict=False)
+    if integers.null_count() == 0 and (integers.cast(pl.String) == texts).all():
+        return integers
     return texts
 
 
 def _read_adjacency(path: pathlib.Path, counted: bool) -> pl.DataFrame:
-    """Lists of items, one user a line: `user item …`, or `count item …` with users numbered."""
+    """One user per line: `user item …`, or `count item …`, where the line index is the user id."""
     source = TextTable(path, "delimited", Layout("\x01", False), pl.LazyFrame())
     with source.readable():
         lines = _scan_delimited(path, source.layout).collect().to_series().str.strip_chars()
@@ -223,7 +225,7 @@ def _read_adjacency(path: pathlib.Path, counted: bool) -> pl.DataFrame:
         frame = frame.with_columns(parse_ids(frame["head"]).alias("user"))
     frame = frame.filter(pl.col("item").list.len() > 0).explode("item")
     if frame.is_empty():
-        raise UserError(f"{path}: there is no interaction in this file.")
+        raise UserError(f"{path}: it has no interactions.")
     frame = frame.with_columns(parse_ids(frame["item"]).alias("item"))
     for role in ("user", "item"):
         if frame[role].dtype == pl.Int64:
@@ -234,7 +236,7 @@ def _read_adjacency(path: pathlib.Path, counted: bool) -> pl.DataFrame:
 
 
 def _read_npz(path: pathlib.Path) -> pl.DataFrame:
-    """The cells of a scipy sparse matrix of users x items, with their values."""
+    """The nonzeros of a scipy sparse matrix of users x items, with their values."""
     matrix = load_matrix(path).tocoo()
     return pl.DataFrame(
         {
@@ -246,7 +248,7 @@ def _read_npz(path: pathlib.Path) -> pl.DataFrame:
 
 
 def load_matrix(path: pathlib.Path) -> scipy.sparse.csr_array:
-    """A matrix that `scipy.sparse.save_npz` wrote; nothing is unpickled."""
+    """Loads a matrix saved by `scipy.sparse.save_npz`; nothing is unpickled."""
     try:
         with path.open("rb") as file:
             return scipy.sparse.csr_array(scipy.sparse.load_npz(file))

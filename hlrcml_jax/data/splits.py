@@ -21,16 +21,16 @@ def split(
       positives: the interactions, E of them.
       kind: "random" over interactions (the paper's); "user", random within each user; "last",
         each user's last interaction to test and the one before to validation; "time", the
-        latest of all to test; "user_time", the latest of each user; "users", whole users are
-        held out and a share of their interactions is their history.
+        latest of all to test; "user_time", the latest of each user; "users" holds out whole
+        users, with a share of their interactions as history.
       valid: share of all interactions (or users) for validation.
       test: share of all interactions (or users) for test.
-      history: share of a held-out user's interactions that is known at evaluation.
+      history: share of a held-out user's interactions in its history.
       seed: of the random kinds.
 
     Returns:
-      TRAIN, VALID, TEST or HISTORY for each interaction, (E,) int8. HISTORY occurs with "users"
-      alone: known when the user is evaluated, never trained on.
+      TRAIN, VALID, TEST or HISTORY for each interaction, (E,) int8. HISTORY, only with "users",
+      is known at evaluation but never trained on.
     """
     rng = np.random.default_rng(seed)
     user_E = positives.user_E
@@ -49,17 +49,17 @@ def split(
         return part_E
     key_E = _times(positives, kind) if kind == "user_time" else rng.random(n)
     rank_E, count_E = _rank_within_users(user_E, key_E)
-    place_E = (rank_E + 0.5) / count_E
+    quantile_E = (rank_E + 0.5) / count_E
     if kind != "users":
-        return _by_share(place_E, valid, test)
+        return _by_share(quantile_E, valid, test)
     n_users = len(positives.user_ids)
     part_U = _by_share((rng.permutation(n_users) + 0.5) / n_users, valid, test)
     held_out_E = part_U[user_E] != TRAIN
-    return np.where(held_out_E & (place_E < history), HISTORY, part_U[user_E]).astype(np.int8)
+    return np.where(held_out_E & (quantile_E < history), HISTORY, part_U[user_E]).astype(np.int8)
 
 
 def _times(positives: Positives, kind: str) -> np.ndarray:
-    """When each interaction was, (E,)."""
+    """Time of each interaction, (E,)."""
     if positives.time_E is None:
         raise UserError(
             f"data.split.kind={kind!r} needs a column of times; set data.columns.time, or choose "
@@ -69,23 +69,23 @@ def _times(positives: Positives, kind: str) -> np.ndarray:
 
 
 def thin(matrix: scipy.sparse.csr_array, share: float, seed: int) -> scipy.sparse.csr_array:
-    """A random share of the cells; those of a smaller share are among those of a larger one."""
+    """A random share of the interactions; a smaller share is a subset of a larger one."""
     cells = matrix.tocoo()
     kept = np.random.default_rng(seed).permutation(cells.nnz)[: round(share * cells.nnz)]
     row_E, column_E = cells.coords
     return to_csr(row_E[kept], column_E[kept], matrix.shape)
 
 
-def _by_share(place_E: np.ndarray, valid: float, test: float) -> np.ndarray:
-    """Places in (0, 1) cut into training, then validation, then test."""
-    part_E = np.full(len(place_E), TRAIN, np.int8)
-    part_E[place_E >= 1.0 - test - valid] = VALID
-    part_E[place_E >= 1.0 - test] = TEST
-    return part_E
+def _by_share(quantile_N: np.ndarray, valid: float, test: float) -> np.ndarray:
+    """Cuts quantiles in (0, 1) into training, then validation, then test."""
+    part_N = np.full(len(quantile_N), TRAIN, np.int8)
+    part_N[quantile_N >= 1.0 - test - valid] = VALID
+    part_N[quantile_N >= 1.0 - test] = TEST
+    return part_N
 
 
 def _rank_within_users(user_E: np.ndarray, key_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rank of each interaction by its key among its user's, number of its user's)."""
+    """(rank of each interaction by key within its user, interactions of its user), (E,) each."""
     order_E = np.lexsort((key_E, user_E))
     count_U = np.bincount(user_E)
     first_U = np.cumsum(count_U) - count_U

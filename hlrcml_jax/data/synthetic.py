@@ -19,12 +19,12 @@ def generate(
     Args:
       n_users: number of users.
       n_items: number of items, at least 10.
-      n_interactions: of the walk; the table has somewhat fewer distinct pairs.
-      seed: of everything.
+      n_interactions: steps of all walks; the table has somewhat fewer distinct pairs.
+      seed: of all draws.
       follow: probability of following a relation.
 
     Returns:
-      Distinct pairs in columns `user`, `item` (Int64) and `time` (the place in the user's walk).
+      Distinct pairs in columns `user`, `item` (Int64) and `time` (the step of the user's walk).
     """
     rng = np.random.default_rng(seed)
     related_IxR = related_items(n_items, rng)
@@ -39,11 +39,11 @@ def generate(
     users, items, times = [], [], []
     item_A = np.empty(0, np.int64)
     for step in range(length_U[0]):
-        # Users are sorted by length, so those that still walk come first.
+        # Users are sorted by length, so the active ones come first.
         active = int(np.searchsorted(-length_U, -step))
         cluster_A = favoured_Ux3[np.arange(active), rng.integers(0, 3, active)]
-        place_A = np.floor(size * rng.random(active) ** 2).astype(np.int64)
-        fresh_A = np.minimum(cluster_A * size + place_A, n_items - 1)
+        offset_A = np.floor(size * rng.random(active) ** 2).astype(np.int64)
+        fresh_A = np.minimum(cluster_A * size + offset_A, n_items - 1)
         if step:
             followed_A = related_IxR[item_A[:active], rng.integers(0, N_RELATED, active)]
             fresh_A = np.where(rng.random(active) < follow, followed_A, fresh_A)

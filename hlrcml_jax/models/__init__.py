@@ -1,4 +1,4 @@
-"""Models by their names in configs, or by the dotted paths of one's own."""
+"""Models by name, or by the dotted path of a custom class."""
 
 import dataclasses
 
@@ -8,31 +8,31 @@ from hlrcml_jax.models.base import Model
 
 
 def model_class(name: str) -> type[Model]:
-    """The class of a name in `schema.MODELS` or of a dotted path, see `custom.py`.
+    """The class for a name in `schema.MODELS`, or at a dotted path (see `custom.py`).
 
     Raises:
-      UserError: when the path names no model.
+      UserError: when the path is not that of a model.
     """
-    found = custom.resolve("model.name", schema.MODELS.get(name, name))
-    if not (isinstance(found, type) and issubclass(found, Model)):
+    imported = custom.resolve("model.name", schema.MODELS.get(name, name))
+    if not (isinstance(imported, type) and issubclass(imported, Model)):
         raise UserError(
-            f"config key model.name: {name} is no model; models are subclasses of "
+            f"config key model.name: {name} is no model; it must be a subclass of "
             f"{Model.__module__}.{Model.__name__}."
         )
-    return found
+    return imported
 
 
 def make_model(options: schema.Model) -> Model:
-    """The model that a config's `model` section describes.
+    """The model of a config's `model` section.
 
-    Each field of its class has the value of the key of its name: of the model's own section
-    (`model.als`), of `model`, or of `model.options`; else its default.
+    Each field of its class takes the value of the config key with its name, in the model's own
+    section (`model.als`), in `model.options` or in `model`; else its default.
     """
     made = model_class(options.name)
     own = getattr(options, options.name.replace("-", "_"), None)
     values = {}
     for field in dataclasses.fields(made):
-        if not field.init or field.name in custom.OF_FLAX:
+        if not field.init or field.name in custom.FLAX_FIELDS:
             continue
         if hasattr(own, field.name):
             values[field.name] = getattr(own, field.name)
@@ -44,10 +44,10 @@ def make_model(options: schema.Model) -> Model:
 
 
 def check(config: schema.Config) -> None:
-    """Checks that the model can do what other keys ask for.
+    """Checks that the model supports the other keys.
 
     Raises:
-      UserError: when it is no model, or cannot.
+      UserError: naming a key that it does not support.
     """
     name = config.model.name
     asked = {

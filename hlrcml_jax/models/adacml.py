@@ -1,4 +1,4 @@
-"""AdaCML (Zhang et al., DASFAA 2019): the user moved by an attention over its items."""
+"""AdaCML (Zhang et al., DASFAA 2019): the user translated by attention over its items."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from hlrcml_jax.models.distances import MetricModel
 class AdaCML(MetricModel):
     """score(u, t) = -||u + sum_k w_k p_k - t||^2 with w_k proportional to exp(sharpness <p_k, t>).
 
-    The power `beta` of the attention's denominator is that of HLR.
+    `beta` is the exponent of the attention's denominator, as in HLR.
     """
 
     spec = Spec(attends=True)
@@ -32,7 +32,7 @@ class AdaCML(MetricModel):
 
 
 def similarities(past: jax.Array, target: jax.Array) -> jax.Array:
-    """<p, t>: (X, T) of a table and targets, or (B, S) of past items and one target each."""
+    """<p, t>: (X, T) of a table with targets, or (B, S) of past items with one target each."""
     if past.ndim == 2:
         return past @ target.T
     return jnp.einsum("bsd,bd->bs", past, target[:, 0])

@@ -15,14 +15,14 @@ def attend(
 ) -> Attention:
     """Attention-weighted sum of the relations r_k of past items, as a mixture of the memory.
 
-    The weight of r_k for the vector x is exp(<r_k, x>) / (sum_j exp(<r_j, x>)) ** beta.
+    The weight of r_k, queried by a vector x, is exp(<r_k, x>) / (sum_j exp(<r_j, x>)) ** beta.
 
     Args:
       past: the past items.
-      query_BxMxT: V x of the vector x that attends, one for each target or (B, M, 1).
-      beta: power of the denominator, 1 for the softmax.
-      first_BxMxT: the relation of a slot before the past items, which every user has; or None.
-      prior_BxSxT: is added to the logits; or None.
+      query_BxMxT: V x of the query vector x, one per target, or (B, M, 1) for all.
+      beta: exponent of the denominator, 1 for the softmax.
+      first_BxMxT: mixture weights of slot 0, before the past items and never masked; or None.
+      prior_BxSxT: added to the logits; or None.
     """
     if first_BxMxT is None:
         return Attention(*past.attend(query_BxMxT, beta, None, prior_BxSxT))
@@ -43,11 +43,11 @@ def softmax(
     Args:
       logits_BxSxT: x_k of the slots.
       mask_BxS: True for real slots.
-      beta: power of the denominator.
-      first_Bx1xT: the logit of one more slot, which is always real.
+      beta: exponent of the denominator.
+      first_Bx1xT: logit of slot 0, which is never masked; or None.
 
     Returns:
-      (weights (B, S, T), weight of the slot before them (B, 1, T), zero without one).
+      (weights (B, S, T), weight of slot 0 (B, 1, T), zero without one).
     """
     if logits_BxSxT.shape[2] > 1:
         return _softmax(logits_BxSxT, mask_BxS[:, :, None], beta, first_Bx1xT)

@@ -1,18 +1,17 @@
 """The interface of every model, and nothing else.
 
-A model sees rows of tables, never tables, and is written once: for B users that have T targets
-each, of their own (B, T, D), or the same T for all, (1, T, D). Training calls it with one target of
-an example's own at a time, ranking with a block of the catalogue, shared candidates with those.
+A model sees rows of tables, never tables, and is written once: for B users with T targets of their
+own, (B, T, D), or T targets shared by all users, (1, T, D). Training calls it with one target per
+example, ranking with a block of the catalogue, shared negatives with those negatives.
 
-What a user and a target make of each other is computed in stages, so that each part is computed as
-rarely as what it depends on allows:
+Scores are computed in stages, so that no stage is repeated over an axis it does not depend on:
 
-* `users` from users and their past items, once for all targets;
-* `relate` from past items and targets, once for all users that share the targets;
-* `meet` from users and targets, batched over users;
-* `scores` from all of these. The past items, and what `relate` found, come to it as a `Past`.
+* `users`: users and their past items, once for all targets;
+* `relate`: past items and targets, once for all users that share the targets;
+* `meet`: users and targets, batched over users;
+* `scores`: from all of these, with the past items and the result of `relate` as a `Past`.
 
-All but `closeness` has a default, and the `MetricModel` of `distances.py` has one for that too.
+Every method but `closeness` has a default; `MetricModel` in `distances.py` defines that as well.
 """
 
 import dataclasses
@@ -25,23 +24,24 @@ import jax.numpy as jnp
 import numpy as np
 
 Users = dict[str, Any]
+Attended = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a model needs of its callers, and what it allows them.
+    """The requirements and capabilities of a model.
 
     Attributes:
-      history: `users` looks at past items, so that they must be drawn.
-      attends: `attention` and `scores` look at them too, so that reasons can be given.
+      history: `users` uses past items, so they must be drawn.
+      attends: `attention` and `scores` use them too, so recommendations can be explained.
       memory: it has a `mixture` over the slots of a relation memory.
-      ball: rows of users and items are kept in a ball.
-      logistic: its pairwise loss is the logistic one in place of the hinge.
-      constants: rows are widened by its `constants`.
+      ball: user and item embeddings are kept in a ball.
+      logistic: its pairwise loss is logistic instead of the hinge.
+      constants: its `constants` are appended to rows.
       closed_form: it is solved, not trained (see `closed_form.py`).
-      rows_are_histories: a user's row is its history, (I,), and not in a table.
-      users_from_items: a user may be represented by its items in place of an embedding.
-      sharded: tables may be sharded by rows, since no method needs a table as a whole.
+      rows_are_histories: a user's row is its history, (I,), instead of a row of a table.
+      users_from_items: users can be represented by their items instead of an embedding.
+      sharded: tables can be sharded by rows; no method needs a whole table.
     """
 
     history: bool = False
@@ -62,12 +62,12 @@ class Spec:
 
 
 class Related(flax.struct.PyTreeNode):
-    """What past items and targets have in common, whoever the user is.
+    """Relations and similarities of past items and targets, independent of the user.
 
     Attributes:
       relation: mixture weights of rel(p, t): (X, M, T) of a table of X items with T targets, or
-        (B, S, M) of the past items of each example with its one target; None without a memory.
-      similarity: what an attention adds to its logits for them, (X, T) or (B, S); or None.
+        (B, S, M) of each example's past items with its one target; None without a memory.
+      similarity: added to attention logits, (X, T) or (B, S); or None.
     """
 
     relation: jax.Array = flax.struct.field(default=None)
@@ -75,7 +75,7 @@ class Related(flax.struct.PyTreeNode):
 
 
 class Past(Protocol):
-    """The past items of B users as seen from T targets (see `past.py`)."""
+    """Past items of B users, with their relations to T targets (see `past.py`)."""
 
     @property
     def mask_BxS(self) -> jax.Array:
@@ -83,7 +83,7 @@ class Past(Protocol):
         ...
 
     def similarity(self) -> jax.Array:
-        """What `relate` found, (B, S, T)."""
+        """`Related.similarity` of the past items, (B, S, T)."""
         ...
 
     def attend(
@@ -92,18 +92,18 @@ class Past(Protocol):
         beta: float,
         first_Bx1xT: jax.Array | None = None,
         prior_BxSxT: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Attends to the relations; `attention.attend` adds that of the slot before them.
+    ) -> Attended:
+        """Attends to the relations; `attention.attend` adds that of slot 0.
 
         Args:
-          query_BxMxT: V x of the vector x that attends, one for each target or (B, M, 1).
-          beta: power of the denominator.
-          first_Bx1xT: the logit of a slot before the past items, or None.
-          prior_BxSxT: is added to the logits <rel_k, x>, or None.
+          query_BxMxT: V x of the query vector x, one per target, or (B, M, 1) for all.
+          beta: exponent of the denominator.
+          first_Bx1xT: logit of slot 0, or None.
+          prior_BxSxT: added to the logits <rel_k, x>, or None.
 
         Returns:
-          Weights (B, S, T) of the past items, weight (B, 1, T) of the slot before them, and mixture
-          weights (B, M, T) of the sum over the past items.
+          Weights (B, S, T) of the past items, weight (B, 1, T) of slot 0, and mixture weights
+          (B, M, T) of the sum over the past items.
         """
         ...
 
@@ -117,8 +117,8 @@ class Attention(NamedTuple):
 
     Attributes:
       weights_BxSxT: of the past items; zero outside the mask.
-      first_Bx1xT: of a slot before them, the user or the target itself; zero without one.
-      mixture_BxMxT: the attended sum of relations; None of an attention over rows.
+      first_Bx1xT: of slot 0, the user or the target itself; zero without one.
+      mixture_BxMxT: mixture weights of the attended sum; None for attention over rows.
     """
 
     weights_BxSxT: jax.Array
@@ -127,75 +127,75 @@ class Attention(NamedTuple):
 
     @property
     def mixture(self) -> jax.Array:
-        """`mixture_BxMxT`, of an attention over relations."""
+        """`mixture_BxMxT`, for attention over relations."""
         assert self.mixture_BxMxT is not None
         return self.mixture_BxMxT
 
     def shares(self) -> jax.Array:
-        """Shares (B, S, T) of the attention; the slot before has what is missing of 1."""
+        """Attention normalised to shares, (B, S, T); slot 0 has the rest to 1."""
         total_Bx1xT = self.first_Bx1xT + jnp.sum(self.weights_BxSxT, axis=1, keepdims=True)
         return self.weights_BxSxT / jnp.where(total_Bx1xT > 0, total_Bx1xT, 1.0)
 
 
 class Model(nn.Module):
-    """score(u, t) is the closeness of u + relation(u, t) and t; without a relation that of u and t.
+    """score(u, t) = closeness(u + relation(u, t), t), or closeness(u, t) without a relation.
 
-    The dataclass fields of a model are its options. A row is a vector of D numbers, unless
-    `init_rows` makes it wider or `constants` adds to it.
+    The dataclass fields of a model are its options. A row is a vector of D components, unless
+    `init_rows` makes it wider or `constants` appends to it.
     """
 
     spec: ClassVar[Spec] = Spec()
 
     if TYPE_CHECKING:
-        # Flax makes one of the fields, which its types do not tell.
+        # Flax generates it from the fields; its types do not say so.
         def __hash__(self) -> int: ...
 
     def users(self, user_BxD: jax.Array, past_BxSxD: jax.Array, mask_BxS: jax.Array) -> Users:
-        """What all targets of a user need, with the user's vector as `user_BxD`.
+        """Per-user arrays for all targets, including the user embedding `user_BxD`.
 
         Args:
           user_BxD: user rows.
-          past_BxSxD: rows of past items, zero where they are masked.
+          past_BxSxD: rows of past items, zero where masked.
           mask_BxS: True where a past item is real.
         """
         return {"user_BxD": user_BxD}
 
     def relate(self, past: jax.Array, target: jax.Array) -> Related:
-        """What past items and targets have in common.
+        """Relations and similarities of past items and targets.
 
         Args:
-          past: a table (X, D), or the past items of each example (B, S, D).
-          target: (T, D), or one target of each example (B, 1, D).
+          past: a table (X, D), or each example's past items (B, S, D).
+          target: (T, D), or one target per example (B, 1, D).
         """
         return Related()
 
     def meet(self, users: Users, target_BxTxD: jax.Array) -> Any:
-        """What each pair of user and target needs: arrays with a leading axis B."""
+        """Arrays per pair of user and target, with a leading axis B."""
         return {}
 
     def attention(
         self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past
     ) -> dict[str, Attention]:
-        """The attentions by name, `share` first; `scores` itself calls it."""
+        """The attentions by name, `share` first; `scores` uses the same."""
         return {}
 
     def relation(
         self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past
     ) -> jax.Array | None:
-        """The vectors (B, T, D) that move each user towards its targets; None: it stays."""
+        """Relations (B, T, D) that translate users to targets; None for no relation."""
         return None
 
     def closeness(self, moved_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
-        """Scores (B, T) of users that are moved already, higher is better.
+        """Scores (B, T) of translated users, higher is better.
 
         Args:
-          moved_BxTxD: a moved user for each target, or (B, 1, D) for all.
-          target_BxTxD: item rows, of each user's own or (1, T, D) for all.
+          moved_BxTxD: user + relation per target, or (B, 1, D) for all targets.
+          target_BxTxD: item rows per user, or (1, T, D) for all users.
         """
         raise TypeError(f"{type(self).__name__} has no closeness")
 
     def moved(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
-        """The users moved by their relations: (B, T, D), or (B, 1, D) where there are none."""
+        """Users translated by their relations: (B, T, D), or (B, 1, D) without relations."""
         relation_BxTxD = self.relation(users, met, target_BxTxD, past)
         user_Bx1xD = users["user_BxD"][:, None]
         return user_Bx1xD if relation_BxTxD is None else user_Bx1xD + relation_BxTxD
@@ -204,9 +204,9 @@ class Model(nn.Module):
         """Scores (B, T), higher is better.
 
         Args:
-          users: what `users` gave.
-          met: what `meet` gave.
-          target_BxTxD: item rows, of each user's own or (1, T, D) for all.
+          users: result of `users`.
+          met: result of `meet`.
+          target_BxTxD: item rows per user, or (1, T, D) for all users.
           past: the past items.
         """
         return self.closeness(self.moved(users, met, target_BxTxD, past), target_BxTxD)
@@ -218,25 +218,25 @@ class Model(nn.Module):
         negative_NxBxD: jax.Array,
         score_B: jax.Array,
     ) -> jax.Array | float:
-        """What each example adds to its loss, (B,); `score_B` is the positive's."""
+        """Regularisation of each example, (B,); `score_B` is the positive's score."""
         return 0.0
 
     def init_rows(self, key: jax.Array, n_rows: int, dim: int) -> jax.Array:
-        """A table as training starts: (n_rows, D) from N(0, 1/D)."""
+        """The initial table: (n_rows, D) from N(0, 1/D)."""
         return jax.random.normal(key, (n_rows, dim)) * dim**-0.5
 
     def constants(
         self, tables: dict[str, jax.Array], user_E: jax.Array, item_E: jax.Array
     ) -> dict[str, jax.Array]:
-        """Columns behind the rows of each table, constant during an epoch and without a gradient.
+        """Columns appended to each table, constant during an epoch and without gradient.
 
         Args:
           tables: `users` (U, D) and `items` (I, D).
-          user_E: users of the training interactions.
-          item_E: their items.
+          user_E: user indices of the training interactions.
+          item_E: item indices of the training interactions.
         """
         return {}
 
     def item_similarity(self, items_IxD: np.ndarray, item_T: np.ndarray) -> np.ndarray:
-        """Similarity of some items to all, (T, I)."""
+        """Similarity (T, I) of every item to the given ones."""
         raise TypeError(f"{type(self).__name__} has no item similarity")

@@ -1,4 +1,4 @@
-"""BPR: matrix factorisation by a pairwise ranking loss."""
+"""BPR: matrix factorisation with a pairwise ranking loss."""
 
 import jax.numpy as jnp
 
@@ -10,8 +10,8 @@ from hlrcml_jax.models.base import Model, Spec
 class BPR(Model):
     """score(u, t) = <u, t> + b_t (Rendle et al., UAI 2009).
 
-    A row is a vector with its bias behind. A user's bias ranks nothing, and is only there because
-    the paper's program regularises one. The weights are those of that program, for each example.
+    A row is a vector followed by a bias. The user bias does not affect the ranking; it exists as
+    the paper's program regularises one. The weights are per example, as in that program.
     """
 
     spec = Spec(ball=False, logistic=True, users_from_items=False)
@@ -21,7 +21,7 @@ class BPR(Model):
     l2_bias: float = schema.BPR.l2_bias
 
     def init_rows(self, key, n_rows, dim):
-        """(n_rows, D + 1): vectors from N(0, 1/D), biases of zero."""
+        """(n_rows, D + 1): vectors from N(0, 1/D), biases zero."""
         return jnp.pad(super().init_rows(key, n_rows, dim), ((0, 0), (0, 1)))
 
     def closeness(self, moved_BxTxD, target_BxTxD):
@@ -40,5 +40,5 @@ class BPR(Model):
         )
 
     def item_similarity(self, items_IxD, item_T):
-        """The cosine of the vectors."""
+        """Cosine of the vectors."""
         return distances.cosine(items_IxD[:, :-1], item_T)

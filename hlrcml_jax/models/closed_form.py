@@ -1,4 +1,4 @@
-"""Models that are solved instead of trained, and score by an inner product."""
+"""Models solved in closed form or by a library, which score by an inner product."""
 
 import abc
 import contextlib
@@ -21,21 +21,21 @@ MAX_ITEMS = 50_000
 
 
 _SPEC = Spec(ball=False, closed_form=True, users_from_items=False, sharded=False)
-_OF_HISTORIES = dataclasses.replace(_SPEC, rows_are_histories=True)
+_HISTORY_SPEC = dataclasses.replace(_SPEC, rows_are_histories=True)
 
 
 class ClosedForm(Model):
     """score(u, t) = <u, t> with rows that `fit` computes from the training interactions.
 
-    Where a user's row is its history, 0 and 1 for each item (I,), an item's row is the item's
-    column of a matrix W (I, I), and the user's own table is not used.
+    With `rows_are_histories` a user's row is its history, 0 or 1 per item (I,), an item's row is
+    its column of a matrix W (I, I), and the table of users is not used.
     """
 
     spec: ClassVar[Spec] = _SPEC
 
     @abc.abstractmethod
     def fit(self, train: scipy.sparse.csr_array, seed: int) -> dict[str, Any]:
-        """The parameters: `users`, `items` and nothing for the module itself, as host arrays.
+        """The parameters as host arrays: `users`, `items` and an empty `model`.
 
         Args:
           train: boolean CSR (U, I).
@@ -43,28 +43,28 @@ class ClosedForm(Model):
         """
 
     def widths(self, n_items: int) -> tuple[int, int]:
-        """Length of a user's and an item's row."""
+        """(length of a user row, length of an item row)."""
         return (1, n_items) if self.spec.rows_are_histories else (1, 1)
 
     def fold_in(self, items_IxD: np.ndarray, histories: scipy.sparse.csr_array) -> np.ndarray:
-        """Rows of new users (N, D), from their items, CSR (N, I)."""
-        return np.zeros((histories.shape[0], 1))  # a history is its own row
+        """Rows (N, D) of new users, from their histories, CSR (N, I)."""
+        return np.zeros((histories.shape[0], 1))  # unused: the history is the row
 
     def closeness(self, moved_BxTxD, target_BxTxD):
         return products(moved_BxTxD, target_BxTxD)
 
     def item_similarity(self, items_IxD, item_T):
-        """The cosine of the rows, or the weight that an item has for others."""
+        """Cosine of the rows; with `rows_are_histories`, the weights W."""
         return items_IxD.T[item_T] if self.spec.rows_are_histories else cosine(items_IxD, item_T)
 
 
 def closed_form(model: Model) -> ClosedForm | None:
-    """The model, if it is solved and not trained."""
+    """The model, if it is solved and not trained; else None."""
     return cast(ClosedForm, model) if model.spec.closed_form else None
 
 
 class Popularity(ClosedForm):
-    """Every user gets the items that most users have: 1 times the number of interactions."""
+    """score(u, t) = number of training interactions of t."""
 
     def fit(self, train, seed=0):
         return {
@@ -104,7 +104,7 @@ class ALS(ClosedForm):
         return {"users": als.user_factors, "items": als.item_factors, "model": {}}
 
     def fold_in(self, items_IxD, histories):
-        """The least squares of a user, with the items fixed (the paper's equation 4)."""
+        """Least squares for each user with fixed items (the paper's equation 4)."""
         gram_DxD = items_IxD.T @ items_IxD + self.regularization * np.eye(self.dim)
         return np.linalg.solve(gram_DxD, (histories.astype(np.float32) @ items_IxD).T).T
 
@@ -112,10 +112,10 @@ class ALS(ClosedForm):
 class ItemKNN(ClosedForm):
     """score(u, t) = sum of the similarities of t to the user's items (Sarwar et al., WWW 2001).
 
-    Each item counts for its nearest neighbours alone. Solved by the library `implicit`.
+    Similarities are kept for nearest neighbours only. Solved by the library `implicit`.
     """
 
-    spec: ClassVar[Spec] = _OF_HISTORIES
+    spec: ClassVar[Spec] = _HISTORY_SPEC
 
     similarity: str = schema.ItemKNN.similarity
     neighbours: int = schema.ItemKNN.neighbours
@@ -134,12 +134,12 @@ class ItemKNN(ClosedForm):
 
 
 class EASE(ClosedForm):
-    """x_u W with the W of least squares and zero diagonal (Steck, WWW 2019), in closed form.
+    """x_u W, where W is the least-squares solution with zero diagonal (Steck, WWW 2019).
 
     W = -P / diag(P) off the diagonal, with P = (X'X + l2 I)^-1 in float64.
     """
 
-    spec: ClassVar[Spec] = _OF_HISTORIES
+    spec: ClassVar[Spec] = _HISTORY_SPEC
 
     l2: float = schema.EASE.l2
 
@@ -160,7 +160,7 @@ class EASE(ClosedForm):
 def _from_weights(train, weights) -> dict[str, Any]:
     if train.shape[1] > MAX_ITEMS:
         raise UserError(
-            f"this model keeps a weight for each pair of items, and {train.shape[1]:,} items are "
+            f"this model has a weight for each pair of items, and {train.shape[1]:,} items are "
             f"more than {MAX_ITEMS:,}; raise data.min_per_item, or choose another model.name."
         )
     return {
@@ -175,7 +175,7 @@ def _counts(train) -> np.ndarray:
 
 
 def _implicit(module: str):
-    """A module of the optional library."""
+    """A module of the optional library `implicit`."""
     try:
         return importlib.import_module(f"implicit.{module}")
     except ImportError:
@@ -187,7 +187,7 @@ def _implicit(module: str):
 
 @contextlib.contextmanager
 def _quietly():
-    """Without the library's advice: it has its own threads, so those of BLAS only disturb it."""
+    """Limits BLAS to one thread, since `implicit` has its own, and hides its warnings."""
     with threadpoolctl.threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

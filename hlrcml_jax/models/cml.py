@@ -1,4 +1,4 @@
-"""Collaborative Metric Learning: the distance of user and item, and no relation."""
+"""Collaborative Metric Learning: the distance of user and item, without a relation."""
 
 from hlrcml_jax.models import distances
 from hlrcml_jax.models.distances import MetricModel

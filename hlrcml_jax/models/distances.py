@@ -11,8 +11,8 @@ def products(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
     """<u, t>, (B, T).
 
     Args:
-      user_BxTxD: a user for each target, or (B, 1, D).
-      target_BxTxD: targets of each user, or (1, T, D) for all.
+      user_BxTxD: user rows per target, or (B, 1, D) for all targets.
+      target_BxTxD: target rows per user, or (1, T, D) for all users.
     """
     if are_shared(target_BxTxD) and user_BxTxD.shape[1] == 1:
         return user_BxTxD[:, 0] @ target_BxTxD[0].T
@@ -20,7 +20,7 @@ def products(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
 
 
 def squared(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
-    """||u - t||^2, (B, T), of arguments as in `products`; of shared targets by a matrix product."""
+    """||u - t||^2, (B, T), arguments as in `products`; a matrix product for shared targets."""
     if are_shared(target_BxTxD) and user_BxTxD.shape[1] == 1:
         user_Bx1 = jnp.sum(jnp.square(user_BxTxD), axis=2)
         target_1xT = jnp.sum(jnp.square(target_BxTxD), axis=2)
@@ -29,8 +29,8 @@ def squared(user_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
 
 
 def are_shared(target_BxTxD: jax.Array) -> bool:
-    """Whether all users have the same targets."""
-    return target_BxTxD.shape[0] == 1  # in an export B is unknown, and len fails
+    """Whether all users share the targets."""
+    return target_BxTxD.shape[0] == 1  # in an export B is symbolic, and len fails
 
 
 def _over_dims(function, user_BxTxD, target_BxTxD):
@@ -41,7 +41,7 @@ def _over_dims(function, user_BxTxD, target_BxTxD):
 
 
 def cosine(rows_IxD: np.ndarray, row_T: np.ndarray) -> np.ndarray:
-    """Cosines (T, I) of some rows with all; 0 for a row of zeros."""
+    """Cosines (T, I) of rows `row_T` with all; 0 for a zero row."""
     unit_IxD = rows_IxD / np.maximum(np.linalg.norm(rows_IxD, axis=1, keepdims=True), 1e-30)
     return unit_IxD[row_T] @ unit_IxD.T
 
@@ -49,8 +49,7 @@ def cosine(rows_IxD: np.ndarray, row_T: np.ndarray) -> np.ndarray:
 class MetricModel(Model):
     """score(u, t) = -||u + relation(u, t) - t||^2.
 
-    Without any method of its own it is Collaborative Metric Learning, ranked less quickly than by
-    `cml.py`.
+    Without further methods it is Collaborative Metric Learning; `cml.py` ranks faster.
     """
 
     def closeness(self, moved_BxTxD, target_BxTxD):
@@ -58,5 +57,5 @@ class MetricModel(Model):
 
     def item_similarity(self, items_IxD, item_T):
         """Minus the squared distance."""
-        of_T, square_I = items_IxD[item_T], np.square(items_IxD).sum(axis=1)
-        return 2 * of_T @ items_IxD.T - square_I[None] - square_I[item_T][:, None]
+        items_TxD, square_I = items_IxD[item_T], np.square(items_IxD).sum(axis=1)
+        return 2 * items_TxD @ items_IxD.T - square_I[None] - square_I[item_T][:, None]

@@ -1,7 +1,7 @@
 """HLR and HLR++ (Tran et al., RecSys 2021): hierarchies of latent relations.
 
 Both score a target by -||u + r - t||^2. They differ in the relation r, a mixture of the memory's
-M value rows that is carried as its mixture weights (see `memory.py`).
+M value rows, represented by its mixture weights (see `memory.py`).
 """
 
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ class HLRPlusPlus(HLR):
     """
 
     def users(self, user_BxD, past_BxSxD, mask_BxS):
-        """As HLR's, with the relations rel(u, p_k), which no target changes."""
+        """As HLR's, with the relations rel(u, p_k), which do not depend on the target."""
         own = OwnPast(Related(self.memory.slot_weights(past_BxSxD, user_BxD)), mask_BxS)
         return super().users(user_BxD, past_BxSxD, mask_BxS) | {"past": own}
 

@@ -13,7 +13,7 @@ from hlrcml_jax.models.memory import RelationMemory
 class LRML(MetricModel):
     """score(u, t) = -||u + rel(u, t) - t||^2.
 
-    Models with hierarchies of such relations attend to more of them (see `hlr.py`).
+    The base of models that attend to several such relations (see `hlr.py`).
     """
 
     spec = Spec(memory=True)
@@ -30,14 +30,14 @@ class LRML(MetricModel):
         return {"user_BxD": user_BxD, "query_BxMx1": self.memory.query(user_BxD)[:, :, None]}
 
     def meet(self, users, target_BxTxD):
-        """rel(u, t), and the distance without any relation."""
+        """rel(u, t), and the squared distance of u and t."""
         return {
             "rel_BxMxT": self.memory.weights(users["user_BxD"], target_BxTxD),
             "distance_BxT": distances.squared(users["user_BxD"][:, None], target_BxTxD),
         }
 
     def mixture(self, users, met, target_BxTxD, past) -> jax.Array:
-        """Mixture weights (B, M, T) of the relations: of what is attended to, or rel(u, t)."""
+        """Mixture weights (B, M, T) of the relation: the sum over attentions, or rel(u, t)."""
         attentions = self.attention(users, met, target_BxTxD, past).values()
         if not attentions:
             return met["rel_BxMxT"]

@@ -1,9 +1,9 @@
 """The memory of latent relations (paper, section 3).
 
 The relation of two vectors is read from M slots, rel(a, b) = softmax((a * b) A) V, and a hierarchy
-of relations is a weighted sum of such reads. Every relation is therefore a mixture of the M value
-rows: its mixture weights are carried (`_M`), and the D-dimensional vector is left unbuilt. With
-q = V x, the product <rel, x> is weights . q.
+of relations is a weighted sum of such reads. Every relation is thus a mixture of the M value rows
+and is represented by its mixture weights (`_M`); the D-dimensional vector is never built. With
+q = V x, <rel, x> = weights . q.
 """
 
 import flax.linen as nn
@@ -16,9 +16,8 @@ from hlrcml_jax.models.distances import are_shared
 class RelationMemory(nn.Module):
     """M slots of keys A (D, M) and values V (M, D).
 
-    They are drawn from N(0, 1/D), times the scales: with products t * p of rows in a unit ball the
-    paper's keys leave all mixture weights almost equal when training starts, and values of zero let
-    it start as CML.
+    Initialised from N(0, 1/D), times the scales. With rows in a unit ball, the paper's keys
+    make all initial mixture weights almost equal; a value scale of 0 starts training as CML.
     """
 
     dim: int
@@ -34,7 +33,7 @@ class RelationMemory(nn.Module):
         self.values_MxD = self.param("values", init(self.value_scale), (self.slots, self.dim))
 
     def weights(self, a_BxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
-        """Mixture weights (B, M, T) of rel(a, t), for targets of one's own or shared ones."""
+        """Mixture weights (B, M, T) of rel(a, t), for targets per user or shared, (1, T, D)."""
         if are_shared(target_BxTxD):  # one matrix product for every pair
             keyed_DxMxT = self.keys_DxM[:, :, None] * target_BxTxD[0].T[:, None]
             return jax.nn.softmax(jnp.tensordot(a_BxD, keyed_DxMxT, axes=1), axis=1)
@@ -47,17 +46,17 @@ class RelationMemory(nn.Module):
         return jax.nn.softmax((slots_BxSxD * b_BxD[:, None]) @ self.keys_DxM)
 
     def relate(self, past: jax.Array, target: jax.Array) -> jax.Array:
-        """Mixture weights of rel(p, t): (X, M, T), or (B, S, M) of own ones; see `Related`."""
+        """Mixture weights of rel(p, t): (X, M, T) or (B, S, M), see `Related`."""
         if past.ndim == 2:
             return self.weights(past, target[None])
         return self.slot_weights(past, target[:, 0])
 
     def query(self, x: jax.Array) -> jax.Array:
-        """V x, the inner product with each value row: (..., D) to (..., M)."""
+        """V x, the inner products with the value rows: (..., D) to (..., M)."""
         return x @ self.values_MxD.T
 
     def read(self, mixture_BxMxT: jax.Array) -> jax.Array:
-        """The relations themselves, (B, T, D)."""
+        """Relations (B, T, D) from their mixture weights."""
         b, m, t = mixture_BxMxT.shape
         mixture_NxM = jnp.swapaxes(mixture_BxMxT, 1, 2).reshape(b * t, m)
         return (mixture_NxM @ self.values_MxD).reshape(b, t, self.dim)

@@ -1,8 +1,8 @@
-"""Where the past items of users, and their relations with targets, come from.
+"""The two sources of past items and their relations with targets.
 
-`OwnPast` holds those of each example, for one target of its own: training and explanations.
-`TablePast` looks them up in what was computed once for a table of items and for targets that all
-users share: ranking, and candidates that a batch shares. A model sees the same methods of both.
+`OwnPast` holds them per example, for one target each: training and explanations. `TablePast` looks
+them up in relations computed once, of a table of items with targets shared by all users: ranking,
+and negatives shared by a batch. Both implement `Past`, so a model does not tell them apart.
 """
 
 import functools
@@ -14,16 +14,16 @@ import jax.numpy as jnp
 
 from hlrcml_jax import devices
 from hlrcml_jax.models.attention import softmax
-from hlrcml_jax.models.base import Model, Related, Users
+from hlrcml_jax.models.base import Attended, Model, Related, Users
 
 
 class OwnPast(flax.struct.PyTreeNode):
-    """The past items of B examples, as seen from one target of each, or from the users themselves.
+    """Past items of B examples, with their relations to one target each, or to the user.
 
     Attributes:
       related: `relation` (B, S, M) and `similarity` (B, S).
       mask_BxS: True where a past item is real.
-      rows_BxSxD: rows of the items, zero where they are masked; None where they are not mixed.
+      rows_BxSxD: item rows, zero where masked; None if `mix_rows` is not used.
     """
 
     related: Related
@@ -33,7 +33,7 @@ class OwnPast(flax.struct.PyTreeNode):
     def similarity(self) -> jax.Array:
         return self.related.similarity[:, :, None]
 
-    def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None):
+    def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None) -> Attended:
         relation_BxSxM = self.related.relation
         logits_BxSxT = relation_BxSxM @ query_BxMxT
         found = _weigh(logits_BxSxT, self.mask_BxS, beta, first_Bx1xT, prior_BxSxT)
@@ -44,13 +44,13 @@ class OwnPast(flax.struct.PyTreeNode):
 
 
 class TablePast(flax.struct.PyTreeNode):
-    """The past items of B users among X items, as seen from T targets that all users share.
+    """Past items of B users in a table of X items, with relations to T shared targets.
 
     Attributes:
       related: `relation` (X, M, T) and `similarity` (X, T).
       mask_BxS: True where a past item is real.
-      rows_XxD: rows of the table.
-      row_BxS: the past items as rows of the table.
+      rows_XxD: the table.
+      row_BxS: row indices of the past items in the table.
     """
 
     related: Related
@@ -61,14 +61,14 @@ class TablePast(flax.struct.PyTreeNode):
     def similarity(self) -> jax.Array:
         return self.related.similarity[self.row_BxS]
 
-    def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None):
+    def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None) -> Attended:
         slots = (self.related.relation, self.row_BxS, self.mask_BxS)
         if devices.on_cpu():
             return _look_up(beta, *slots, query_BxMxT, first_Bx1xT, prior_BxSxT)
         relation_BxSxMxT = self.related.relation[self.row_BxS].astype(float)
         logits_BxSxT = jnp.sum(relation_BxSxMxT * query_BxMxT[:, None], axis=2)
         found = _weigh(logits_BxSxT, self.mask_BxS, beta, first_Bx1xT, prior_BxSxT)
-        return *found, jnp.sum(relation_BxSxMxT * found[0][:, :, None], axis=1)
+        return (*found, jnp.sum(relation_BxSxMxT * found[0][:, :, None], axis=1))
 
     def mix_rows(self, weights_BxSxT: jax.Array) -> jax.Array:
         return jnp.einsum("bst,bsd->btd", weights_BxSxT, self.rows_XxD[self.row_BxS])
@@ -79,9 +79,8 @@ def _weigh(logits_BxSxT, mask_BxS, beta, first_Bx1xT, prior_BxSxT):
     return softmax(logits_BxSxT, mask_BxS, beta, first_Bx1xT)
 
 
-# A CPU looks relations up one slot at a time, so that a slot's stay in cache and an example's are
-# never gathered. Nor are they in the derivative, of which XLA's own would copy the whole table for
-# each slot.
+# On a CPU, relations are looked up slot by slot, which fits in cache and gathers no (B, S, M, T)
+# array. The same in the derivative, which XLA would derive with a copy of the table per slot.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -151,11 +150,11 @@ def _mix(relation_XxMxT, row_BxS, weights_BxSxT):
 
 
 class Examples(flax.struct.PyTreeNode):
-    """B users with their past items, ready to be scored with targets of their own, one at a time.
+    """B users with their past items, to be scored with one target each at a time.
 
     Attributes:
-      users: what the model's `users` gave.
-      past_BxSxD: rows of past items, zero where they are masked.
+      users: result of the model's `users`.
+      past_BxSxD: rows of past items, zero where masked.
       mask_BxS: True where a past item is real.
     """
 
@@ -167,14 +166,14 @@ class Examples(flax.struct.PyTreeNode):
     def of(
         cls, bound: Model, user_BxD: jax.Array, past_BxSxD: jax.Array, mask_BxS: jax.Array
     ) -> "Examples":
-        """Of user rows and past items' rows, which may be anything where they are masked."""
+        """From user rows and past items' rows, whose values are ignored where masked."""
         past_BxSxD = jnp.where(mask_BxS[:, :, None], past_BxSxD, 0.0)
         return cls(bound.users(user_BxD, past_BxSxD, mask_BxS), past_BxSxD, mask_BxS)
 
     def with_target(
         self, bound: Model, target_BxD: jax.Array
     ) -> tuple[Users, Any, jax.Array, OwnPast]:
-        """The arguments of the model's `scores`, `attention` and `relation` for one target each."""
+        """Arguments of the model's `scores`, `attention` and `relation`, for one target each."""
         target_Bx1xD = target_BxD[:, None]
         related = bound.relate(self.past_BxSxD, target_Bx1xD)
         past = OwnPast(related, self.mask_BxS, self.past_BxSxD)
@@ -188,16 +187,15 @@ def own_scores(
     past_BxSxD: jax.Array,
     mask_BxS: jax.Array,
 ) -> jax.Array:
-    """Scores (B,) of B users and one target each; of a bound model, or as `method` of `apply`."""
+    """Scores (B,) of users with one target each; call it directly or as `method` of `apply`."""
     examples = Examples.of(bound, user_BxD, past_BxSxD, mask_BxS)
     return bound.scores(*examples.with_target(bound, target_BxD))[:, 0]
 
 
 def from_items(items_BxSxD: jax.Array, mask_BxS: jax.Array) -> jax.Array:
-    """Users (B, D) represented by their n items: the sum of their rows over sqrt(n).
+    """Users (B, D) represented by their n items: the sum of the rows / sqrt(n) (Koren, KDD 2008).
 
-    (Koren, KDD 2008.) In training the positive is not among them, so that a user is what predicts
-    it.
+    In training the positive is excluded, so that a user is predicted from its other items.
     """
     count_Bx1 = jnp.maximum(jnp.sum(mask_BxS, axis=1, keepdims=True), 1)
     return jnp.einsum("bsd,bs->bd", items_BxSxD, mask_BxS / jnp.sqrt(count_Bx1))

@@ -1,4 +1,4 @@
-"""HLR with residual relations: an item is related to another by itself, moved by the memory."""
+"""HLR with residual relations: the past item itself plus a relation from the memory."""
 
 from hlrcml_jax import schema
 from hlrcml_jax.models.adacml import similarities
@@ -9,12 +9,12 @@ from hlrcml_jax.models.hlr import HLR
 
 
 class ResidualHLR(HLR):
-    """score(u, t) = -||u + sum_k w_k (rel(t, p_k) + p_k) - t||^2, of our own.
+    """score(u, t) = -||u + sum_k w_k (rel(t, p_k) + p_k) - t||^2, our own model.
 
-    The sum runs over HLR's slots, and slot 0, the user, adds rel(t, u) alone. Past items are
-    attended to for their similarity to the target too: w_k is proportional to
-    exp(<rel(t, p_k), u> + sharpness <p_k, t>). An empty memory leaves AdaCML with one more
-    slot that adds nothing, and no past items LRML.
+    The sum runs over HLR's slots; slot 0, the user, contributes rel(t, u) only. The attention also
+    depends on the similarity to the target: w_k is proportional to
+    exp(<rel(t, p_k), u> + sharpness <p_k, t>). With zero memory values it is AdaCML with one more
+    slot that contributes nothing; without past items it is LRML.
     """
 
     sharpness: float = schema.Model.sharpness
@@ -31,5 +31,5 @@ class ResidualHLR(HLR):
         (attended,) = self.attention(users, met, target_BxTxD, past).values()
         return self.memory.read(attended.mixture) + past.mix_rows(attended.weights_BxSxT)
 
-    # With D numbers to add to a relation, its vector is what is cheapest.
+    # Since past rows (D,) are added to the relation, building its vector is cheapest.
     scores = MetricModel.scores

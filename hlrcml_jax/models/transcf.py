@@ -1,4 +1,4 @@
-"""TransCF (Park et al., ICDM 2018): the relation of two neighbourhoods."""
+"""TransCF (Park et al., ICDM 2018): a relation from the neighbourhoods of user and item."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ CHUNK = 1 << 16
 
 
 class TransCF(MetricModel):
-    """score(u, t) = -||u + n_u * n_t - t||^2, element-wise, with the means of the neighbours n.
+    """score(u, t) = -||u + n_u * n_t - t||^2, with the neighbourhood means n, element-wise.
 
-    n_u is the mean vector of the user's items, n_t that of the item's users; they are taken at the
-    beginning of an epoch and no gradient flows through them. A row is a vector with its n behind.
+    n_u is the mean embedding of the user's items, n_t that of the item's users; they are computed
+    at the start of an epoch and have no gradient. A row is an embedding followed by its n.
     """
 
     spec = Spec(constants=True, users_from_items=False, sharded=False)
@@ -24,14 +24,14 @@ class TransCF(MetricModel):
     weight_distance: float = schema.TransCF.weight_distance
 
     def constants(self, tables, user_E, item_E):
-        """The means of the neighbours, `users` (U, D) and `items` (I, D); zero without any."""
+        """Neighbourhood means, `users` (U, D) and `items` (I, D); zero without neighbours."""
         user_UxD, item_IxD = tables["users"], tables["items"]
         n_users, n_items = len(user_UxD), len(item_IxD)
-        # In chunks, since one vector an interaction would not fit; the last is padded with
-        # pairs past the end of the tables, which a scatter drops.
+        # In chunks, since one vector per interaction would not fit; the last is padded with
+        # row indices past the end of the tables, which a scatter drops.
         pad = (0, -len(user_E) % CHUNK)
-        user_KxE = jnp.pad(user_E, pad, constant_values=n_users).reshape(-1, CHUNK)
-        item_KxE = jnp.pad(item_E, pad, constant_values=n_items).reshape(-1, CHUNK)
+        user_NxE = jnp.pad(user_E, pad, constant_values=n_users).reshape(-1, CHUNK)
+        item_NxE = jnp.pad(item_E, pad, constant_values=n_items).reshape(-1, CHUNK)
 
         def add(sums, pairs):
             user_E, item_E = pairs
@@ -41,12 +41,12 @@ class TransCF(MetricModel):
             ), None
 
         zeros = (jnp.zeros_like(user_UxD), jnp.zeros_like(item_IxD))
-        (of_user_UxD, of_item_IxD), _ = jax.lax.scan(add, zeros, (user_KxE, item_KxE))
+        (sum_UxD, sum_IxD), _ = jax.lax.scan(add, zeros, (user_NxE, item_NxE))
         count_Ux1 = jnp.bincount(user_E, length=n_users)[:, None]
         count_Ix1 = jnp.bincount(item_E, length=n_items)[:, None]
         return {
-            "users": of_user_UxD / jnp.maximum(count_Ux1, 1),
-            "items": of_item_IxD / jnp.maximum(count_Ix1, 1),
+            "users": sum_UxD / jnp.maximum(count_Ux1, 1),
+            "items": sum_IxD / jnp.maximum(count_Ix1, 1),
         }
 
     def users(self, user_BxD, past_BxSxD, mask_BxS):
@@ -60,7 +60,7 @@ class TransCF(MetricModel):
         return super().closeness(moved_BxTxD, _halves(target_BxTxD)[0])
 
     def scores(self, users, met, target_BxTxD, past):
-        """||u - t||^2 + 2 <u - t, n_u * n_t> + ||n_u * n_t||^2 by products of users and targets."""
+        """||u - t||^2 + 2 <u - t, n_u * n_t> + ||n_u * n_t||^2 by matrix products."""
         u_Bx1xD, nu_Bx1xD = users["user_BxD"][:, None], users["neighbours_BxD"][:, None]
         t_BxTxD, nt_BxTxD = _halves(target_BxTxD)
         linear_BxT = distances.products(u_Bx1xD * nu_Bx1xD, nt_BxTxD)
@@ -69,12 +69,12 @@ class TransCF(MetricModel):
         return -distances.squared(u_Bx1xD, t_BxTxD) - 2.0 * linear_BxT - square_BxT
 
     def penalty(self, user_BxD, positive_BxD, negative_NxBxD, score_B):
-        """Vectors near the means of their neighbours, and positives near the moved users."""
+        """The neighbourhood and the distance regulariser."""
         rows = (user_BxD, positive_BxD, *negative_NxBxD)
-        from_neighbours_B = sum(jnp.sum(jnp.square(a - b), axis=1) for a, b in map(_halves, rows))
-        return self.weight_neighbours * from_neighbours_B - self.weight_distance * score_B
+        neighbourhood_B = sum(jnp.sum(jnp.square(a - b), axis=1) for a, b in map(_halves, rows))
+        return self.weight_neighbours * neighbourhood_B - self.weight_distance * score_B
 
 
 def _halves(row: jax.Array) -> list[jax.Array]:
-    """(vector, mean of the neighbours) of wide rows, whatever their leading axes."""
+    """[embedding, neighbourhood mean] of rows with any leading axes."""
     return jnp.split(row, 2, axis=-1)

@@ -1,4 +1,4 @@
-"""Full-ranking evaluation: metrics of each user, and their summary over cohorts."""
+"""Full-ranking evaluation: metrics per user, summarised over cohorts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ class Evaluation:
     """Metrics of the evaluated users.
 
     Attributes:
-      user_B: user numbers, in the order of the cohorts.
-      values: (B,) values under "metric@k"; NaN where a metric does not count a user.
-      overall: "median_rank@k" and "coverage@k" of all lists together.
-      item_BxK: the lists, as long as the largest k; -1 where no item is left.
-      protocol: how they were made.
+      user_B: user indices, in the order of the cohorts.
+      values: (B,) values by "metric@k"; NaN for users that the metric excludes.
+      overall: "median_rank@k" and "coverage@k" over all lists.
+      item_BxK: the lists, K the largest cut-off; -1 for unfilled ranks.
+      protocol: of the evaluation.
     """
 
     user_B: np.ndarray
@@ -35,11 +35,11 @@ class Evaluation:
     protocol: Protocol
 
     def mean(self, name: str) -> float:
-        """Mean over all users."""
+        """Mean of a metric over all users."""
         return float(np.nanmean(self.values[name])) if len(self.user_B) else 0.0
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Mean over the users, and standard deviation of the cohorts' means, of each metric."""
+        """Mean over users, and standard deviation of the cohort means, of each metric."""
         cohorts = np.array_split(np.arange(len(self.user_B)), self.protocol.n_cohorts)
         cohorts = [cohort for cohort in cohorts if len(cohort)]
         table = {}
@@ -57,7 +57,7 @@ class Evaluation:
 def choose_users(
     relevant: scipy.sparse.csr_array, protocol: Protocol, cutoffs: Sequence[int] | None = None
 ) -> np.ndarray:
-    """The users to evaluate: those with enough relevant items, shuffled, cut to the cohorts."""
+    """User indices to evaluate: with enough relevant items, shuffled, truncated to the cohorts."""
     cutoffs = cutoffs or protocol.cutoffs
     count_U = np.diff(relevant.indptr)
     user_B = np.flatnonzero(count_U >= (protocol.min_test_items or smallest(cutoffs)))
@@ -73,15 +73,15 @@ def evaluate(
     protocol: Protocol,
     cutoffs: Sequence[int] | None = None,
 ) -> Evaluation:
-    """Ranks the whole catalogue for each user with items in a part, and measures the lists.
+    """Ranks the full catalogue for each user with items in a part, and computes the metrics.
 
     Args:
-      scorer: made with `dataset.known(part)`.
-      params: replicated over the devices.
+      scorer: with the histories `dataset.known(part)`.
+      params: on the devices.
       dataset: the interactions.
       part: "valid" or "test".
-      protocol: users and definitions.
-      cutoffs: instead of the protocol's.
+      protocol: choice of users and definitions of metrics.
+      cutoffs: overrides the protocol's.
     """
     cutoffs = tuple(cutoffs or protocol.cutoffs)
     relevant = getattr(dataset, part)
@@ -91,13 +91,13 @@ def evaluate(
     longest_row = int(np.diff(relevant.indptr).max(initial=1))
     values: list[dict[str, np.ndarray]] = []
     lists = [np.empty((0, max(cutoffs)), np.int32)]
-    own = metrics.of_names(protocol.metrics)
+    own = metrics.custom_metrics(protocol.metrics)
     for ranking in scorer.rank(params, user_B, longest):
         rows = sampling.UserItems.rows(relevant[ranking.user_C], longest_row)
         rows, items = jax.device_put((rows, ranking.item_CxK))
         measured = _measure(rows, items, cutoffs, protocol.definitions, by_k, own)
         values.append(jax.device_get(measured))
-        # Of whole rankings only the beginning is kept, so that memory does not grow with them.
+        # Only the top of a full ranking is kept, to bound memory.
         item_CxK = ranking.item_CxK[:, : max(cutoffs)]
         short = max(cutoffs) - item_CxK.shape[1]
         lists.append(np.pad(item_CxK, ((0, 0), (0, short)), constant_values=-1))
@@ -129,7 +129,7 @@ _measure = jax.jit(_measure_lists, static_argnums=(2, 3, 4, 5))
 
 
 def popularity_ranks(dataset: Dataset) -> np.ndarray:
-    """Rank of each item by its training interactions, (I,); 1 is the most popular."""
+    """Popularity rank (I,) of each item by training interactions; 1 is the most popular."""
     rank_I = np.empty(dataset.n_items, np.int64)
     order_I = np.argsort(-count_items(dataset.train), kind="stable")
     rank_I[order_I] = 1 + np.arange(dataset.n_items)

@@ -1,6 +1,6 @@
-"""What each device does to rank: a block of items after the other, for a chunk of users.
+"""The computation of ranking on one device: block by block of targets, for a chunk of users.
 
-`scorer.py` says what goes in and calls it.
+`scorer.py` prepares the inputs and calls these functions.
 """
 
 import dataclasses
@@ -16,21 +16,21 @@ from hlrcml_jax import devices
 from hlrcml_jax.models.base import Model, Related
 from hlrcml_jax.models.past import TablePast, from_items
 
-LONG = 4  # lists longer than a quarter of the catalogue are sorted once, at the end
-BITS = 8  # of a byte: known items travel as bits
-PIECE = 256  # past items that are related to a block of targets at a time: they stay in cache
+LONG = 4  # lists longer than I / LONG are sorted once, at the end
+BITS = 8  # per byte: histories are sent to the device as bits
+PIECE = 256  # past items related to a block of targets at a time, so that they stay in cache
 
-ChunkState = dict[str, Any]  # of the users of a chunk, as `Steps.begin` makes it
+ChunkState = dict[str, Any]  # of the users of a chunk, see `Steps.prepare`
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Sizes that keep scoring within a budget.
+    """Block sizes that keep scoring within a memory budget.
 
     Attributes:
-      users: users in a chunk, for each device and worker; whole groups.
+      users: users in a chunk, per device and worker; a multiple of `group`.
       group: users whose relations with a block of targets are computed together.
-      rows: users of the group that are scored at a time; divides the group.
+      rows: users of a group scored at a time; divides `group`.
       targets: items in a block, a multiple of 8.
     """
 
@@ -43,22 +43,22 @@ class Blocks:
 def plan_blocks(
     memory_mb: int, n_users: int, user_bytes: int, target_bytes: int, relates: bool
 ) -> Blocks:
-    """Divides a budget of working memory.
+    """Block sizes for a budget of working memory.
 
     Args:
-      memory_mb: the budget, MiB on each device.
-      n_users: users to score, on each device and worker.
-      user_bytes: what a user of a chunk needs without any target.
-      target_bytes: what a target needs for all users together.
-      relates: whether each pair of user and target has a relation; else a block is one product.
+      memory_mb: budget per device, in MiB.
+      n_users: users to score, per device and worker.
+      user_bytes: bytes per user of a chunk, without targets.
+      target_bytes: bytes per target, for all users together.
+      relates: whether pairs of user and target have relations; else a block is a matrix product.
     """
     budget = memory_mb * 2**20
     group, rows, most_targets = devices.ranking_block()
     most_targets = most_targets if relates else 1024
     targets = _clamp(budget // 2 // target_bytes, 8, most_targets) // 8 * 8
-    user_bytes += 4 * 4 * targets * devices.workers()  # a block's scores, and what sorts them
+    user_bytes += 4 * 4 * targets * devices.workers()  # scores of a block, and their sort buffers
     most = max(budget // 2 // user_bytes, 1)
-    # Chunks of one size, in whole groups.
+    # Equal chunks, in whole groups.
     users = math.ceil(n_users / math.ceil(n_users / most))
     group = min(users, group)
     users = math.ceil(users / group) * group
@@ -76,31 +76,31 @@ def _clamp(value: int, low: int, high: int) -> int:
 def best_items(
     best: tuple[jax.Array, jax.Array], score_CxT: jax.Array, first: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The best of what was best and of a block of further items, (items, scores), each (C, k).
+    """Merges the top k so far with a block of further items: (items, scores), each (C, k).
 
-    Equal scores go by item number. Places that cannot be filled hold item -1 and score -inf.
+    Ties are broken by item index. Unfilled ranks have item -1 and score -inf.
 
     Args:
-      best: of the items before the block.
-      score_CxT: scores of the block's items, -inf for those that must not be ranked.
-      first: number of the block's first item.
+      best: top k of the items before the block.
+      score_CxT: scores of the block's items, -inf for excluded ones.
+      first: index of the block's first item.
     """
     item_Cxk, score_Cxk = best
     k = item_Cxk.shape[1]
-    number_CxT = jnp.broadcast_to(first + jnp.arange(score_CxT.shape[1]), score_CxT.shape)
+    item_CxT = jnp.broadcast_to(first + jnp.arange(score_CxT.shape[1]), score_CxT.shape)
     score_CxN = jnp.concatenate([score_Cxk, score_CxT], axis=1)
-    item_CxN = jnp.concatenate([item_Cxk, number_CxT], axis=1)
-    score_Cxk, place_Cxk = jax.lax.top_k(score_CxN, k)
-    item_Cxk = jnp.take_along_axis(item_CxN, place_Cxk, axis=1)
+    item_CxN = jnp.concatenate([item_Cxk, item_CxT], axis=1)
+    score_Cxk, column_Cxk = jax.lax.top_k(score_CxN, k)
+    item_Cxk = jnp.take_along_axis(item_CxN, column_Cxk, axis=1)
     return jnp.where(score_Cxk > -jnp.inf, item_Cxk, -1), score_Cxk
 
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """The functions behind `Scorer.rank`, for one device.
+    """The stages of `Scorer.rank`, for one device.
 
     Attributes:
-      n_items: I, of all devices together.
+      n_items: I, over all devices.
       placement: of the tables.
     """
 
@@ -112,10 +112,10 @@ class Steps:
 
     @property
     def item_parts(self) -> int:
-        """Into how many parts the items are divided."""
+        """Number of shards of the items."""
         return self.placement.parts[0] if self.placement.parts else 1
 
-    def begin(
+    def prepare(
         self,
         params: dict[str, Any],
         context_XxD: jax.Array,
@@ -125,25 +125,26 @@ class Steps:
         hidden_CxW: jax.Array,
         known_CxW: jax.Array,
     ) -> ChunkState:
-        """What a chunk of users needs for all blocks; `best` is what it has so far."""
+        """The arrays of a chunk of users for all blocks, with an empty `best`."""
         bound = self._bind(params)
         n = len(user_C)
-        of_histories = self.model.spec.rows_are_histories
-        has_rows = "users" in params and not of_histories
+        from_histories = self.model.spec.rows_are_histories
+        has_rows = "users" in params and not from_histories
         user_CxD = self.placement.gather(params["users"], user_C) if has_rows else jnp.zeros((n, 0))
 
-        def begin(group):
+        def prepare_group(group):
             user_GxD, prefs_GxS, mask_GxS, known_GxW = group
             past_GxSxD = jnp.where(mask_GxS[:, :, None], context_XxD[prefs_GxS], 0.0)
-            if of_histories:
+            if from_histories:
                 user_GxD = _from_bits(known_GxW)[:, : self.n_items].astype(float)
             elif not has_rows:
                 user_GxD = from_items(past_GxSxD, mask_GxS)
             return bound.users(user_GxD, past_GxSxD, mask_GxS)
 
-        users_KxG = jax.lax.map(begin, self._groups((user_CxD, prefs_CxS, mask_CxS, known_CxW)))
+        groups = self._groups((user_CxD, prefs_CxS, mask_CxS, known_CxW))
+        users = jax.lax.map(prepare_group, groups)
         return {
-            "users": jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), users_KxG),
+            "users": jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), users),
             "prefs_CxS": prefs_CxS,
             "mask_CxS": mask_CxS,
             "hidden_CxW": hidden_CxW,
@@ -151,7 +152,7 @@ class Steps:
         }
 
     def _empty(self, n, width):
-        """All scores to be, of long lists; else lists without an item."""
+        """Initial `best`: for long lists a buffer of all scores, else lists without items."""
         if is_long(self.k, self.n_items):
             return jnp.full((n, width), -jnp.inf)
         return jnp.full((n, self.k), -1), jnp.full((n, self.k), -jnp.inf)
@@ -159,10 +160,10 @@ class Steps:
     def relate(
         self, params: dict[str, Any], context_XxD: jax.Array, first: jax.Array, out: Related
     ) -> tuple[Related, jax.Array]:
-        """What past items and a block's targets have in common, written over `out`; and `first`.
+        """(`Related` of the context and a block's targets, written over `out`; `first`).
 
-        The context is taken in pieces that stay in cache, and no fresh memory is needed: to get
-        pages for arrays of this size takes longer than the arithmetic.
+        The context is processed in pieces that stay in cache. The buffer is reused, since
+        allocating pages for arrays of this size takes longer than the arithmetic.
         """
         bound, target_TxD = self._bind(params), self._targets(params, first)
         n_rows = len(context_XxD)
@@ -178,13 +179,13 @@ class Steps:
 
             return jax.tree.map(put, related, out)
 
-        # Of several processes, jax takes no mapped function without any result.
+        # With several processes, jax rejects mapped functions without a result.
         return jax.lax.fori_loop(0, n_rows // rows, write, out), first
 
     def rank(
         self, users: ChunkState, block: tuple[dict[str, Any], jax.Array, Related, jax.Array]
     ) -> ChunkState:
-        """The users with what is best after a block."""
+        """The users with `best` updated by a block."""
         params, context_XxD, related, first = block
         bound = self._bind(params)
         target_1xTxD = self._targets(params, first)[None]
@@ -209,30 +210,30 @@ class Steps:
             users["hidden_CxW"], first // BITS, self.blocks.targets // BITS, axis=1
         )
         own_T = first + jnp.arange(self.blocks.targets)
-        past_T = (own_T >= self._n_own) | (self._number(own_T) >= self.n_items)
+        past_T = (own_T >= self._n_own) | (self._item(own_T) >= self.n_items)
         score_CxT = jnp.where(_from_bits(hidden_CxW) | past_T[None], -jnp.inf, score_CxT)
         best = users["best"]
         if isinstance(best, tuple):
-            best = best_items(best, score_CxT, self._number(first))
+            best = best_items(best, score_CxT, self._item(first))
         else:
             best = jax.lax.dynamic_update_slice_in_dim(best, score_CxT, first, axis=1)
         return users | {"best": best}
 
     def finish(self, users: ChunkState) -> tuple[jax.Array, jax.Array]:
-        """The lists: items and scores, each (C, k)."""
+        """The ranked lists: (items, scores), each (C, k)."""
         if isinstance(users["best"], tuple):
             item_CxK, score_CxK = users["best"]
         else:
             score_CxK, own_CxK = jax.lax.top_k(users["best"], min(self.k, self._n_own))
-            item_CxK = self._number(own_CxK)
+            item_CxK = self._item(own_CxK)
         if self.item_parts > 1:
-            # Parts follow each other, so that of equal scores the first item still comes first.
-            item_CxK, score_CxN = (
+            # Shards are in item order, so ties are still broken by item index.
+            item_CxN, score_CxN = (
                 jnp.moveaxis(devices.all_gather(x), 0, 1).reshape(len(x), -1)
                 for x in (item_CxK, score_CxK)
             )
-            score_CxK, place_CxK = jax.lax.top_k(score_CxN, self.k)
-            item_CxK = jnp.take_along_axis(item_CxK, place_CxK, axis=1)
+            score_CxK, column_CxK = jax.lax.top_k(score_CxN, self.k)
+            item_CxK = jnp.take_along_axis(item_CxN, column_CxK, axis=1)
         return jnp.where(score_CxK > -jnp.inf, item_CxK, -1), score_CxK
 
     def _groups(self, tree):
@@ -242,8 +243,8 @@ class Steps:
     def _n_own(self):
         return math.ceil(self.n_items / self.item_parts)
 
-    def _number(self, own):
-        """The numbers of this device's items."""
+    def _item(self, own):
+        """Item indices in the catalogue, from indices in this device's shard."""
         return own + devices.index() * self._n_own if self.item_parts > 1 else own
 
     def _bind(self, params):
@@ -251,8 +252,8 @@ class Steps:
 
     def _targets(self, params, first):
         items_IxD = params["items"]
-        place_T = jnp.minimum(first + jnp.arange(self.blocks.targets), len(items_IxD) - 1)
-        return items_IxD[place_T]
+        row_T = jnp.minimum(first + jnp.arange(self.blocks.targets), len(items_IxD) - 1)
+        return items_IxD[row_T]
 
 
 def _parts(tree, size):
@@ -267,10 +268,10 @@ def _from_bits(bits_CxW: jax.Array) -> jax.Array:
 
 
 class MappedSteps(NamedTuple):
-    """`Steps` over all devices."""
+    """`Steps`, mapped over all devices."""
 
     rows: Callable[..., jax.Array]
-    begin: Callable[..., ChunkState]
+    prepare: Callable[..., ChunkState]
     relate: Callable[..., tuple[Related, jax.Array]]
     rank: Callable[..., ChunkState]
     finish: Callable[..., tuple[jax.Array, jax.Array]]
@@ -283,7 +284,7 @@ def compiled(
     steps = Steps(model, blocks, k, n_items, placement)
     return MappedSteps(
         rows=devices.pmap(steps.placement.gather),
-        begin=devices.pmap(steps.begin),
+        prepare=devices.pmap(steps.prepare),
         relate=devices.pmap(steps.relate, donate=(3,)),
         rank=_waiting(devices.pmap(steps.rank, donate=(0,))),
         finish=_waiting(devices.pmap(steps.finish)),
@@ -291,5 +292,5 @@ def compiled(
 
 
 def _waiting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A call that returns when the work is done, so that each thread keeps one core busy."""
+    """Makes calls block until the result is ready, so that each thread keeps one core busy."""
     return lambda *args: jax.block_until_ready(function(*args))

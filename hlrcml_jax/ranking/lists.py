@@ -1,4 +1,4 @@
-"""Ranked lists, and what gives them."""
+"""Ranked lists, and the interface of rankers."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """The best items of some users.
+    """The top K items of a chunk of C users.
 
     Attributes:
-      user_C: user numbers.
-      item_CxK: item numbers in descending order of score, -1 where none is left.
+      user_C: user indices.
+      item_CxK: item indices in descending order of score, -1 for unfilled ranks.
       score_CxK: their scores.
-      prefs_CxS: the preferences that were used, item numbers.
+      prefs_CxS: item indices of the preferences used.
       mask_CxS: True where a preference is real.
     """
 
@@ -27,13 +27,13 @@ class Ranking:
 
     @classmethod
     def empty(cls, k: int) -> "Ranking":
-        """Of no users."""
+        """A ranking without users."""
         none = np.empty((0, k), np.int32)
         return cls(np.empty(0, np.int32), none, none.astype(np.float32), none, none.astype(bool))
 
 
 class Ranker(Protocol):
-    """What ranks the catalogue for users; see `scorer.Scorer`."""
+    """Ranks the catalogue for users; see `scorer.Scorer`."""
 
     def rank(
         self,
@@ -43,9 +43,9 @@ class Ranker(Protocol):
         hide_known: bool = True,
         only_I: np.ndarray | None = None,
     ) -> Iterator[Ranking]:
-        """The k best items of each user, a chunk of users at a time."""
+        """The top k items of each user, in chunks of users."""
         ...
 
     def preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Preferences as item numbers, (C, S), and their mask; a user's are always the same."""
+        """Item indices (C, S) of the preferences, and their mask; fixed for each user."""
         ...

@@ -1,9 +1,8 @@
-"""Ranking metrics as pure functions of where the hits are.
+"""Ranking metrics as pure functions of hits.
 
-`hits_BxK` says for each user and rank whether the item there is relevant (1.0) or not (0.0), and
-`relevant_B` how many relevant items the user has, at least one. A rank that could not be filled
-is a miss. Two named sets of definitions: `standard` is trec_eval's, `paper` that of the paper's
-own program.
+`hits_BxK` is 1.0 where the item at a user's rank is relevant, else 0.0, and `relevant_B` is the
+number of the user's relevant items, at least one. An unfilled rank is a miss. There are two sets of
+definitions: `standard` is trec_eval's, `paper` that of the paper's own program.
 """
 
 import dataclasses
@@ -21,14 +20,14 @@ class Protocol:
     """How users are chosen and metrics defined.
 
     Attributes:
-      cutoffs: the k of every metric; 0 for the whole ranking.
+      cutoffs: the k of every metric; 0 for the full ranking.
       definitions: "standard" or "paper".
-      min_test_items: users with fewer relevant items are left out; 0 leaves them out of the
-        metrics at each k when they have fewer than k (whole rankings: than the smallest k).
-      n_cohorts: groups of users behind the standard deviation.
-      cohort_size: most users in a group.
-      seed: of the shuffle that fills the groups.
-      metrics: dotted paths of the user's own metrics.
+      min_test_items: users with fewer relevant items are excluded; 0 excludes, at each k, users
+        with fewer than k (for the full ranking, than the smallest k).
+      n_cohorts: cohorts of users for the standard deviation.
+      cohort_size: most users in a cohort.
+      seed: of the shuffle into cohorts.
+      metrics: dotted paths of custom metrics.
     """
 
     cutoffs: tuple[int, ...]
@@ -41,12 +40,12 @@ class Protocol:
 
 
 def smallest(cutoffs: Sequence[int]) -> int:
-    """The smallest k that is one, or 1."""
+    """The smallest k above 0, or 1 without any."""
     return min((k for k in cutoffs if k), default=1)
 
 
 def shown(cutoffs: Sequence[int]) -> int:
-    """The k that tables show: 10, or the smallest where 10 is none."""
+    """The k that tables show: 10 if it is a cut-off, else the smallest."""
     return 10 if 10 in cutoffs else smallest(cutoffs)
 
 
@@ -57,7 +56,7 @@ def dcg(hits_BxK: jax.Array, k: int) -> jax.Array:
 
 
 def ideal_dcg(relevant_B: jax.Array, k: int) -> jax.Array:
-    """DCG@k of a list that begins with all relevant items."""
+    """DCG@k of a list with all relevant items first."""
     rank_1xk = jnp.arange(k)[None]
     return dcg(jnp.where(rank_1xk < relevant_B[:, None], 1.0, 0.0), k)
 
@@ -72,9 +71,9 @@ def ndcg(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
 
 
 def ndcg_local(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
-    """nDCG@k against the ideal order of the list's own hits; NaN (dropped) without any hit."""
-    found_B = jnp.sum(hits_BxK, axis=1)
-    return jnp.where(found_B > 0, dcg(hits_BxK, k) / ideal_dcg(jnp.maximum(found_B, 1), k), jnp.nan)
+    """nDCG@k against the ideal order of the list's own hits; NaN (excluded) without a hit."""
+    hits_B = jnp.sum(hits_BxK, axis=1)
+    return jnp.where(hits_B > 0, dcg(hits_BxK, k) / ideal_dcg(jnp.maximum(hits_B, 1), k), jnp.nan)
 
 
 def precision(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
@@ -150,8 +149,8 @@ def metric_name(name: str, k: int) -> str:
     return f"{name}@{k or 'all'}"
 
 
-def of_names(paths: Sequence[str]) -> tuple[tuple[str, Metric], ...]:
-    """(name, metric) of each metric of the user's own, by its dotted path."""
+def custom_metrics(paths: Sequence[str]) -> tuple[tuple[str, Metric], ...]:
+    """(name, metric) of each custom metric, by its dotted path."""
     key = "evaluation.metrics"
     return tuple((custom.name_of(path), custom.bind(key, path, {})) for path in paths)
 
@@ -168,13 +167,13 @@ def user_metrics(
     Args:
       hits_BxK: 1.0 where the item at that rank is relevant.
       relevant_B: number of relevant items, at least 1.
-      cutoffs: the k; K is at least the largest, or the list holds all items; 0 takes the list
-        whole and is called "all".
+      cutoffs: the k; K is at least the largest k, or the list holds all items; 0 is the full list,
+        named "all".
       definitions: "standard" or "paper".
-      own: (name, metric) of the user's own metrics.
+      own: (name, metric) of custom metrics.
 
     Returns:
-      (B,) values under "metric@k".
+      {"metric@k": values (B,)}.
     """
     return {
         metric_name(name, k): metric(hits_BxK, relevant_B, k or hits_BxK.shape[1])
@@ -187,7 +186,7 @@ def median_rank(recommended: np.ndarray, rank_I: np.ndarray) -> float:
     """Median popularity rank over the distinct recommended items (the paper's MMR).
 
     Args:
-      recommended: item numbers in any shape; negative ones are empty places.
+      recommended: item indices in any shape; negative for unfilled ranks.
       rank_I: popularity rank of each item, 1 for the most popular.
     """
     return float(np.median(rank_I[np.unique(recommended[recommended >= 0])]))

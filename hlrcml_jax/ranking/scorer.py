@@ -1,9 +1,9 @@
-"""Exact scores of the full catalogue, and the best items of each user.
+"""Exact full-catalogue scoring, and the top items of each user.
 
-The work is blocked over targets. What depends on items alone is computed once per block for all
-users of a chunk, against the items that occur among their preferences (the context): with many
-users that is the catalogue, with one user only its own preferences. The lists grow block by block,
-and the matrix of all scores never exists.
+Targets are processed in blocks. Item-item relations are computed once per block for all users of a
+chunk, between the block and the context: the items among the users' preferences. With many users
+the context is the catalogue, with one user only its own preferences. Lists are merged block by
+block; the full score matrix never exists.
 """
 
 import concurrent.futures
@@ -30,17 +30,17 @@ class Scorer:
 
     Args:
       model: the model.
-      known: what may be known, (U, I), asked for some users at a time: the source of preferences,
-        and never recommended.
+      known: the users' histories, (U, I), sliced by users: the source of preferences, and not
+        recommended.
       max_prefs: S; 0 for a model that uses none.
-      weights: how preferences are drawn ("uniform" or "unpop").
-      memory_mb: working memory on each device, MiB.
+      weights: sampling of preferences ("uniform" or "unpop").
+      memory_mb: working memory per device, in MiB.
       seed: of the draw of preferences.
-      max_users: most users in a chunk, for each device; 0 leaves it to the memory.
-      storage: type in which relations of item pairs wait to be mixed.
-      placement: of the tables. Where they are sharded each device ranks its own items for all
-        users; else users are divided between the devices.
-      rarity_I: see `sampling.rarity`; of what is known, if it is not given.
+      max_users: most users in a chunk, per device; 0: as the memory allows.
+      storage: dtype of the cached item-pair relations.
+      placement: of the tables. Sharded, each device ranks its own items for all users; else users
+        are split over the devices.
+      rarity_I: see `sampling.rarity`; by default that of `known`.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Scorer:
         hide_known: bool = True,
         only_I: np.ndarray | None = None,
     ) -> Iterator[Ranking]:
-        """The k best items of each user, a chunk of users at a time.
+        """The top k items of each user, in chunks of users.
 
         Args:
-          params: on the devices, the tables as the scorer has them.
-          user_C: user numbers, in any order.
-          k: length of the lists; at most I places are filled.
-          hide_known: leave out what each user knows.
-          only_I: True for the items to rank; all, if it is not given.
+          params: on the devices, tables in the scorer's placement.
+          user_C: user indices, in any order.
+          k: length of the lists, at most I.
+          hide_known: leave out the items of each user's history.
+          only_I: True for the items to rank; None for all.
         """
         k = min(k, self.known.shape[1])
         if len(user_C) == 0:
@@ -111,7 +111,7 @@ class Scorer:
         width = n_items if self._model.spec.rows_are_histories else dim
         of_item = sum(x.dtype.itemsize * x.size for x in jax.tree.leaves(related))
         target_bytes = n_items * max(4, of_item)
-        # Row, preferences and their relations, known items as bits, and list.
+        # Row, preferences and their relations, history as bits, and list.
         lists = 4 * (n_own if is_long(k, n_items) else k)
         floats = width + (2 + slots) * self.max_prefs + n_own // 32 + lists
         user_bytes = 4 * floats * devices.workers()
@@ -120,50 +120,50 @@ class Scorer:
 
     def _rank_chunk(self, params, user_C, k, blocks, hide_known, only_I) -> Ranking:
         n_items, n_own = self.known.shape[1], params["items"].shape[1]
-        # The last chunk is filled up with its first user, so that every chunk has one shape.
+        # The last chunk is padded with its first user, so that all chunks have one shape.
         chunk = blocks.users * self._user_parts * devices.workers()
         padded_C = np.concatenate([user_C, np.full(chunk - len(user_C), user_C[0])])
         known_CxI = self.known[padded_C]
         prefs_CxS, mask_CxS = self._preferences(known_CxI, padded_C)
-        context_X, place_CxS = _context(prefs_CxS, mask_CxS, n_items)
+        context_X, row_CxS = _context(prefs_CxS, mask_CxS, n_items)
         steps = compiled(self._model, blocks, k, n_items, self._placement)
         context = steps.rows(params["items"], devices.replicate(context_X))
 
-        of_history = self._model.spec.rows_are_histories
+        from_history = self._model.spec.rows_are_histories
 
-        def begin(part):
-            """What a worker's users need for all blocks, and their empty lists."""
-            of_users = [x[part] for x in (padded_C.astype(np.int32), place_CxS, mask_CxS)]
+        def prepare(part):
+            """The arrays of a worker's users for all blocks."""
+            of_users = [x[part] for x in (padded_C.astype(np.int32), row_CxS, mask_CxS)]
             by_device = [self._divide(x, blocks) for x in of_users]
             known_PxCxW = self._bits(known_CxI[part], n_own, blocks)
             hidden_PxCxW = known_PxCxW * np.uint8(hide_known)
             if only_I is not None:
                 others = scipy.sparse.csr_array(~only_I[None])
                 hidden_PxCxW |= self._bits(others, n_own, blocks)
-            history_PxCxW = known_PxCxW[..., : None if of_history else 0]
+            history_PxCxW = known_PxCxW[..., : None if from_history else 0]
             by_device += [_by_users(bits, blocks) for bits in (hidden_PxCxW, history_PxCxW)]
-            return steps.begin(params, context, *devices.shard(by_device))
+            return steps.prepare(params, context, *devices.shard(by_device))
 
         parts = np.split(np.arange(chunk), devices.workers())
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
-            users = list(pool.map(begin, parts))
-            related = self._room(params, len(context_X), blocks.targets)
+            users = list(pool.map(prepare, parts))
+            related = self._empty_related(params, len(context_X), blocks.targets)
             for first in range(0, n_own, blocks.targets):
-                place = devices.replicate(np.int32(first))
-                related, place = steps.relate(params, context, place, related)
-                block = itertools.repeat((params, context, related, place))
+                start = devices.replicate(np.int32(first))
+                related, start = steps.relate(params, context, start, related)
+                block = itertools.repeat((params, context, related, start))
                 users = list(pool.map(steps.rank, users, block))
             lists = devices.all_parts(list(pool.map(steps.finish, users)))
         item_CxK, score_CxK = (
-            # When users are not divided, all devices have the same lists.
+            # With sharded items, all devices have the same lists.
             np.concatenate([x[: self._user_parts].reshape(-1, k) for x in xs])[: len(user_C)]
             for xs in zip(*lists, strict=True)
         )
         n = len(user_C)
         return Ranking(user_C, item_CxK, score_CxK, prefs_CxS[:n], mask_CxS[:n])
 
-    def _room(self, params, n_context: int, targets: int) -> Related:
-        """Zeros for what past items and a block of targets have in common."""
+    def _empty_related(self, params, n_context: int, targets: int) -> Related:
+        """A zero `Related` of the context and a block of targets, as a buffer."""
 
         def zeros(x):
             return np.zeros((n_context, *x.shape[1:-1], targets), x.dtype)
@@ -171,7 +171,7 @@ class Scorer:
         return devices.replicate(jax.tree.map(zeros, self._shapes(params)[0]))
 
     def _shapes(self, params) -> tuple[Related, int]:
-        """(what one past item and one target have in common, floats of a pair with a user)."""
+        """(shapes of `Related` for one past item and target, floats of `meet` per pair)."""
         model = self._model
         user_width = params.get("users", params["items"]).shape[2]
         if model.spec.rows_are_histories:
@@ -198,23 +198,23 @@ class Scorer:
         return self._shapes_by_width[widths]
 
     def _divide(self, of_users: np.ndarray, blocks: Blocks) -> np.ndarray:
-        """The users of each device, (devices, users, ...)."""
+        """Arrays of users split over the devices, (devices, users, ...)."""
         shape = (blocks.users, *of_users.shape[1:])
         by_part = of_users.reshape(self._user_parts, *shape)
         return np.broadcast_to(by_part, (devices.device_count(), *shape))
 
     def _bits(self, items, n_own: int, blocks: Blocks) -> np.ndarray:
-        """CSR (C, I) as bits of each part of the items, for a whole number of blocks, (P, C, W)."""
+        """CSR (C, I) as bits (P, C, W) of P item shards, padded to whole blocks."""
         n_bytes = math.ceil(n_own / blocks.targets) * blocks.targets // BITS
         bits_PxCxW = np.zeros((self._item_parts, items.shape[0], n_bytes), np.uint8)
         cells = items.tocoo()
-        part, own = np.divmod(cells.col, n_own)
+        shard, own = np.divmod(cells.col, n_own)
         bit = np.left_shift(1, own % BITS).astype(np.uint8)
-        np.bitwise_or.at(bits_PxCxW, (part, cells.row, own // BITS), bit)
+        np.bitwise_or.at(bits_PxCxW, (shard, cells.row, own // BITS), bit)
         return bits_PxCxW
 
     def preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Preferences as item numbers, (C, S), and their mask; a user's are always the same."""
+        """Item indices (C, S) of the preferences, and their mask; fixed for each user."""
         return self._preferences(self.known[user_C], user_C)
 
     def _preferences(self, known_CxI, user_C) -> tuple[np.ndarray, np.ndarray]:
@@ -225,15 +225,15 @@ class Scorer:
 
 
 def _by_users(bits_PxCxW: np.ndarray, blocks: Blocks) -> np.ndarray:
-    """Bits of one part and all devices' users, or of all parts and one device's, by devices."""
+    """Bits by device: split over users, or over item shards; one of the two axes is split."""
     return bits_PxCxW.reshape(devices.device_count(), blocks.users, bits_PxCxW.shape[2])
 
 
 def _context(prefs_CxS, mask_CxS, n_items: int) -> tuple[np.ndarray, np.ndarray]:
-    """(items that occur among the preferences, preferences as places among them).
+    """(context: item indices among the preferences (X,); preferences as rows of it (C, S)).
 
-    The number of items is padded to a power of two, or is the whole catalogue in whole pieces
-    (see `Steps.relate`), so that few different shapes are compiled.
+    X is padded to a power of two, or is the full catalogue in whole pieces (see `Steps.relate`), so
+    that few shapes are compiled.
     """
     distinct = np.unique(prefs_CxS[mask_CxS])
     size = 1 << max(len(distinct) - 1, 0).bit_length()
@@ -242,5 +242,5 @@ def _context(prefs_CxS, mask_CxS, n_items: int) -> tuple[np.ndarray, np.ndarray]
         distinct = np.arange(n_items)
     context_X = np.zeros(size, np.int32)
     context_X[: len(distinct)] = distinct
-    places = np.searchsorted(distinct, np.where(mask_CxS, prefs_CxS, context_X[0]))
-    return context_X, places.astype(np.int32)
+    row_CxS = np.searchsorted(distinct, np.where(mask_CxS, prefs_CxS, context_X[0]))
+    return context_X, row_CxS.astype(np.int32)

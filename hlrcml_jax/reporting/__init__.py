@@ -1,1 +1,1 @@
-"""What a run shows and writes down: console, log, plots, the HTML page."""
+"""Output of a run: console, log, plots, the HTML report."""

@@ -1,4 +1,4 @@
-"""What a run shows: progress, tables, the time that something took."""
+"""Console output of a run: progress, tables, timing."""
 
 import importlib.util
 import time
@@ -15,7 +15,7 @@ from hlrcml_jax import processes
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.ranking.metrics import shown
 
-# Metrics that tables show in percent, and what they are called there.
+# Metrics that tables show in percent, with their column heads.
 COLUMNS = {
     "ndcg": "ndcg",
     "map": "map",
@@ -28,7 +28,7 @@ COLUMNS = {
 
 
 class TrainingProgress:
-    """A bar over epochs for each run, on stderr or in a notebook; plain lines where none shows."""
+    """A progress bar over epochs per run, on stderr or in a notebook; else plain lines."""
 
     def __init__(self):
         self._console = Console(stderr=True, quiet=not processes.is_first_process())
@@ -54,13 +54,13 @@ class TrainingProgress:
     def add(
         self, name: str, epochs: int, done: int, metric: str
     ) -> Callable[[Mapping[str, float]], None]:
-        """A run; what it gives shows a line of the run's `metrics.jsonl`.
+        """Adds a run; returns a function that shows a record of its `metrics.jsonl`.
 
         Args:
-          name: of the run, if there are several.
-          epochs: of the whole run.
-          done: of them.
-          metric: that is shown where a line has it.
+          name: of the run, if there are several; else "".
+          epochs: most epochs of the run.
+          done: completed epochs.
+          metric: shown if the record has it.
         """
         label = f"{name} epoch".strip()
         task = self._bar.add_task(label, total=epochs, completed=done, status="compiling")
@@ -77,7 +77,7 @@ class TrainingProgress:
 
 
 def describe(data: Dataset) -> str:
-    """How large a data set and its parts are, in a few words."""
+    """Sizes of a data set and its parts, in one line."""
     density = 100 * data.n_interactions / (data.n_users * data.n_items)
     parts = {"train": data.train, "valid": data.valid, "test": data.test}
     sizes = ", ".join(f"{part.nnz:,} {name}" for name, part in parts.items())
@@ -87,7 +87,7 @@ def describe(data: Dataset) -> str:
 def print_metrics(
     title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]], cutoffs: Sequence[int]
 ) -> None:
-    """A table with a row for each model, the main metrics at one k, ± between cohorts."""
+    """Prints a row per model of the main metrics at one k, ± the deviation between cohorts."""
     k = shown(cutoffs)
     table = Table(title=f"{title}, percent @{k}", box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.title_justify = "left"
@@ -102,7 +102,7 @@ def print_metrics(
 
 
 def print_recommendations(title: str, recommendations: pl.DataFrame) -> None:
-    """A table of recommendations, one a row, each with a reason if there is one."""
+    """Prints recommendations, one per row, with the first reason if any."""
     explained = "share" in recommendations.columns
     table = Table(title=title, title_justify="left", box=rich.box.SIMPLE)
     for name in ("rank", "item", "score") + (("because of",) if explained else ()):
@@ -117,7 +117,7 @@ def print_recommendations(title: str, recommendations: pl.DataFrame) -> None:
 
 
 def print_matching(title: str, matching: Mapping[str, Mapping[str, float]]) -> None:
-    """A table of matching probabilities, those of rare categories left out."""
+    """Prints matching probabilities of the most frequent categories."""
     table = Table(title=f"{title}: does the nearest share a category?", box=rich.box.SIMPLE_HEAD)
     table.title_justify = "left"
     for name in ("category", "interactions", "nearest", "random"):
@@ -129,7 +129,7 @@ def print_matching(title: str, matching: Mapping[str, Mapping[str, float]]) -> N
 
 
 class Stopwatch:
-    """Seconds since it was made, or since the last `lap`."""
+    """Seconds since creation, or since the last `lap`."""
 
     def __init__(self):
         self._start = time.perf_counter()

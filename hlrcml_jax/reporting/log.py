@@ -1,4 +1,4 @@
-"""What a run writes down epoch by epoch: `metrics.jsonl`, and the same as TensorBoard events."""
+"""The log of a run, epoch by epoch: `metrics.jsonl` and TensorBoard events."""
 
 import contextlib
 import json
@@ -11,12 +11,11 @@ from hlrcml_jax import processes, storage
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one object a line, one line an epoch; and the same as TensorBoard events.
+    """`metrics.jsonl`, one JSON object per epoch, and the same as TensorBoard events.
 
     Args:
-      path: the file; events are beside it.
-      epoch: the epoch that the run resumes after; later lines, which a killed run may have left,
-        are dropped.
+      path: of the file; events are written beside it.
+      epoch: the epoch to resume after; later records, left by a killed run, are dropped.
     """
 
     def __init__(self, path: pathlib.Path, epoch: int):
@@ -39,7 +38,7 @@ class MetricsLog:
             self._events.close()
 
     def write(self, record: Mapping[str, float]) -> None:
-        """Appends a line, in the first process."""
+        """Appends a record, in the first process."""
         processes.in_first_process(lambda: self._append(record))
 
     def _append(self, record: Mapping[str, float]) -> None:
@@ -53,9 +52,9 @@ class MetricsLog:
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """Hides torch, which tensorboardX imports (1.6 s) if it can and which scalars do not need.
+    """Hides torch from tensorboardX, which imports it (1.6 s) although scalars do not need it.
 
-    A torch that is imported already stays, and one that is imported later is not affected.
+    Earlier and later imports of torch are not affected.
     """
     if "torch" in sys.modules:
         yield
@@ -69,7 +68,7 @@ def _without_torch() -> Iterator[None]:
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`; a last line that was cut short is left out."""
+    """The records of a `metrics.jsonl`; a truncated last line is dropped."""
     if not path.is_file():
         return []
     lines = path.read_text().splitlines(keepends=True)

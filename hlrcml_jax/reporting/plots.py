@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG files."""
+"""Plots of a run, as PNG files."""
 
 import collections
 import pathlib
@@ -23,12 +23,12 @@ def plot_relations(
     shared_N: Sequence[frozenset[str]],
     path: pathlib.Path,
 ) -> None:
-    """Relations in two dimensions as a PNG, coloured by the rarest category that they have.
+    """Relations in two dimensions, coloured by the rarest of their categories.
 
     Args:
       point_Nx2: principal components.
       variance_2: their shares of the variance.
-      shared_N: the categories of each.
+      shared_N: categories of each relation.
       path: of the file.
     """
     count = collections.Counter(kind for shared in shared_N for kind in shared)
@@ -42,10 +42,10 @@ def plot_relations(
         ylabel=f"second component ({100 * variance_2[1]:.0f} %)",
     )
     colours = matplotlib.colormaps["tab10"]
-    for place, kind in enumerate([*kinds, "other"]):
+    for index, kind in enumerate([*kinds, "other"]):
         point_Px2 = point_Nx2[label_N == kind]
         if len(point_Px2):
-            colour = "lightgrey" if kind == "other" else colours(place)
+            colour = "lightgrey" if kind == "other" else colours(index)
             axes.scatter(*point_Px2.T, s=6, alpha=0.5, color=colour, label=kind, linewidths=0)
     axes.legend(markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines["right"].set_visible(False)
@@ -55,7 +55,7 @@ def plot_relations(
 def plot_learning_curve(
     log: Sequence[Mapping[str, float]], metric: str, best_epoch: int, path: pathlib.Path
 ) -> None:
-    """Training loss and validation metric over epochs, as a PNG."""
+    """Training loss and validation metric over epochs."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     left = figure.add_subplot(xlabel="epoch")
     left.set_ylabel("training loss of an example", color="tab:blue")
@@ -73,11 +73,11 @@ def plot_learning_curve(
 
 
 def plot_popularity(count_I: np.ndarray, listed_I: np.ndarray, path: pathlib.Path) -> None:
-    """How often items are recommended, over their rank by popularity.
+    """Cumulated share of training interactions and of recommendations, by popularity rank.
 
     Args:
       count_I: training interactions of each item.
-      listed_I: lists that each item is in.
+      listed_I: number of lists that include each item.
       path: of the file.
     """
     order_I = np.argsort(-count_I, kind="stable")
@@ -99,16 +99,17 @@ def plot_popularity(count_I: np.ndarray, listed_I: np.ndarray, path: pathlib.Pat
 def plot_groups(
     groups: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], path: pathlib.Path
 ) -> None:
-    """Bars of a metric by group, one diagram for each way to make groups.
+    """Bar charts of a metric by group, one chart per grouping.
 
     Args:
-      groups: {way: {group: value}}.
-      labels: of the values' axis, by way.
+      groups: {grouping: {group: value}}.
+      labels: {grouping: label of the values' axis}.
       path: of the file.
     """
     figure = Figure(figsize=(7, 3.2), layout="constrained")
-    for number, (way, values) in enumerate(groups.items()):
-        axes = figure.add_subplot(1, len(groups), number + 1, xlabel=way, ylabel=labels[way])
+    for index, (grouping, values) in enumerate(groups.items(), 1):
+        ylabel = labels[grouping]
+        axes = figure.add_subplot(1, len(groups), index, xlabel=grouping, ylabel=ylabel)
         axes.bar(list(values), list(values.values()), color="tab:blue")
         axes.tick_params(axis="x", labelsize=8)
         axes.spines["right"].set_visible(False)
@@ -116,11 +117,11 @@ def plot_groups(
 
 
 def plot_memory(usage_M: np.ndarray, path: pathlib.Path) -> None:
-    """The mean mixture weight of each slot of the memory in the relations of test interactions."""
+    """Mean mixture weight of each memory slot in the relations of test interactions."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.add_subplot(xlabel="slots of the memory, by use", ylabel="mean weight")
     axes.bar(np.arange(1, 1 + len(usage_M)), np.sort(usage_M)[::-1], color="tab:blue")
     axes.axhline(1 / len(usage_M), color="grey", linestyle=":")
-    axes.set_title("dotted: all slots alike", fontsize=10)
+    axes.set_title("dotted: uniform weights", fontsize=10)
     axes.spines["right"].set_visible(False)
     _save(figure, path)

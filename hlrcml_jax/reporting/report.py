@@ -1,4 +1,4 @@
-"""`report.html`: one page of a run that needs nothing beside it, and the pictures on it."""
+"""`report.html`: a self-contained page of a run, and its plots."""
 
 import base64
 import html
@@ -48,39 +48,39 @@ def write(
     examples: Sequence[pl.DataFrame],
     usage_M: np.ndarray | None,
 ) -> pathlib.Path:
-    """Writes the pictures of a tested run to `plots/`, and the page.
+    """Writes the plots of a tested run to `plots/`, and `report.html`.
 
     Args:
       config: of the run.
       dataset: of the run.
       workdir: of the run.
       epoch: of its best checkpoint.
-      n_parameters: numbers that its model has learnt.
-      rows: the evaluation on test of the model, and of what it is compared with.
-      log: lines of `metrics.jsonl`.
-      examples: recommendations of some users, one frame each, with reasons if the model has any.
+      n_parameters: number of trained parameters.
+      rows: evaluations on test by name, of the model first and then of baselines.
+      log: records of `metrics.jsonl`.
+      examples: recommendations, one frame per user, with reasons if the model attends.
       usage_M: see `analyse.memory_usage`; None without a memory.
     """
-    found = next(iter(rows.values()))
-    k = shown(found.protocol.cutoffs)
+    tested = next(iter(rows.values()))
+    k = shown(tested.protocol.cutoffs)
     title = html.escape(f"{config.model.name}: {dataset.size}")
     protocol = (
-        f"{len(found.user_B):,} test users, the whole catalogue ranked; "
-        f"{found.protocol.definitions} definitions, in percent at {k}; "
+        f"{len(tested.user_B):,} test users, the whole catalogue ranked; "
+        f"{tested.protocol.definitions} definitions, in percent at {k}; "
         "± is the standard deviation between cohorts of users; "
-        "rank is the median popularity rank of what is recommended, 1 the most popular."
+        "rank is the median popularity rank of recommended items, 1 the most popular."
     )
     parts = [
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{title}</title>\n<style>{STYLE}</style>",
         f"<h1>{title}</h1>",
-        f"<p class=note>{n_parameters:,} numbers learnt, seed {config.seed}, best epoch "
-        f"{epoch}; every setting is in <code>config.json</code> beside this page.</p>",
+        f"<p class=note>{n_parameters:,} trained parameters, seed {config.seed}, best epoch "
+        f"{epoch}; every config key is in <code>config.json</code> beside this page.</p>",
         "<h2>On test</h2>",
-        _metrics_table(rows, k) if len(found.user_B) else "<p>The test part is empty.</p>",
+        _metrics_table(rows, k) if len(tested.user_B) else "<p>The test part is empty.</p>",
         f"<p class=note>{protocol}</p>",
-        *_pictures(config, dataset, workdir, epoch, found, log, usage_M, k),
+        *_figures(config, dataset, workdir, epoch, tested, log, usage_M, k),
         "<h2>Recommendations</h2>",
         *map(_example, examples),
         "</html>\n",
@@ -90,17 +90,17 @@ def write(
     return path
 
 
-def _pictures(
+def _figures(
     config: Config,
     dataset: Dataset,
     workdir: pathlib.Path,
     epoch: int,
-    found: Evaluation,
+    tested: Evaluation,
     log,
     usage_M,
     k: int,
 ) -> list[str]:
-    """Draws what there is to see of a run; the figures of the page."""
+    """Draws the plots of a run; returns the figures of the page."""
     folder, figures = workdir / "plots", []
 
     def add(name: str, caption: str, draw, *args):
@@ -109,51 +109,50 @@ def _pictures(
 
     if any("loss" in record for record in log):
         metric = config.early_stopping.metric
-        caption = f"Loss of training, and {metric} on validation; the best epoch is {epoch}."
+        caption = f"Training loss, and {metric} on validation; the best epoch is {epoch}."
         add("learning_curve", caption, plots.plot_learning_curve, log, metric, epoch)
-    if len(found.user_B):
-        listed = found.item_BxK[:, :k]
+    if len(tested.user_B):
+        listed = tested.item_BxK[:, :k]
         listed_I = np.bincount(listed[listed >= 0], minlength=dataset.n_items)
-        caption = "How much of training, and of what is recommended, falls on the popular items."
+        caption = "Share of training interactions and of recommendations on the most popular items."
         add("popularity", caption, plots.plot_popularity, count_items(dataset.train), listed_I)
         caption = (
-            "Whom it serves well, by the number of a user's training items, and which items it "
-            "finds, by their popularity."
+            "NDCG by a user's number of training items, and recall of test items by popularity."
         )
-        add("groups", caption, plots.plot_groups, *_groups(dataset, found, k))
+        add("groups", caption, plots.plot_groups, *_groups(dataset, tested, k))
     if usage_M is not None:
-        caption = "How much each slot of the memory is used by the relations of test interactions."
+        caption = "Mean weight of each memory slot in the relations of test interactions."
         add("memory", caption, plots.plot_memory, usage_M)
     return figures
 
 
-def _groups(dataset: Dataset, found: Evaluation, k: int):
-    """({way: {group: value}}, {way: label of the value})."""
-    data, row_B = dataset, np.arange(len(found.user_B))
-    count_B = np.diff(data.train.indptr)[found.user_B]
+def _groups(dataset: Dataset, tested: Evaluation, k: int):
+    """({grouping: {group: value}}, {grouping: label of the values})."""
+    data, row_B = dataset, np.arange(len(tested.user_B))
+    count_B = np.diff(data.train.indptr)[tested.user_B]
     edges = np.unique(np.quantile(count_B, [0, 0.25, 0.5, 0.75]).astype(int))
     group_B = np.searchsorted(edges, count_B, side="right") - 1
     last = [*(edges[1:] - 1), count_B.max()]
     by_user = {}
-    for number, (low, high) in enumerate(zip(edges, last, strict=True)):
-        value_B = found.values[f"ndcg@{k}"][group_B == number]
-        if len(value_B):
-            by_user[f"{low}–{high}" if low < high else str(low)] = float(np.nanmean(value_B))
+    for group, (low, high) in enumerate(zip(edges, last, strict=True)):
+        value_N = tested.values[f"ndcg@{k}"][group_B == group]
+        if len(value_N):
+            by_user[f"{low}–{high}" if low < high else str(low)] = float(np.nanmean(value_N))
     # Which test interactions are in their user's list.
-    relevant = data.test[found.user_B].tocoo()
+    relevant = data.test[tested.user_B].tocoo()
     keys_R = relevant.row.astype(np.int64) * data.n_items + relevant.col
-    list_BxK = found.item_BxK[:, :k].astype(np.int64)
+    list_BxK = tested.item_BxK[:, :k].astype(np.int64)
     keys_BxK = np.where(list_BxK >= 0, row_B[:, None] * data.n_items + list_BxK, -1)
     hit_R = np.isin(keys_R, keys_BxK)
-    place_R = (popularity_ranks(data)[relevant.col] - 1) / data.n_items
+    quantile_R = (popularity_ranks(data)[relevant.col] - 1) / data.n_items
     by_item = {}
     for low, high in ((0, 0.01), (0.01, 0.1), (0.1, 0.5), (0.5, 1)):
-        of_group_R = (place_R >= low) & (place_R < high)
+        of_group_R = (quantile_R >= low) & (quantile_R < high)
         if of_group_R.any():
             by_item[f"{100 * low:.0f}–{100 * high:.0f} %"] = float(hit_R[of_group_R].mean())
-    ways = "training items of the user", "rank of the item, of all"
-    labels = f"ndcg@{k}", f"found among the first {k}"
-    return dict(zip(ways, (by_user, by_item), strict=True)), dict(zip(ways, labels, strict=True))
+    groupings = "training items of the user", "popularity rank of the item"
+    groups, labels = (by_user, by_item), (f"ndcg@{k}", f"share in the first {k}")
+    return dict(zip(groupings, groups, strict=True)), dict(zip(groupings, labels, strict=True))
 
 
 def _figure(path: pathlib.Path, caption: str) -> str:
@@ -187,7 +186,7 @@ def _metrics_table(rows: Mapping[str, Evaluation], k: int) -> str:
 
 
 def _example(table: pl.DataFrame) -> str:
-    """The recommendations of one user, a line an item, with its reasons."""
+    """The recommendations of one user, one item per row, with its reasons."""
     lines = []
     for _, rows in table.group_by("rank", maintain_order=True):
         first = rows.row(0, named=True)

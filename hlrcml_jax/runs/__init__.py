@@ -1,1 +1,1 @@
-"""A config's run: what it builds, its workdir and checkpoints, training and testing it."""
+"""Runs: building from a config, workdir, checkpoints, training and testing."""

@@ -1,4 +1,4 @@
-"""What a config and its data make: model, training, sampling, scoring, states and parameters."""
+"""Building from a run: model, trainer, sampler, scorer, states and parameters."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.closed_form import closed_form
 from hlrcml_jax.ranking.metrics import Protocol
 from hlrcml_jax.ranking.scorer import Scorer
-from hlrcml_jax.ranking.untrained import place_untrained_users
+from hlrcml_jax.ranking.untrained import embed_untrained_users
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.run import Run
 from hlrcml_jax.training.fold_in import FoldIn
@@ -37,8 +37,8 @@ from hlrcml_jax.training.step import (
     widen,
 )
 
-# Of a config, what changes the numbers of training and no shape.
-NUMBERS = (
+# Float keys that may differ between runs trained side by side: they change no shape.
+HYPERPARAMETERS = (
     "optimizer.learning_rate",
     "loss.temperature",
     "loss.margin",
@@ -46,7 +46,7 @@ NUMBERS = (
     "model.key_scale",
     "model.sharpness",
 )
-MOST_CANDIDATES = 50  # of a new user's examples, each with a relation of its own
+MAX_FOLD_IN_CANDIDATES = 50  # negatives per example of a new user, each with its own relation
 
 
 def model_of(run: Run) -> Model:
@@ -55,13 +55,13 @@ def model_of(run: Run) -> Model:
 
 
 def placement_of(run: Run) -> devices.Placement:
-    """Where the tables of a run are; what is solved is on every device."""
+    """The placement of a run's tables; solved models are replicated."""
     solved = model_of(run).spec.closed_form
     return devices.REPLICATED if solved else devices.PLACEMENTS[run.config.parallel.tables]
 
 
 def protocol_of(run: Run) -> Protocol:
-    """What a run's config says about evaluation."""
+    """The evaluation protocol of a run's config."""
     options = run.config.evaluation
     return Protocol(
         options.cutoffs,
@@ -75,14 +75,14 @@ def protocol_of(run: Run) -> Protocol:
 
 
 def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
-    """The loss that a config's `loss` section describes, with its options.
+    """The loss of a config's `loss` section, with its options bound.
 
-    Each keyword-only parameter of its function has the value of the key of its name, of `loss` or
-    of `loss.options`; else its default.
+    Each keyword-only parameter takes the value of the config key with its name, in `loss.options`
+    or in `loss`; else its default.
 
     Args:
-      options: of the section.
-      is_logistic: whether the model's pairwise loss is the logistic one in place of the hinge.
+      options: the section.
+      is_logistic: whether the model's pairwise loss is logistic instead of the hinge.
     """
     if is_logistic and options.kind == "hinge":
         return logistic
@@ -96,9 +96,9 @@ def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
     return custom.bind("loss.kind", path, keys_of_loss | dict(options.options))
 
 
-def make_trainer(run: Run, numbers: Mapping[str, jax.Array] | None = None) -> Trainer:
-    """What a run's config says about training; some of its `NUMBERS` may be given as arrays."""
-    config = keys.replaced(run.config, numbers or {})
+def make_trainer(run: Run, hyperparameters: Mapping[str, jax.Array] | None = None) -> Trainer:
+    """The trainer of a run's config; some of its `HYPERPARAMETERS` may be overridden by arrays."""
+    config = keys.replaced(run.config, hyperparameters or {})
     options, model = config.model, make_model(config.model)
     frozen = {"": (), "both": ("users", "items")}
     steps = steps_per_epoch(run.dataset.train.nnz, config.train.batch_size)
@@ -123,7 +123,7 @@ def make_trainer(run: Run, numbers: Mapping[str, jax.Array] | None = None) -> Tr
 
 
 def _radius(run: Run) -> float | None:
-    """Of the ball of user and item rows."""
+    """Radius of the ball of user and item embeddings; None without one."""
     return run.config.model.clip_norm if model_of(run).spec.ball else None
 
 
@@ -134,7 +134,7 @@ def _max_prefs(run: Run) -> int:
 
 
 def make_sampler(run: Run) -> Sampler:
-    """Draws the examples of training, as the config says; placed, and sharded as tables are."""
+    """The sampler of training examples, on the devices, sharded like the tables."""
     negatives = run.config.negatives
     weights = negatives.weights
     if keys.is_path(weights):
@@ -152,7 +152,7 @@ def make_sampler(run: Run) -> Sampler:
 
 
 def make_positives(run: Run, part: str) -> Positives:
-    """The interactions of a part, placed likewise."""
+    """The interactions of a part, on the devices, sharded like the tables."""
     matrix, parts = getattr(run.dataset, part), placement_of(run).parts
     if parts is None:
         return devices.replicate(Positives.of(matrix))
@@ -162,7 +162,7 @@ def make_positives(run: Run, part: str) -> Positives:
 def make_scorer(
     run: Run, known: str | Known | scipy.sparse.csr_array, rarity_I: np.ndarray | None = None
 ) -> Scorer:
-    """Ranks with what is known: when a part ("valid" or "test") is predicted, or to new users."""
+    """A scorer with the histories for predicting a part ("valid" or "test"), or given ones."""
     return Scorer(
         model_of(run),
         run.dataset.known(known) if isinstance(known, str) else known,
@@ -178,7 +178,7 @@ def make_scorer(
 
 
 def initial_state(run: Run) -> TrainState:
-    """The state before training, in the kept form; of a solved model its solution."""
+    """The state before training, in the kept form; for a solved model the solution."""
     if solved := closed_form(model_of(run)):
         params = solved.fit(run.dataset.train, run.config.seed)
         return jax.device_get(init_state(params, optax.identity()))
@@ -186,7 +186,7 @@ def initial_state(run: Run) -> TrainState:
 
 
 def empty_state(run: Run) -> TrainState:
-    """What `initial_state` gives without its values, to restore a checkpoint into."""
+    """A state like `initial_state` without its values, to restore a checkpoint into."""
     solved = closed_form(model_of(run))
     if solved is None:
         shapes = jax.eval_shape(functools.partial(_make_state, run))
@@ -211,7 +211,7 @@ def _make_state(run: Run) -> TrainState:
 
 
 def count_parameters(run: Run) -> int:
-    """Numbers that the model has learnt."""
+    """Number of trained parameters."""
     params = empty_state(run).params
     rows = {"users": run.dataset.n_users, "items": run.dataset.n_items}
     tables = sum(rows[name] * params[name].shape[1] for name in rows if name in params)
@@ -219,12 +219,15 @@ def count_parameters(run: Run) -> int:
 
 
 def params_for(run: Run, params: dict[str, Any], part: str) -> dict[str, Any]:
-    """Parameters of a checkpoint made ready to predict a part, and placed."""
+    """Parameters of a checkpoint for predicting a part, on the devices.
+
+    Untrained users get embeddings, and tables the model's constants.
+    """
     model, placement = model_of(run), placement_of(run)
     ready = placement.place(params)
     if "users" in params and not model.spec.rows_are_histories:
         known = run.dataset.known(part)
-        ready = place_untrained_users(ready, run.dataset.train, known, placement)
+        ready = embed_untrained_users(ready, run.dataset.train, known, placement)
     if model.spec.constants:
         trained = devices.replicate(UserItems.of(run.dataset.train))
         ready = devices.pmap(functools.partial(widen, model))(ready, trained)
@@ -232,19 +235,19 @@ def params_for(run: Run, params: dict[str, Any], part: str) -> dict[str, Any]:
 
 
 def on_host(run: Run, placed: dict[str, Any]) -> dict[str, Any]:
-    """Placed parameters as host arrays; sharded tables may have rows of zeros at the end."""
+    """Placed parameters as host arrays; sharded tables may end with zero rows."""
     return jax.tree.map(devices.to_host, placement_of(run).keep(placed))
 
 
 def with_new_users(
     run: Run, params: dict[str, Any], histories: scipy.sparse.csr_array
 ) -> dict[str, Any]:
-    """Parameters with the vectors of new users as `users`, placed.
+    """Parameters with the embeddings of new users as `users`, on the devices.
 
     Args:
-      run: whose tables are not sharded.
+      run: with replicated tables.
       params: of a checkpoint.
-      histories: CSR (N, I), the items of each new user.
+      histories: of the new users, CSR (N, I).
     """
     config, model, place = run.config, model_of(run), placement_of(run).place
     if "users" not in params:  # they are represented by their items
@@ -254,10 +257,10 @@ def with_new_users(
         return place(params | {"users": users.astype(np.float32)})
     constants = {}
     if model.spec.constants:
-        constants_of_known = jax.jit(functools.partial(constants_of, model))
-        trained = constants_of_known(params, UserItems.of(run.dataset.train))
-        nobody = {"users": np.zeros((histories.shape[0], params["users"].shape[1]))}
-        new = constants_of_known(params | nobody, UserItems.of(histories))
+        constants_fn = jax.jit(functools.partial(constants_of, model))
+        trained = constants_fn(params, UserItems.of(run.dataset.train))
+        zeros = {"users": np.zeros((histories.shape[0], params["users"].shape[1]))}
+        new = constants_fn(params | zeros, UserItems.of(histories))
         constants = jax.device_get({"users": new["users"], "items": trained["items"]})
     fold_in = FoldIn(model, make_trainer(run).objective, _radius(run))
     users = fold_in(
@@ -267,7 +270,7 @@ def with_new_users(
         config.seed,
         log_weight_I=rarity(run.dataset.train),
         max_prefs=_max_prefs(run),
-        candidates=min(config.negatives.candidates, MOST_CANDIDATES),
+        candidates=min(config.negatives.candidates, MAX_FOLD_IN_CANDIDATES),
         weights=config.model.prefs_sampling,
         correction=config.negatives.correction,
     )
@@ -292,24 +295,24 @@ class Best:
 
     @functools.cached_property
     def ready(self) -> dict[str, Any]:
-        """Parameters made ready to predict test, placed."""
+        """Parameters for predicting test, on the devices."""
         return params_for(self.run, self.params, "test")
 
     @functools.cached_property
     def on_host(self) -> dict[str, Any]:
-        """The same as host arrays; all processes must ask together."""
+        """The same as host arrays; all processes must call this."""
         return on_host(self.run, self.ready)
 
 
 def best_checkpoint(run: Run) -> Best:
-    """Reads the best checkpoint of a run.
+    """Loads the best checkpoint of a run.
 
     Raises:
-      UserError: when there is none yet.
+      UserError: when there is none.
     """
     with Checkpoints(run.workdir) as checkpoints:
         best = checkpoints.best(empty_state(run))
     if best is None:
-        raise UserError(f"{run.workdir}: there is no checkpoint yet; train first.")
+        raise UserError(f"{run.workdir}: there is no checkpoint yet; train first (--mode=train).")
     epoch, state = best
     return Best(run, epoch, state.params)

@@ -1,4 +1,4 @@
-"""Checkpoints of a workdir, kept by orbax: the best, and the latest two."""
+"""Checkpoints of a workdir by orbax: the best and the latest two are kept."""
 
 import functools
 import json
@@ -23,18 +23,17 @@ Tree = Any
 
 
 class Checkpoints:
-    """The checkpoints under `workdir/checkpoints`, one a validated epoch.
+    """The checkpoints under `workdir/checkpoints`, one per validated epoch.
 
-    Each has a digest of its arrays, so that what has been damaged since is not used: the one before
-    it takes its place.
+    Each has a digest of its arrays; a damaged one is skipped for the one before it.
 
     Args:
       workdir: of the run.
-      writes: whether there will be more; else nothing is changed, and a run may go on beside.
+      writes: whether to save checkpoints; else read only, safe beside a running program.
     """
 
     def __init__(self, workdir: pathlib.Path, writes: bool = False):
-        self.folder = storage.place(workdir) / "checkpoints"
+        self.folder = storage.absolute(workdir) / "checkpoints"
         self._writes = writes
         rank = cast(Callable[[Tree], float], _rank)  # orbax only compares them
         options = ocp.CheckpointManagerOptions(
@@ -49,29 +48,31 @@ class Checkpoints:
             create=writes,
         )
         try:
-            processes.in_first_process(self._check_ranks)
-            # Without the handler, orbax judges by the first checkpoint that it reads how all were
-            # made; it may be one that a kill left half removed.
+            processes.in_first_process(self._check_metrics)
+            # Without a handler, orbax infers the format of all checkpoints from the first that it
+            # reads, which may be half deleted by a kill.
             handler = ocp.StandardCheckpointHandler()
             self._manager = ocp.CheckpointManager(
                 self.folder, options=options, item_handlers=handler
             )
         except OSError as error:
-            raise UserError(f"{self.folder} cannot be used ({error}).") from None
+            raise UserError(
+                f"{self.folder} cannot be used ({error}); choose another --workdir."
+            ) from None
 
-    def _check_ranks(self) -> None:
-        """Orbax reads what ranks them at once, and fails on any that it cannot read."""
+    def _check_metrics(self) -> None:
+        """Moves checkpoints with unreadable metrics away: orbax reads all, and fails on any."""
         for path in self.folder.glob("[0-9]*/metrics/metrics"):
             if not path.parents[1].name.isdigit():
                 continue
             try:
                 _rank(json.loads(path.read_bytes()))
             except (ValueError, TypeError, KeyError):
-                said = f"{path.parents[1]}: what ranks this checkpoint cannot be read"
+                sentence = f"{path.parents[1]}: the metrics of this checkpoint are unreadable"
                 if not self._writes:
-                    raise UserError(f"{said}; --mode=train sets it aside.") from None
-                warn(f"{said}; it is set aside.")
-                self._set_aside(int(path.parents[1].name))
+                    raise UserError(f"{sentence}; --mode=train moves it to damaged/.") from None
+                warn(f"{sentence}; moved to damaged/.")
+                self._move_to_damaged(int(path.parents[1].name))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -84,13 +85,13 @@ class Checkpoints:
                 raise self._not_written(error) from None
 
     def save(self, epoch: int, state: Tree, value: float) -> None:
-        """Saves arrays in the background, with the value that ranks them (higher is better).
+        """Saves a state in the background, with its validation value (higher is better).
 
-        Host arrays are the first process's; of divided ones each process saves its part. The arrays
-        must not change afterwards.
+        The first process saves host arrays; each process saves its shards of sharded ones. The
+        arrays must not change afterwards.
 
         Raises:
-          UserError: when this one, or the one before, cannot be written.
+          UserError: when this checkpoint, or the one before, cannot be written.
         """
         metrics = {"value": value, "epoch": epoch}
         metrics["digest"] = digest(state, metrics)
@@ -104,31 +105,31 @@ class Checkpoints:
         if processes.lost_another(error):
             raise error
         kept = [step for step in self._manager.all_steps() if (self.folder / str(step)).is_dir()]
-        last = f"that of epoch {max(kept)} is whole" if kept else "there is none before it"
+        last = f"epoch {max(kept)} is saved" if kept else "there is none before it"
         return UserError(
-            f"{self.folder}: a checkpoint cannot be written ({_short(error)}), and {last}; make "
-            "room, and give the same command again."
+            f"{self.folder}: a checkpoint cannot be written ({_short(error)}), and {last}; free "
+            "space and run the same command again."
         )
 
     def latest(self, target: Tree) -> tuple[int, Tree] | None:
-        """(epoch, state) of the newest checkpoint that is whole, or None before the first.
+        """(epoch, state) of the latest intact checkpoint, or None if there is none at all.
 
-        Those after it, if any, are moved to `workdir/damaged`, and a warning says so.
+        Damaged ones after it are moved to `workdir/damaged`, with a warning.
 
         Args:
-          target: as `restore` takes it.
+          target: as in `restore`.
 
         Raises:
-          UserError: when there are some, and none is whole.
+          UserError: when all checkpoints are damaged.
         """
-        return self._first_whole(sorted(self._manager.all_steps(), reverse=True), target)
+        return self._first_intact(sorted(self._manager.all_steps(), reverse=True), target)
 
     def best(self, target: Tree) -> tuple[int, Tree] | None:
-        """Likewise of the checkpoint with the best value, the earliest of equals."""
+        """As `latest`, for the checkpoint with the best value, the earliest of equals."""
         steps = self._manager.all_steps()
-        return self._first_whole(sorted(steps, key=self._value, reverse=True), target)
+        return self._first_intact(sorted(steps, key=self._value, reverse=True), target)
 
-    def _first_whole(self, epochs: Iterable[int], target: Tree) -> tuple[int, Tree] | None:
+    def _first_intact(self, epochs: Iterable[int], target: Tree) -> tuple[int, Tree] | None:
         damaged = {}
         for epoch in epochs:
             try:
@@ -137,31 +138,31 @@ class Checkpoints:
                 damaged[epoch] = error
                 continue
             for other, error in damaged.items():
-                warn(f"{error} That of epoch {epoch} is used in its place.")
+                warn(f"{error} Using that of epoch {epoch} instead.")
                 if self._writes:
-                    processes.in_first_process(functools.partial(self._set_aside, other))
+                    processes.in_first_process(functools.partial(self._move_to_damaged, other))
                     self._manager.reload()
             return epoch, state
         if damaged:
             raise UserError(
-                f"{next(iter(damaged.values()))} No other one is whole; start again in another "
+                f"{next(iter(damaged.values()))} No other one is intact; start again in another "
                 "--workdir."
             )
         return None
 
-    def _set_aside(self, epoch: int) -> None:
-        aside = self.folder.with_name("damaged")
-        n = len(list(aside.iterdir())) if aside.exists() else 0
-        storage.move_folder(self.folder / str(epoch), aside / f"{epoch}-{n}")
+    def _move_to_damaged(self, epoch: int) -> None:
+        damaged = self.folder.with_name("damaged")
+        n = len(list(damaged.iterdir())) if damaged.exists() else 0
+        storage.move_folder(self.folder / str(epoch), damaged / f"{epoch}-{n}")
 
     def restore(self, epoch: int, target: Tree) -> Tree:
-        """Reads a checkpoint into the structure, shapes and types of a target.
+        """Restores a checkpoint into the structure, shapes and dtypes of a target.
 
-        Divided tables may have been filled up to other sizes, on other devices.
+        Sharded tables may have been saved on another number of devices, with other padding.
 
         Args:
           epoch: of the checkpoint.
-          target: host arrays, and shapes of divided tables with their sharding.
+          target: host arrays, and shapes with shardings for sharded tables.
 
         Raises:
           UserError: when it is damaged, or of another model.
@@ -172,14 +173,14 @@ class Checkpoints:
             state = self._manager.restore(epoch, args=restore)
             metrics = self._metrics(epoch)
             same = digest(state, metrics) == metrics["digest"] and metrics["epoch"] == epoch
-            reason = "" if same else "its numbers are not those saved"
+            reason = "" if same else "its digest does not match its arrays"
         except Exception as error:  # orbax and tensorstore raise many kinds
             reason = _short(error)
         if reason:
             raise UserError(
                 f"{self.folder / str(epoch)}: this checkpoint cannot be read ({reason})."
             )
-        # What was wanted on the host is there.
+        # Host arrays in the target are host arrays in the result.
         return jax.tree.map(
             lambda wanted, x: np.asarray(x) if isinstance(wanted, np.ndarray) else x, target, state
         )
@@ -190,7 +191,7 @@ class Checkpoints:
     def _value(self, epoch: int) -> tuple[float, float]:
         try:
             return _rank(self._metrics(epoch))
-        except Exception:  # damaged; `restore` will say so
+        except Exception:  # damaged; `restore` raises
             return math.inf, -epoch
 
 
@@ -199,16 +200,16 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
 
 
 def _short(error: Exception) -> str:
-    """What went wrong, in a few words."""
+    """An error as one short phrase."""
     if refused := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(refused[1]))
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def digest(tree: Tree, metrics: dict[str, float]) -> int:
-    """32 bits that change with any bit of the arrays, and with what ranks them.
+    """A 32-bit digest of the arrays and the metrics.
 
-    Wherever the arrays are, and also when they are filled up with zeros at the end, it is the same.
+    It does not depend on the sharding of the arrays, nor on zero rows at their end.
     """
     text = f"{metrics['value']!r} {metrics['epoch']}\n"
     for path, leaf in jax.tree.leaves_with_path(tree):
@@ -218,7 +219,7 @@ def digest(tree: Tree, metrics: dict[str, float]) -> int:
 
 @jax.jit
 def _digest(x: jax.Array) -> jax.Array:
-    """The sum of an array's words, each times an odd number of its own, modulo 2^32."""
+    """The sum of an array's words, each times an odd factor by position, modulo 2^32."""
     word_N = jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(-1)
-    number_N = jax.lax.iota(jnp.uint32, len(word_N))
-    return jnp.sum(word_N * ((number_N * np.uint32(2654435761)) | 1), dtype=jnp.uint32)
+    index_N = jax.lax.iota(jnp.uint32, len(word_N))
+    return jnp.sum(word_N * ((index_N * np.uint32(2654435761)) | 1), dtype=jnp.uint32)

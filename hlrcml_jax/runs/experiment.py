@@ -1,6 +1,6 @@
-"""A run from its config to its workdir: prepare, fit, test, recommend; resumed where it was.
+"""A run from config to workdir: prepare, fit, test, recommend; resumable.
 
-`train_and_evaluate` and its like never touch flags and can be called from a notebook.
+Nothing here touches flags, so all functions can be called from a notebook.
 """
 
 import collections
@@ -37,23 +37,23 @@ from hlrcml_jax.runs.workdir import begin_run, open_run
 from hlrcml_jax.training.warm_start import Vectors, read_vectors
 
 AnyConfig = ml_collections.ConfigDict | Config
-N_EXAMPLES = 3  # users on the report
+N_EXAMPLES = 3  # users in the report
 
 
 def train_and_evaluate(
     config: AnyConfig, workdir: str | pathlib.Path
 ) -> dict[str, dict[str, float]]:
-    """Prepares, fits (from the latest checkpoint, if any), and tests the best checkpoint.
+    """Prepares, fits (resuming from the latest checkpoint, if any), and tests the best checkpoint.
 
     Args:
-      config: as `make_config` gives it; it is validated first.
-      workdir: folder of the run; created if it does not exist.
+      config: as returned by `make_config`; it is validated first.
+      workdir: folder of the run; created if missing.
 
     Returns:
       {"metric@k": {"mean", "std"}} on test, also written to `test_metrics.json`.
 
     Raises:
-      UserError: a mistake in the config, the data or the workdir.
+      UserError: for an error in the config, the data or the workdir.
     """
     started = time.perf_counter()
     run = fit(config, workdir)
@@ -70,9 +70,9 @@ def train_and_evaluate(
 
 
 def fit(config: AnyConfig, workdir: str | pathlib.Path) -> Run:
-    """Prepares and trains, and leaves test alone; see `train_and_evaluate`.
+    """Prepares and trains without testing; see `train_and_evaluate`.
 
-    What it finds on validation is in `metrics.jsonl`.
+    Validation metrics are written to `metrics.jsonl`.
     """
     return _fit([config], [workdir])[0]
 
@@ -82,45 +82,45 @@ def fit_all(
     workdirs: Sequence[str | pathlib.Path],
     side_by_side: int = 0,
 ) -> list[Run]:
-    """As `fit` for several runs; a run whose loss is not finite any more ends with a warning.
+    """As `fit` for several runs; a run whose loss is no longer finite ends with a warning.
 
-    Those that differ in nothing but the seed and `build.NUMBERS` are trained side by side in one
+    Runs that differ only in the seed and `build.HYPERPARAMETERS` are trained side by side in one
     program. A GPU trains several small models in little more than the time of one.
 
     Args:
       configs: of the runs.
-      workdirs: of the runs, one for each.
-      side_by_side: the most at a time; 0 leaves it to the device, a CPU has one.
+      workdirs: one per run.
+      side_by_side: most runs at a time; 0: as the device allows, 1 on a CPU.
     """
     most = side_by_side or devices.side_by_side()
     typed, alike = [validate(config) for config in configs], collections.defaultdict(list)
-    for place, config in enumerate(typed):
-        alone = place if config.parallel.tables == "sharded" else None
-        alike[alone, repr(in_common(config))].append(place)
+    for index, config in enumerate(typed):
+        alone = index if config.parallel.tables == "sharded" else None
+        alike[alone, repr(in_common(config))].append(index)
     runs = {}
-    for places in alike.values():
-        for start in range(0, len(places), most):
-            group = places[start : start + most]
-            each = ([typed[place], workdirs[place]] for place in group)
-            runs |= zip(group, _fit(*zip(*each, strict=True), go_on=True), strict=True)
-    return [runs[place] for place in range(len(configs))]
+    for indices in alike.values():
+        for start in range(0, len(indices), most):
+            group = indices[start : start + most]
+            each = ([typed[index], workdirs[index]] for index in group)
+            runs |= zip(group, _fit(*zip(*each, strict=True), keep_going=True), strict=True)
+    return [runs[index] for index in range(len(configs))]
 
 
-def _fit(configs, workdirs, go_on: bool = False) -> list[Run]:
+def _fit(configs, workdirs, keep_going: bool = False) -> list[Run]:
     with contextlib.ExitStack() as stack:
         each = zip(configs, workdirs, strict=True)
         begun = [stack.enter_context(begin_run(config, workdir)) for config, workdir in each]
-        where = devices.described()
+        hardware = devices.described()
         for run, _ in begun:
-            rich.print(f"{run.config.model.name} on {report.describe(run.dataset)}; {where}.")
-        fit_runs(begun, _vectors_of, go_on)
+            rich.print(f"{run.config.model.name} on {report.describe(run.dataset)}; {hardware}.")
+        fit_runs(begun, _vectors_of, keep_going)
     return [run for run, _ in begun]
 
 
 def _vectors_of(run: Run, name: str) -> Vectors:
-    """What a run's `pretrained.users` or `pretrained.items` names: a workdir or a file.
+    """The embeddings of a run's `pretrained.users` or `pretrained.items`, a workdir or a file.
 
-    Of a workdir's config, only code that the run's own config names is imported.
+    Of custom code in the other workdir's config, only what this run's config names is imported.
     """
     path = getattr(run.config.pretrained, name)
     key, source = f"pretrained.{name}={path}", pathlib.Path(path).expanduser()
@@ -131,56 +131,58 @@ def _vectors_of(run: Run, name: str) -> Vectors:
     ids = {"users": other.dataset.user_ids, "items": other.dataset.item_ids}[name]
     params = best_checkpoint(other).params
     if name not in params:
-        raise UserError(f"{key}: this run represents its {name} by their items.")
+        raise UserError(
+            f"{key}: this run represents its {name} by their items; choose one with embeddings."
+        )
     return ids.cast(pl.String), devices.to_host(params[name])[: len(ids)]
 
 
 def test(best: Best) -> dict[str, dict[str, float]]:
-    """Evaluates a checkpoint on test beside popularity; see `train_and_evaluate`."""
+    """Evaluates a checkpoint and popularity on test; see `train_and_evaluate`."""
     rows, run = _test(best), best.run
     return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
 
 
 def _test(best: Best) -> dict[str, Evaluation]:
-    """Evaluations on test of a checkpoint and of popularity.
+    """Evaluations on test by name: of a checkpoint, and of popularity.
 
-    Writes `test_metrics.json` and, for paired comparisons, the metrics of each user to
+    Writes `test_metrics.json` and, for paired comparisons, metrics per user to
     `test_users.parquet`.
     """
     run = best.run
     name = run.config.model.name
-    # Without the items of validation, test is predicted from what validation is predicted from.
+    # Without the validation items, the histories are those for predicting validation.
     known = "test" if run.config.evaluation.known == "train+valid" else "valid"
     ready = best.ready if known == "test" else build.params_for(run, best.params, known)
     scorer, protocol = build.make_scorer(run, known), build.protocol_of(run)
     rows = {name: evaluate(scorer, ready, run.dataset, "test", protocol)}
     if name != "popularity":
         rows["popularity"] = _test_popularity(run, known)
-    found = rows[name]
+    tested = rows[name]
     text = {
-        "metrics": found.summary(),
-        "n_users": len(found.user_B),
+        "metrics": tested.summary(),
+        "n_users": len(tested.user_B),
         "epoch": best.epoch,
         "parameters": build.count_parameters(run),
         "protocol": {
-            **dataclasses.asdict(found.protocol),
+            **dataclasses.asdict(tested.protocol),
             "ranking": f"whole catalogue, without the items of {run.config.evaluation.known}",
             "std": "between the means of the cohorts",
         },
     }
-    ids = run.dataset.user_ids.gather(found.user_B)
-    by_user = pl.DataFrame({"user_id": ids, **found.values})
+    ids = run.dataset.user_ids.gather(tested.user_B)
+    by_user = pl.DataFrame({"user_id": ids, **tested.values})
 
     def write():
         storage.write_text(run.workdir / "test_metrics.json", json.dumps(text, indent=2) + "\n")
         storage.write(run.workdir / "test_users.parquet", by_user.write_parquet)
 
     processes.in_first_process(write)
-    if not len(found.user_B):
+    if not len(tested.user_B):
         rich.print("The test part is empty: nothing to evaluate.")
     else:
         report.print_metrics(
-            f"Test, {len(found.user_B):,} users, {build.protocol_of(run).definitions} definitions",
+            f"Test, {len(tested.user_B):,} users, {build.protocol_of(run).definitions} definitions",
             {label: evaluation.summary() for label, evaluation in rows.items()},
             build.protocol_of(run).cutoffs,
         )
@@ -195,7 +197,7 @@ def _test_popularity(run: Run, known: str) -> Evaluation:
 
 
 def _examples(best: Best) -> list[pl.DataFrame]:
-    """Ten recommendations for some users with ten training items and more; prints the first's."""
+    """Top 10 for some users with at least ten training items; prints the first user's."""
     run = best.run
     count_U = np.diff(run.dataset.train.indptr)
     user_C = np.argsort(count_U < 10, kind="stable")[:N_EXAMPLES]
@@ -204,16 +206,16 @@ def _examples(best: Best) -> list[pl.DataFrame]:
     ids = run.dataset.user_ids.gather(user_C)
     tables = [table.filter(pl.col("user_id") == id) for id in ids]
     report.print_recommendations(f"Recommendations for user {ids[0]}", tables[0])
-    return [found for found in tables if len(found)]
+    return [table for table in tables if len(table)]
 
 
 def write_recommendations(best: Best) -> pathlib.Path:
-    """Writes the top K of the chosen users to `recommendations.*` in the workdir."""
+    """Writes the top k of `recommend.users` to `recommendations.*` in the workdir."""
     return _write(best, "recommendations", _recommended)
 
 
 def write_reasons(best: Best) -> pathlib.Path:
-    """Writes the top K of the chosen users with their reasons to `reasons.*` in the workdir."""
+    """Writes the top k of `recommend.users` with reasons to `reasons.*` in the workdir."""
     run, path = best.run, _write(best, "reasons", _explained)
     user_C = _chosen_users(run)[:1]
     table = _explained(best, run.config.recommend.k, 1)(user_C)
@@ -225,14 +227,14 @@ def write_reasons(best: Best) -> pathlib.Path:
 def _chosen_users(run: Run) -> np.ndarray:
     names = run.config.recommend.users
     ids = run.dataset.user_ids
-    return frames.numbers(ids, names.split(","), "user") if names else np.arange(len(ids))
+    return frames.indices(ids, names.split(","), "user") if names else np.arange(len(ids))
 
 
 def _write(best: Best, name: str, make) -> pathlib.Path:
     run = best.run
     options, user_C = run.config.recommend, _chosen_users(run)
     path = run.workdir / f"{name}.{options.format}"
-    of = [
+    depends_on = [
         name,
         best.epoch,
         options.k,
@@ -241,15 +243,15 @@ def _write(best: Best, name: str, make) -> pathlib.Path:
         run.config.scoring.storage,
     ]
     table = make(best, options.k, options.reasons)
-    n_rows = frames.write_in_parts(path, options.format, user_C, table, of)
+    n_rows = frames.write_in_parts(path, options.format, user_C, table, depends_on)
     rich.print(f"{n_rows:,} rows for {len(user_C):,} users in {_shown(path)}.")
     return path
 
 
 def _recommended(best: Best, k: int, _: int) -> Callable[[np.ndarray], pl.DataFrame]:
-    """What gives the k best items of users."""
+    """A function from user indices to a frame of their top k items."""
     ranked, run = _ranked(best, k), best.run
-    return lambda user_C: frames.of_rankings(ranked(user_C), run.dataset.user_ids, run.dataset)
+    return lambda user_C: frames.concat(ranked(user_C), run.dataset.user_ids, run.dataset)
 
 
 def _ranked(best: Best, k: int) -> Callable[[np.ndarray], list[Ranking]]:
@@ -258,18 +260,18 @@ def _ranked(best: Best, k: int) -> Callable[[np.ndarray], list[Ranking]]:
     if run.config.recommend.only_items:
         only_I = np.zeros(run.dataset.n_items, bool)
         names = run.config.recommend.only_items.split(",")
-        only_I[frames.numbers(run.dataset.item_ids, names, "item")] = True
+        only_I[frames.indices(run.dataset.item_ids, names, "item")] = True
     return lambda user_C: list(scorer.rank(ready, user_C, k, only_I=only_I))
 
 
 def _explained(best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataFrame]:
-    """What gives the k best items of users, each with its reasons."""
+    """A function from user indices to a frame of their top k items with reasons."""
     run, params, ranked = best.run, best.on_host, _ranked(best, k)
     model, scorer = build.model_of(run), build.make_scorer(run, "test")
 
     def table(user_C):
         rankings = ranked(user_C)
-        lists = frames.of_rankings(rankings, run.dataset.user_ids, run.dataset)
+        lists = frames.concat(rankings, run.dataset.user_ids, run.dataset)
         pairs = frames.pairs(rankings)
         why = explain.reasons(model, params, scorer, *pairs, most).frame(run.dataset)
         lists = lists.with_row_index("pair")
@@ -279,39 +281,40 @@ def _explained(best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataF
 
 
 def export(best: Best) -> pathlib.Path:
-    """Writes vectors, memory and the scoring function to `export/` in the workdir."""
+    """Writes embeddings, memory and the scoring function to `export/` in the workdir."""
     run, model = best.run, build.model_of(best.run)
     if model.spec.rows_are_histories:
         raise UserError(
-            f"{type(model).__name__} has no vectors to export; its weights are in the checkpoint."
+            f"{type(model).__name__} has no embeddings to export; its weights are in checkpoints/."
         )
     params, folder = best.on_host, run.workdir / "export"
     processes.in_first_process(lambda: export_lib.write(folder, model, params, run.dataset))
-    rich.print(f"Vectors and the scoring function are in {_shown(folder)}.")
+    rich.print(f"Embeddings and the scoring function are in {_shown(folder)}.")
     return folder
 
 
 def analyse(best: Best) -> dict[str, dict[str, float]]:
-    """Compares the relations of test interactions with the categories of their items.
+    """Tests whether nearby relations of test interactions share categories; see `analyse.py`.
 
-    Writes `relations.json`, the relations themselves to `relations.npz`, and a plot.
+    Writes `relations.json`, the relations to `relations.npz`, and a plot.
     """
     run, params = best.run, best.on_host
     scorer, seed = build.make_scorer(run, "test"), run.config.data.split.seed
     most = run.config.analyse.interactions
-    found = analysis.relations(build.model_of(run), params, scorer, run.dataset, most, seed)
-    matching = analysis.matching(found, seed)
+    relations = analysis.relations(build.model_of(run), params, scorer, run.dataset, most, seed)
+    matching = analysis.matching(relations, seed)
     plot = run.workdir / "plots" / "relations.png"
     arrays: dict[str, Any] = {
-        "user_ids": run.dataset.user_ids.cast(pl.String).to_numpy()[found.user_N].astype(str),
-        "item_ids": run.dataset.item_ids.cast(pl.String).to_numpy()[found.item_N].astype(str),
-        "vectors": found.vector_NxD,
+        "user_ids": run.dataset.user_ids.cast(pl.String).to_numpy()[relations.user_N].astype(str),
+        "item_ids": run.dataset.item_ids.cast(pl.String).to_numpy()[relations.item_N].astype(str),
+        "vectors": relations.vector_NxD,
     }
 
     def write():
         storage.write_text(run.workdir / "relations.json", json.dumps(matching, indent=2) + "\n")
         storage.write(run.workdir / "relations.npz", lambda path: np.savez(path, **arrays))
-        plots.plot_relations(*analysis.in_two_dimensions(found.vector_NxD), found.shared_N, plot)
+        components = analysis.in_two_dimensions(relations.vector_NxD)
+        plots.plot_relations(*components, relations.shared_N, plot)
 
     processes.in_first_process(write)
     report.print_matching(f"Relations of {run.config.model.name}", matching)
@@ -320,7 +323,7 @@ def analyse(best: Best) -> dict[str, dict[str, float]]:
 
 
 def _shown(path: pathlib.Path) -> str:
-    """A path for the console, short where it is below the current folder."""
+    """A path for the console, relative if it is below the current folder."""
     here = pathlib.Path.cwd()
     below = not storage.is_remote(path) and path.is_relative_to(here)
     return f"[bold]{path.relative_to(here) if below else path}[/bold]"

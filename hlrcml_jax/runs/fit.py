@@ -1,4 +1,4 @@
-"""Training of runs in their workdirs, from the latest checkpoint; several side by side."""
+"""Training runs in their workdirs, resuming from checkpoints; several side by side."""
 
 import contextlib
 import functools
@@ -25,9 +25,9 @@ from hlrcml_jax.training.warm_start import Vectors, warm_start
 
 
 def in_common(config: Config) -> dict[str, Any]:
-    """What runs must have in common to be trained side by side: all but the seed and `NUMBERS`."""
+    """What runs trained side by side must share: all but the seed and `HYPERPARAMETERS`."""
     values = flatten(config)
-    return values | {name: values[name] is None for name in build.NUMBERS} | {"seed": None}
+    return values | {name: values[name] is None for name in build.HYPERPARAMETERS} | {"seed": None}
 
 
 def fit_runs(
@@ -35,16 +35,16 @@ def fit_runs(
     vectors_of: Callable[[Run, str], Vectors],
     keep_going: bool = False,
 ) -> None:
-    """Trains from the latest checkpoint until the last epoch, or until nothing improves.
+    """Trains from the latest checkpoint until the last epoch or early stopping.
 
     Args:
-      begun: a run and its checkpoints, or several that have the same `in_common`.
-      vectors_of: the vectors that a run's `pretrained.users` or `pretrained.items` names.
-      keep_going: with the others, and a warning, when the loss of one is not finite any more.
+      begun: a run and its checkpoints, or several runs with the same `in_common`.
+      vectors_of: loads the embeddings of a run's `pretrained.users` or `pretrained.items`.
+      keep_going: when the loss of one run is no longer finite, warn and train the others.
 
     Raises:
-      Diverged: the loss is not finite any more.
-      Terminated: SIGTERM came; what was trained is saved.
+      Diverged: the loss is no longer finite.
+      Terminated: on SIGTERM, after saving.
     """
     if build.model_of(begun[0][0]).spec.closed_form:
         for run, checkpoints in begun:
@@ -70,7 +70,7 @@ def _open(
     name: str,
     vectors_of: Callable[[Run, str], Vectors],
 ) -> Iterator[Training]:
-    """A run where its latest checkpoint left it."""
+    """A run's training state, from its latest checkpoint if any."""
     latest = _latest(run, checkpoints)
     if latest is None:
         epoch, state = 0, _start(run, vectors_of)
@@ -102,7 +102,7 @@ def _open(
 
 
 def _latest(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState] | None:
-    """(epoch, state) of the latest checkpoint; where all are damaged, nothing is written."""
+    """(epoch, state) of the latest checkpoint; rewrites the config, unless all are damaged."""
     latest = checkpoints.latest(build.empty_state(run))
     # Keys marked `may_change` may differ from last time.
     processes.in_first_process(run.write_config)
@@ -110,7 +110,7 @@ def _latest(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState] | None
 
 
 def _start(run: Run, vectors_of: Callable[[Run, str], Vectors]) -> TrainState:
-    """The state before training, with the vectors that the config takes from elsewhere."""
+    """The state before training, with pretrained embeddings if configured."""
     state = build.initial_state(run)
     ids = {"users": run.dataset.user_ids, "items": run.dataset.item_ids}
     tables = {}
@@ -124,7 +124,7 @@ def _start(run: Run, vectors_of: Callable[[Run, str], Vectors]) -> TrainState:
 
 
 class _Validation:
-    """Validates a run's states by the config's metric; see `Training.validate`."""
+    """Validates states by the metric of early stopping; see `Training.validate`."""
 
     def __init__(self, run: Run):
         self._run, self._metric = run, run.config.early_stopping.metric
@@ -132,7 +132,7 @@ class _Validation:
     def __call__(self, state: TrainState, epoch: int) -> tuple[float, Record]:
         run = self._run
         if run.dataset.valid.nnz == 0:
-            return float(epoch), {}  # nothing to choose by: the latest is the best
+            return float(epoch), {}  # no validation part: the latest epoch is the best
         if self._metric == "loss":
             loss = self._mean_loss(state.params)
             return -loss, {"loss_valid": loss}
@@ -154,19 +154,19 @@ class _Validation:
 
 
 def validate(run: Run, scorer: Scorer, params: dict[str, Any]) -> Record:
-    """All metrics on validation at the cut-off of the one to choose by."""
+    """All metrics on validation, at the cut-off of the early-stopping metric."""
     cutoff = int(run.config.early_stopping.metric.partition("@")[2])
     ready, protocol = build.params_for(run, params, "valid"), build.protocol_of(run)
-    found = evaluate(scorer, ready, run.dataset, "valid", protocol, (cutoff,))
-    return {name: found.mean(name) for name in found.values}
+    evaluation = evaluate(scorer, ready, run.dataset, "valid", protocol, (cutoff,))
+    return {name: evaluation.mean(name) for name in evaluation.values}
 
 
 def _epoch_of(runs: Sequence[tuple[Run, Training]]) -> Epoch:
     first = runs[0][0]
     values = [flatten(run.config) for run, _ in runs]
-    numbers = {
+    hyperparameters = {
         name: np.array([of_run[name] for of_run in values], np.float32)
-        for name in build.NUMBERS
+        for name in build.HYPERPARAMETERS
         if values[0][name] is not None
     }
     return Epoch(
@@ -174,18 +174,18 @@ def _epoch_of(runs: Sequence[tuple[Run, Training]]) -> Epoch:
         [training.state for _, training in runs],
         (build.make_sampler(first), build.make_positives(first, "train")),
         np.stack([_key_data(run, 0) for run, _ in runs]),
-        numbers,
+        hyperparameters,
     )
 
 
 def _key_data(run: Run, purpose: int) -> np.ndarray:
-    """The run's key for training (0), or for the loss on validation (1), as data."""
+    """Key data of a run, for training (purpose 0) or the validation loss (purpose 1)."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(run.config.seed), 1))
     return np.asarray(jax.random.key_data(keys[purpose]))
 
 
 def _solve(run: Run, checkpoints: Checkpoints) -> None:
-    """Solves a model in closed form: epoch 0 is all there is."""
+    """Solves a model in closed form, as a single epoch 0."""
     if _latest(run, checkpoints) is not None:
         return
     watch = Stopwatch()

@@ -11,12 +11,12 @@ from hlrcml_jax.data.dataset import Dataset
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A config, its data and its workdir; `build.py` has what they make.
+    """A config, its data and its workdir; `build.py` builds everything else from it.
 
     Attributes:
       config: validated.
       dataset: prepared.
-      workdir: exists, and belongs to this config.
+      workdir: of the run, absolute.
     """
 
     config: schema.Config
@@ -24,12 +24,12 @@ class Run:
     workdir: pathlib.Path
 
     def with_model(self, name: str) -> "Run":
-        """The same run with another model, to compare."""
+        """The same run with another model, as a baseline."""
         config = keys.replaced(self.config, {"model.name": name})
         return dataclasses.replace(self, config=config)
 
     def write_config(self) -> None:
-        """Writes `config.json`: the config, what data it gave, and the libraries' versions."""
+        """Writes `config.json`: the config, the data's fingerprint, and library versions."""
         names = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
         text = {
             "config": keys.flatten(self.config),

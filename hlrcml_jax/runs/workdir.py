@@ -1,4 +1,4 @@
-"""The folder of a run: begun, resumed, or read."""
+"""The workdir of a run: started, resumed, or read."""
 
 import contextlib
 import hashlib
@@ -22,17 +22,17 @@ from hlrcml_jax.runs.run import Run
 def open_run(
     config: ml_collections.ConfigDict | config_lib.Config, workdir: str | pathlib.Path
 ) -> Run:
-    """A run that exists, to be read: checks the config and the workdir, prepares the data.
+    """Opens an existing run for reading: checks config and workdir, prepares the data.
 
     Args:
       config: of the run; it is validated first.
       workdir: of the run.
 
     Raises:
-      UserError: also when the workdir belongs to another config or to other data.
+      UserError: when there is no run, or it has another config or other data.
     """
-    run, before = _prepare(config, workdir)
-    if before is None:
+    run, saved = _prepare(config, workdir)
+    if saved is None:
         raise UserError(f"{run.workdir}: there is no run here yet; train first (--mode=train).")
     return run
 
@@ -41,21 +41,21 @@ def open_run(
 def begin_run(
     config: ml_collections.ConfigDict | config_lib.Config, workdir: str | pathlib.Path
 ) -> Iterator[tuple[Run, Checkpoints]]:
-    """A run that begins or goes on, and its checkpoints; no other program writes to it meanwhile.
+    """Starts or resumes a run, with its checkpoints, under a lock of the workdir.
 
-    Nothing is written before the config is valid and the data is read.
+    Nothing is written before the config is validated and the data is read.
 
     Args:
-      config: of the run.
-      workdir: of the run, which may be new.
+      config: of the run; it is validated first.
+      workdir: of the run; created if missing.
 
     Raises:
-      UserError: as `open_run`, and when another program works on the same workdir.
+      UserError: when another program holds the lock, or the run has another config or data.
     """
-    run, before = _prepare(config, workdir)
+    run, saved = _prepare(config, workdir)
     lock = filelock.FileLock(_lock_of(run), blocking=False)
 
-    def begin():
+    def lock_and_write():
         with storage.writing(run.workdir):
             run.workdir.mkdir(parents=True, exist_ok=True)
             pathlib.Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
@@ -63,16 +63,19 @@ def begin_run(
             lock.acquire()
         except filelock.Timeout:
             raise UserError(
-                f"{run.workdir}: another program works on this run; wait for it, or choose another."
+                f"{run.workdir}: another program works on this run; wait for it, or choose "
+                "another --workdir."
             ) from None
-        if before is None:
+        if saved is None:
             if config_files.read_workdir(run.workdir) is not None:
-                raise UserError(f"{run.workdir}: another run has begun here; choose another.")
+                raise UserError(
+                    f"{run.workdir}: another run has started here; choose another --workdir."
+                )
             run.write_config()
 
     try:
-        processes.in_first_process(begin)
-        # Without another process, checkpoints would wait to be closed.
+        processes.in_first_process(lock_and_write)
+        # `together` is inside: after the loss of a process, closing the checkpoints would hang.
         with Checkpoints(run.workdir, writes=True) as checkpoints, processes.together():
             yield run, checkpoints
     finally:
@@ -80,7 +83,7 @@ def begin_run(
 
 
 def _lock_of(run: Run) -> pathlib.Path:
-    """The file that keeps other programs out; for a bucket those of this machine alone."""
+    """The lock file of a run; for a bucket it only excludes programs on this machine."""
     if not storage.is_remote(run.workdir):
         return run.workdir / ".lock"
     name = hashlib.sha256(str(run.workdir).encode()).hexdigest()[:16]
@@ -90,32 +93,32 @@ def _lock_of(run: Run) -> pathlib.Path:
 def _prepare(
     given: ml_collections.ConfigDict | config_lib.Config, workdir: str | pathlib.Path
 ) -> tuple[Run, dict[str, Any] | None]:
-    """(run, what its workdir says of an earlier start)."""
+    """(run, saved `config.json` of the workdir or None)."""
     config = config_lib.validate(given)
     models.check(config)
     devices.keep_compiled(cache_folder(config.data.cache_dir) / "compiled")
-    workdir = storage.place(workdir)
-    before = config_files.read_workdir(workdir)
-    if before is not None:
-        _check_same(workdir, before["config"], config)
+    workdir = storage.absolute(workdir)
+    saved = config_files.read_workdir(workdir)
+    if saved is not None:
+        _check_same(workdir, saved["config"], config)
     dataset = processes.in_first_process(lambda: prepare(config.data)) or prepare(config.data)
 
     def check():
-        if before is not None and before["data"] != dataset.fingerprint():
+        if saved is not None and saved["data"] != dataset.fingerprint():
             raise UserError(
-                f"{workdir}: this workdir was made with other data than what the config gives now; "
+                f"{workdir}: this workdir was made with other data than the config names now; "
                 "choose another --workdir, or restore the data."
             )
 
-    processes.in_first_process(check)  # others need not read all of it
-    return Run(config, dataset, workdir), before
+    processes.in_first_process(check)  # other processes need not read all of the data
+    return Run(config, dataset, workdir), saved
 
 
-def _check_same(workdir: pathlib.Path, before: dict[str, Any], config: config_lib.Config) -> None:
+def _check_same(workdir: pathlib.Path, saved: dict[str, Any], config: config_lib.Config) -> None:
     values = flatten(config)
     keys, now = config_lib.all_keys(values), json.loads(json.dumps(values))
     for name, key in keys.items():
-        was = before.get(name, key.default)
+        was = saved.get(name, key.default)
         if not key.may_change and was != now[name]:
             raise UserError(
                 f"{workdir}: this workdir was made with {name}={was!r}, and the config now has "

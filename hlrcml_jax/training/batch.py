@@ -1,21 +1,35 @@
-"""What a training step is given: the ids of its examples."""
+"""The input of a training step: the user and item indices of its examples."""
+
+from typing import NamedTuple
 
 import flax.struct
 import jax
 
 
+class Example(NamedTuple):
+    """One example: the arrays of a `Batch`, without the leading axis."""
+
+    user: jax.Array
+    positive: jax.Array
+    negative_N: jax.Array
+    log_weight_N: jax.Array
+    prefs_S: jax.Array
+    mask_S: jax.Array
+    weight: jax.Array
+
+
 class Batch(flax.struct.PyTreeNode):
-    """B examples of ids, as `sampling.draw_batch` makes them.
+    """B examples, as drawn by `sampling.draw_batch`.
 
     Attributes:
-      user_B: user ids.
-      positive_B: an item of each user.
-      negative_BxN: candidates of each example, or (1, N) when all share them.
-      log_weight_BxN: of each candidate in a softmax; -inf for those that are items of the user.
-      prefs_BxS: preferences of the user, the positive not among them.
+      user_B: user indices.
+      positive_B: item indices of the positives.
+      negative_BxN: item indices of the negatives; (1, N) if the examples share them.
+      log_weight_BxN: log weight of each negative in the loss; -inf for items of the user.
+      prefs_BxS: item indices of the preferences, the positive excluded.
       mask_BxS: True where a preference is real.
-      weight_B: 1 for real examples, 0 for those that only fill the batch.
-      shared: whether all examples have the same candidates.
+      weight_B: 1 for examples, 0 for padding.
+      shared: whether the examples share their negatives.
     """
 
     user_B: jax.Array
@@ -26,3 +40,8 @@ class Batch(flax.struct.PyTreeNode):
     mask_BxS: jax.Array
     weight_B: jax.Array
     shared: bool = flax.struct.field(pytree_node=False, default=False)
+
+    @classmethod
+    def of(cls, examples: Example) -> "Batch":
+        """From arrays of examples that are stacked on a leading axis."""
+        return cls(*examples)

@@ -1,8 +1,8 @@
-"""Vectors for users that a trained model has never seen, with everything else fixed.
+"""Embeddings of new users, with all trained parameters fixed.
 
-Relations use a new user's items at once. Its own vector starts at their mean and takes some steps
-on the training loss of examples that are drawn from them, as in training: an item of the user, its
-other items as preferences, and negatives from the rest of the catalogue, all equally likely.
+Relations use a new user's history directly. Its embedding is initialised at the mean of its items'
+and takes some steps on the training loss. Examples are drawn from the history as in training: an
+item as the positive, others as preferences, and uniform negatives.
 """
 
 import dataclasses
@@ -16,24 +16,25 @@ import optax
 import scipy.sparse
 
 from hlrcml_jax.models.base import Model
+from hlrcml_jax.training.batch import Batch
 from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.optimizer import keep_rows_in_balls
 from hlrcml_jax.training.sampling import Sampler, UserItems
 
-USERS = 256  # at a time
+USERS_PER_CALL = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class FoldIn:
-    """How vectors of new users are found.
+    """Folds in new users.
 
     Attributes:
       model: the model.
-      objective: that it was trained with.
-      radius: of the ball of user rows; None leaves them free.
-      steps: of Adam on each user's vector, whose rate falls to zero.
-      examples: of each user in a step.
-      learning_rate: of the first step.
+      objective: the loss that it was trained with.
+      radius: of the ball of user embeddings; None for no bound.
+      steps: Adam steps on each user's embedding.
+      examples: examples per user and step.
+      learning_rate: of the first step; it decays to zero (cosine).
     """
 
     model: Model
@@ -51,33 +52,33 @@ class FoldIn:
         seed: int,
         **how: Any,
     ) -> np.ndarray:
-        """Vectors (N, D); they depend on a user's items alone, not on the others.
+        """Embeddings (N, D); each depends on the user's own history only.
 
         Args:
-          params: of one device, tables without constants; `users` are not looked at.
-          histories: CSR (N, I), the items of each new user.
-          constants: of new users and of items, see `Model.constants`; or nothing.
+          params: of one device, tables without constants; `users` is not used.
+          histories: of the new users, CSR (N, I).
+          constants: of new users and of items, see `Model.constants`; may be empty.
           seed: of all draws.
           **how: attributes of `sampling.Sampler`.
         """
         n, key = histories.shape[0], jax.random.key(seed)
         fixed = {name: params[name] for name in ("items", "model")}
         longest = _rounded(int(np.diff(histories.indptr).max(initial=1)))
-        found = []
-        for start in range(0, n, USERS):
-            part = histories[start : start + USERS]
+        parts = []
+        for start in range(0, n, USERS_PER_CALL):
+            part = histories[start : start + USERS_PER_CALL]
             missing = _rounded(part.shape[0]) - part.shape[0]
             rows = UserItems.rows(part, longest)
             rows = rows.replace(start_U1=np.pad(rows.start_U1, (0, missing), mode="edge"))
             sampler = Sampler(rows, **how)
-            begin_NxD = mean_of_items(part, np.asarray(params["items"]))
-            begin_NxD = np.pad(begin_NxD, ((0, missing), (0, 0)))
+            initial_NxD = mean_of_items(part, np.asarray(params["items"]))
+            initial_NxD = np.pad(initial_NxD, ((0, missing), (0, 0)))
             wide = dict(constants)
             if wide:
-                of_users = constants["users"][start : start + USERS]
+                of_users = constants["users"][start : start + USERS_PER_CALL]
                 wide["users"] = np.pad(of_users, ((0, missing), (0, 0)))
-            found.append(_descend(self, fixed, sampler, wide, begin_NxD, key)[: part.shape[0]])
-        return np.concatenate(found)
+            parts.append(_descend(self, fixed, sampler, wide, initial_NxD, key)[: part.shape[0]])
+        return np.concatenate(parts)
 
 
 def _rounded(n: int) -> int:
@@ -85,7 +86,7 @@ def _rounded(n: int) -> int:
 
 
 def mean_of_items(histories: scipy.sparse.csr_array, items_IxD: np.ndarray) -> np.ndarray:
-    """The mean of each user's items, zero without any."""
+    """The mean embedding (N, D) of each user's items, zero without any."""
     count_Nx1 = np.maximum(np.diff(histories.indptr), 1)[:, None]
     return (histories.astype(np.float32) @ items_IxD / count_Nx1).astype(np.float32)
 
@@ -98,24 +99,24 @@ def _descend(how: FoldIn, fixed, sampler: Sampler, constants, users_NxD, key):
     rows_N, known = jnp.arange(len(users_NxD)), sampler.known
 
     def draw(key, row):
-        place_key, example_key = jax.random.split(key)
-        place = jax.random.randint(place_key, (), 0, jnp.maximum(known.count(row), 1))
-        example = sampler.example(example_key, row, known.item_E[known.start(row) + place])
-        return example.replace(weight_B=example.weight_B * (known.count(row) > 0))
+        offset_key, example_key = jax.random.split(key)
+        offset = jax.random.randint(offset_key, (), 0, jnp.maximum(known.count(row), 1))
+        example = sampler.example(example_key, row, known.item_E[known.start(row) + offset])
+        return example._replace(weight=example.weight * (known.count(row) > 0))
 
     def step(carry, step_key):
         tables, state = carry
-        # All users have the same keys, so that none depends on its place.
+        # All users have the same keys, so that none depends on its row.
         keys_P = jax.random.split(step_key, how.examples)
-        batch_NxP = jax.vmap(lambda row: jax.vmap(draw, (0, None))(keys_P, row))(rows_N)
-        n = batch_NxP.weight_B.size
-        batch = jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), batch_NxP)
+        examples = jax.vmap(lambda row: jax.vmap(draw, (0, None))(keys_P, row))(rows_N)
+        n = len(rows_N) * how.examples
+        batch = Batch.of(jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), examples))
 
         def total(tables):
             return how.objective(how.model, fixed | tables, batch, constants)
 
         updates, state = optimizer.update(jax.grad(total)(tables), state, tables)
-        # optax's types forget that a tree comes back as it was.
+        # optax's types lose the type of the tree.
         tables = cast(dict[str, jax.Array], optax.apply_updates(tables, updates))
         return (tables, state), None
 

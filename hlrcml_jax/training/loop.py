@@ -1,7 +1,7 @@
-"""The loop over epochs, with validations, checkpoints and early stopping.
+"""The loop over epochs, with validation, checkpoints and early stopping.
 
-It trains one run, or several side by side in one program, which fills a GPU better. What a run
-does between epochs is given as functions, so that the loop knows neither files nor data sets.
+It trains one run, or several side by side in one program to fill a GPU. Validating, saving and
+reporting are passed as functions, so that the loop knows neither files nor data sets.
 """
 
 import dataclasses
@@ -31,15 +31,15 @@ class Training:
       name: of the run, for warnings.
       state: on the devices.
       epoch: completed epochs.
-      n_examples: in an epoch.
-      batch_size: examples of a step.
-      epochs: at most.
-      patience: epochs without a better value before it stops.
+      n_examples: examples per epoch.
+      batch_size: examples per step.
+      epochs: most epochs.
+      patience: epochs without improvement before training stops.
       validate_every: epochs between validations and checkpoints.
-      validate: (value to choose by, higher is better; what to write down) of a state.
-      save: keeps a state, with its epoch and the value that ranks it.
-      report: writes down how an epoch went.
-      ended: whether nothing is left to do.
+      validate: maps a state and epoch to (value, higher is better; record of metrics).
+      save: saves a checkpoint of an epoch, state and value.
+      report: logs the record of an epoch.
+      ended: whether training is over.
     """
 
     name: str
@@ -63,15 +63,15 @@ class Training:
         return self.epoch >= self.epochs or waited >= self.patience
 
     def after_epoch(self, loss_T: np.ndarray, seconds: float, stopping: bool) -> None:
-        """Validates and saves, if it is time, and reports the epoch.
+        """Validates and saves, if due, and reports the epoch.
 
         Args:
-          loss_T: of each step.
-          seconds: that the epoch took.
-          stopping: whether the program was asked to end, and must save.
+          loss_T: loss of each step.
+          seconds: duration of the epoch.
+          stopping: whether the program must save and stop.
 
         Raises:
-          Diverged: the loss is not finite.
+          Diverged: when a loss is not finite.
         """
         self._check(loss_T)
         self.epoch += 1
@@ -85,12 +85,12 @@ class Training:
         value = None
         if self.epoch % self.validate_every == 0 or self.epoch == self.epochs:
             started = time.perf_counter()
-            value, found = self.validate(self.state, self.epoch)
-            record |= found | {"validation_s": round(time.perf_counter() - started, 3)}
+            value, metrics = self.validate(self.state, self.epoch)
+            record |= metrics | {"validation_s": round(time.perf_counter() - started, 3)}
             self.state = improves(self.state, value, self.epoch)
         elif stopping:
             value = -math.inf  # never the best
-        # A checkpoint without a record would leave a gap; a record without one is dropped.
+        # Record first: one without a checkpoint is dropped when resuming, a gap would remain.
         self.report(record)
         if value is not None:
             self.save(self.epoch, self.state, value)
@@ -111,18 +111,18 @@ class Training:
 
 
 def train(runs: Sequence[Training], train_epoch: "Epoch", keep_going: bool = False) -> None:
-    """Trains until the last epoch, or until nothing improves.
+    """Trains until the last epoch or early stopping.
 
-    What ends before the others is trained on, unseen: fewer would have to be compiled anew.
+    Runs that end before the others stay in the program, without effect, to avoid recompiling.
 
     Args:
       runs: those that have not ended.
       train_epoch: trains an epoch of all of them.
-      keep_going: with the others, and a warning, when the loss of one is not finite any more.
+      keep_going: when the loss of one run is no longer finite, warn and train the others.
 
     Raises:
-      Diverged: the loss is not finite any more.
-      Terminated: SIGTERM came; what was trained is saved.
+      Diverged: the loss is no longer finite.
+      Terminated: on SIGTERM, after saving.
     """
     with Terminations() as terminations:
         while going_on := [each for each in runs if not each.ended]:
@@ -148,14 +148,14 @@ def train(runs: Sequence[Training], train_epoch: "Epoch", keep_going: bool = Fal
 
 
 class Epoch:
-    """An epoch of R runs as one compiled program, which gives the losses of each by steps.
+    """An epoch of R runs as one compiled program.
 
     Args:
-      trainer: what trains; some of its numbers may be given as arrays.
+      trainer: makes a `Trainer` from the values of some hyperparameters.
       states: of the runs, on the devices.
-      data: the sampler and the positives, placed.
-      key_data_Rx2: keys of the runs, as data.
-      numbers: what differs between the runs, (R,) each.
+      data: the sampler and the positives, on the devices.
+      key_data_Rx2: key data of the runs.
+      hyperparameters: values (R,) of those that may differ between the runs.
     """
 
     def __init__(
@@ -164,27 +164,27 @@ class Epoch:
         states: Sequence[TrainState],
         data: tuple[Sampler, Positives],
         key_data_Rx2: np.ndarray,
-        numbers: Mapping[str, np.ndarray],
+        hyperparameters: Mapping[str, np.ndarray],
     ):
-        self._data = (*data, *devices.replicate((key_data_Rx2, dict(numbers))))
+        self._data = (*data, *devices.replicate((key_data_Rx2, dict(hyperparameters))))
         train = functools.partial(_train_epochs, trainer)
         self._train = devices.compiled(train, (list(states), *self._data), donate=(0,))
 
     def __call__(self, states: list[TrainState]) -> tuple[list[TrainState], np.ndarray]:
-        """(new states, losses (R, T)); the given states are gone."""
+        """(new states, losses (R, T) of T steps); the given states are donated."""
         with jax.transfer_guard("disallow"):
             states, loss_RxT = self._train(states, *self._data)
         return states, devices.first(loss_RxT)
 
 
-def _train_epochs(trainer, states, sampler, positives, key_data_Rx2, numbers):
+def _train_epochs(trainer, states, sampler, positives, key_data_Rx2, hyperparameters):
     if len(states) == 1:
         state, loss_T = trainer({}).train_epoch(states[0], sampler, positives, key_data_Rx2[0])
         return [state], loss_T[None]
 
-    def train_epoch(state, key_data, numbers):
-        return trainer(numbers).train_epoch(state, sampler, positives, key_data)
+    def train_epoch(state, key_data, hyperparameters):
+        return trainer(hyperparameters).train_epoch(state, sampler, positives, key_data)
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    stacked, loss_RxT = jax.vmap(train_epoch)(stacked, key_data_Rx2, numbers)
+    stacked, loss_RxT = jax.vmap(train_epoch)(stacked, key_data_Rx2, hyperparameters)
     return [jax.tree.map(lambda x, r=r: x[r], stacked) for r in range(len(states))], loss_RxT

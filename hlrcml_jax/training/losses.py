@@ -1,8 +1,8 @@
-"""Losses of an example: pure functions of the scores of its positive and of its candidates.
+"""Losses per example: pure functions of the scores of its positive and its negatives.
 
-A loss is `loss(positive_B, negative_BxN, log_weight_BxN, **options)` and gives (B,). Scores are
-higher for what is liked better. A candidate weighs exp(log weight) in a softmax; one of -inf is an
-item of the user, and does not count.
+A loss is `loss(positive_B, negative_BxN, log_weight_BxN, **options)` and returns (B,). Higher
+scores are better. A negative has weight exp(log weight) in a softmax; with -inf it is an item of
+the user and excluded.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ def hinge(
     *,
     margin: float,
 ) -> jax.Array:
-    """Mean over the candidates of max(0, margin + s_n - s_positive) (paper, equation of the loss).
+    """Mean over negatives of max(0, margin + s_n - s_positive) (paper, equation of the loss).
 
-    >>> nothing_left_out = jnp.zeros((1, 2))
-    >>> hinge(jnp.array([1.0]), jnp.array([[0.5, 2.0]]), nothing_left_out, margin=1.0).tolist()
+    >>> log_weight_BxN = jnp.zeros((1, 2))
+    >>> hinge(jnp.array([1.0]), jnp.array([[0.5, 2.0]]), log_weight_BxN, margin=1.0).tolist()
     [1.25]
 
     Args:
       positive_B: scores of the positives.
-      negative_BxN: scores of the candidates.
-      log_weight_BxN: -inf for candidates that do not count.
+      negative_BxN: scores of the negatives.
+      log_weight_BxN: -inf for excluded negatives.
       margin: in units of the score.
     """
     loss_BxN = jnp.maximum(0.0, margin + negative_BxN - positive_B[:, None])
@@ -39,7 +39,7 @@ def hinge(
 def logistic(
     positive_B: jax.Array, negative_BxN: jax.Array, log_weight_BxN: jax.Array
 ) -> jax.Array:
-    """Mean over the candidates of -log sigmoid(s_positive - s_n) (Rendle et al., UAI 2009).
+    """Mean over negatives of -log sigmoid(s_positive - s_n) (Rendle et al., UAI 2009).
 
     >>> logistic(jnp.array([1.0]), jnp.array([[1.0, 5.0]]), jnp.array([[0.0, -jnp.inf]]))[0]
     Array(0.6931472, dtype=float32)
@@ -56,16 +56,16 @@ def softmax(
 ) -> jax.Array:
     """log(1 + sum_n w_n exp((s_n - s_positive) / temperature)).
 
-    The cross-entropy of the positive among the candidates, whose weights may make it a sampled
-    softmax over the catalogue.
+    The cross-entropy of the positive among the negatives; with logQ weights, sampled softmax over
+    the catalogue.
 
     >>> softmax(jnp.ones(1), jnp.ones((1, 2)), jnp.zeros((1, 2)), temperature=0.3)[0]
     Array(1.0986123, dtype=float32)
 
     Args:
       positive_B: scores of the positives.
-      negative_BxN: scores of the candidates.
-      log_weight_BxN: logarithms of the w_n.
+      negative_BxN: scores of the negatives.
+      log_weight_BxN: log w_n.
       temperature: in units of the score.
     """
     logits_BxN = (negative_BxN - positive_B[:, None]) / temperature + log_weight_BxN
@@ -73,6 +73,6 @@ def softmax(
 
 
 def _mean(loss_BxN: jax.Array, log_weight_BxN: jax.Array) -> jax.Array:
-    counts_BxN = log_weight_BxN != -jnp.inf  # what is not a number must not hide here
+    counts_BxN = log_weight_BxN != -jnp.inf  # not isfinite: a NaN weight must show in the loss
     total_B = jnp.sum(jnp.where(counts_BxN, loss_BxN, 0.0), axis=1)
     return total_B / jnp.maximum(jnp.sum(counts_BxN, axis=1), 1)

@@ -1,4 +1,4 @@
-"""The loss of a batch: which candidates of each example count, their scores, and the penalties."""
+"""The loss of a batch: choice of the hardest negatives, scores, loss and penalties."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 
 class Rows(flax.struct.PyTreeNode):
-    """The rows of the tables that B examples need, gathered.
+    """The gathered table rows of B examples.
 
-    Gradients are taken with respect to these, and added to the tables' rows afterwards.
+    Gradients are taken with respect to these, then added to the tables.
 
     Attributes:
-      user_BxD: of the users, or None where users are represented by their items.
-      positive_BxD: of their positives.
-      negative_NxBxD: of the candidates, (N, 1, D) when all share them.
+      user_BxD: of the users, or None if users are represented by their items.
+      positive_BxD: of the positives.
+      negative_NxBxD: of the negatives; (N, 1, D) if the examples share them.
       prefs_BxSxD: of the preferences.
     """
 
@@ -36,7 +36,7 @@ class Rows(flax.struct.PyTreeNode):
 
     @classmethod
     def of(cls, tables: dict[str, jax.Array], batch: Batch) -> "Rows":
-        """Of the tables `users` (U, D), if there is one, and `items` (I, D)."""
+        """Gathers from the tables `users` (U, D), if there is one, and `items` (I, D)."""
         items_IxD = tables["items"]
         return cls(
             tables["users"][batch.user_B] if "users" in tables else None,
@@ -46,7 +46,7 @@ class Rows(flax.struct.PyTreeNode):
         )
 
     def add_to(self, tables: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
-        """The tables with each of these rows added where `of` took it; the transpose of `of`."""
+        """Scatter-adds these rows to the tables: the transpose of `of`."""
         items_IxD = tables["items"].at[batch.prefs_BxS].add(self.prefs_BxSxD)
         items_IxD = items_IxD.at[batch.positive_B].add(self.positive_BxD)
         added = {"items": items_IxD.at[batch.negative_BxN.T].add(self.negative_NxBxD)}
@@ -55,24 +55,24 @@ class Rows(flax.struct.PyTreeNode):
         return added
 
     def with_users(self, mask_BxS: jax.Array) -> "Rows":
-        """With the rows of users that are represented by their items."""
+        """With user rows also if users are represented by their items."""
         if self.user_BxD is not None:
             return self
         return self.replace(user_BxD=from_items(self.prefs_BxSxD, mask_BxS))
 
     def examples(self, bound: Model, mask_BxS: jax.Array) -> Examples:
-        """The users with their preferences, after `with_users`."""
+        """The users with their preferences; call it after `with_users`."""
         assert self.user_BxD is not None
         return Examples.of(bound, self.user_BxD, self.prefs_BxSxD, mask_BxS)
 
 
 def widen_rows(rows: T, constants: Constants, wide: Callable[[Constants], T]) -> T:
-    """Rows with the model's constants, if it has any, behind each vector.
+    """Rows with the model's constants, if it has any, appended to each.
 
     Args:
       rows: a tree of rows.
       constants: of the epoch, see `Model.constants`.
-      wide: gives the same tree of the constants.
+      wide: maps the constants to a tree like `rows`.
     """
     if not constants:
         return rows
@@ -81,15 +81,15 @@ def widen_rows(rows: T, constants: Constants, wide: Callable[[Constants], T]) ->
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Sum over a batch of the loss of each example, with the penalties of the model.
+    """Sum over a batch of the loss of each example and the model's penalty.
 
     Attributes:
       loss: of the scores, see `losses.py`.
-      hardest: how many candidates count, those of the highest scores; 0 for all. An example's own
-        are judged by the positive's relation (see `choose`), shared ones by their own, which are
-        at hand.
-      temperature: of the scores, where candidates' weights add to what they are judged by.
-      copy_relation: candidates use the positive's relation in the loss too.
+      hardest: number of negatives with the highest scores that enter the loss; 0 for all. Those
+        of an example are ranked with the positive's relation (see `choose`), shared ones with
+        their own, which are computed anyway.
+      temperature: negatives are ranked by score / temperature + log weight.
+      copy_relation: negatives use the positive's relation in the loss too.
     """
 
     loss: Loss
@@ -105,7 +105,7 @@ class Objective:
         Args:
           model: the model.
           params: `users` (U, D) and `items` (I, D), and the `model`'s own parameters.
-          batch: the ids.
+          batch: user and item indices.
           constants: of the epoch, see `Model.constants`.
         """
         constants = constants or {}
@@ -136,9 +136,9 @@ class Objective:
     def choose(
         self, model: Model, params: dict[str, Any], batch: Batch, constants: Constants
     ) -> Batch:
-        """The batch with its hardest candidates alone, as judged by the positive's relation.
+        """The batch with only its hardest negatives, ranked with the positive's relation.
 
-        So candidates cost little: only the chosen ones need relations of their own.
+        So candidates are cheap: only the chosen ones need their own relations.
         """
         if not self._chooses(batch.negative_BxN.shape[1]):
             return batch
@@ -151,7 +151,7 @@ class Objective:
         return batch.replace(negative_BxN=chosen[0], log_weight_BxN=chosen[1])
 
     def of_rows(self, model: Model, model_params: Any, rows: Rows, batch: Batch) -> jax.Array:
-        """The loss of examples whose own candidates are chosen, from gathered rows."""
+        """The loss of examples with their own, chosen negatives, from gathered rows."""
         bound = model.bind({"params": model_params})
         rows = rows.with_users(batch.mask_BxS)
         examples = rows.examples(bound, batch.mask_BxS)
@@ -159,7 +159,7 @@ class Objective:
         negative_NxBxD = rows.negative_NxBxD
         if self.copy_relation:
             negative_BxN = _scores_of_moved(bound, moved_Bx1xD, negative_NxBxD)
-        elif len(negative_NxBxD) == 1:  # without a loop the compiler does much better
+        elif len(negative_NxBxD) == 1:  # XLA compiles it much better without a loop
             negative_BxN = _own_score(bound, examples, negative_NxBxD[0])[1][:, None]
         else:
             negative_BxN = jax.lax.map(
@@ -179,23 +179,23 @@ class Objective:
     def _hardest(
         self, score_BxN: jax.Array, log_weight_BxN: jax.Array, value_BxN: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """(values, log weights), each (B, K), of the K hardest candidates."""
-        judged_BxN = score_BxN / self.temperature + log_weight_BxN
-        row_BxK = jax.lax.top_k(judged_BxN, self.hardest)[1]
-        value_BxK = jnp.take_along_axis(value_BxN, row_BxK, axis=1)
-        return value_BxK, jnp.take_along_axis(log_weight_BxN, row_BxK, axis=1)
+        """(values, log weights), each (B, K), of the K hardest negatives."""
+        hardness_BxN = score_BxN / self.temperature + log_weight_BxN
+        column_BxK = jax.lax.top_k(hardness_BxN, self.hardest)[1]
+        value_BxK = jnp.take_along_axis(value_BxN, column_BxK, axis=1)
+        return value_BxK, jnp.take_along_axis(log_weight_BxN, column_BxK, axis=1)
 
 
 def _own_score(
     bound: Model, examples: Examples, target_BxD: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(the users moved (B, 1, D), scores (B,)) of a target of each example."""
+    """(translated users (B, 1, D), scores (B,)) for one target per example."""
     arguments = examples.with_target(bound, target_BxD)
     moved_Bx1xD = bound.moved(*arguments)
     return moved_Bx1xD, bound.closeness(moved_Bx1xD, target_BxD[:, None])[:, 0]
 
 
 def _scores_of_moved(bound: Model, moved_Bx1xD: jax.Array, row_NxBxD: jax.Array) -> jax.Array:
-    """Scores (B, N) of candidates for users that are moved already."""
+    """Scores (B, N) of negatives for translated users."""
     score = jax.vmap(lambda row_BxD: bound.closeness(moved_Bx1xD, row_BxD[:, None])[:, 0])
     return score(row_NxBxD).T

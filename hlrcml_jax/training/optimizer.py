@@ -1,6 +1,6 @@
 """The optax chain: Adam on a schedule, then the projection of every row into its norm ball.
 
-All of it works row by row, so that it can also be given just the rows that a batch touches.
+Everything works row by row, so it also applies to only the rows that a batch touches.
 """
 
 from typing import Any, cast
@@ -9,37 +9,37 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hlrcml_jax import devices, schema
+from hlrcml_jax import devices
 
 
-def distinct(id_N: jax.Array, n_rows: int) -> tuple[jax.Array, jax.Array]:
-    """(the distinct ids, where each id is among them), in static shapes.
+def distinct(row_N: jax.Array, n_rows: int) -> tuple[jax.Array, jax.Array]:
+    """The distinct row indices, and the index of each among them, in static shapes.
 
     Args:
-      id_N: row numbers in any order; R stands for none.
+      row_N: row indices in any order; R for none.
       n_rows: R.
 
     Returns:
-      (chosen, place (N,)): when N < R, the ids (N,) ascending and filled up with R; else a mask
-      of all rows (R,), and each id is its own place.
+      (chosen, index (N,)). If N < R, `chosen` (N,) has the distinct rows in ascending order, padded
+      with R; else it is a mask (R,) of all rows, and `index` is `row_N`.
     """
-    n = len(id_N)
+    n = len(row_N)
     if n > n_rows // 16:
-        # Marks in a table are much cheaper than sorting, where the table is not much longer.
-        seen_R = jnp.zeros(n_rows, bool).at[id_N].set(True, mode="drop")
+        # Unless R is much larger than N, marking rows is much cheaper than sorting.
+        seen_R = jnp.zeros(n_rows, bool).at[row_N].set(True, mode="drop")
         if n >= n_rows:
-            return seen_R, id_N
-        place_R = jnp.cumsum(seen_R) - 1
-        return jnp.nonzero(seen_R, size=n, fill_value=n_rows)[0], place_R[id_N]
-    return jnp.unique(id_N, size=n, fill_value=n_rows, return_inverse=True)
+            return seen_R, row_N
+        index_R = jnp.cumsum(seen_R) - 1
+        return jnp.nonzero(seen_R, size=n, fill_value=n_rows)[0], index_R[row_N]
+    return jnp.unique(row_N, size=n, fill_value=n_rows, return_inverse=True)
 
 
 def take_rows(tree: Any, chosen: dict[str, jax.Array]) -> Any:
-    """A tree of parameters, or of an optimizer's state of them, with the chosen rows of its tables.
+    """Parameters, or their optimizer state, with only the chosen rows of the tables.
 
     Args:
-      tree: whatever has tables under the keys `users` and `items`; the rest stays as it is.
-      chosen: rows of each table, as `distinct` gives them; a mask takes the whole table, and a row
+      tree: with tables under the keys `users` and `items`; the rest is unchanged.
+      chosen: rows of each table, as returned by `distinct`; a mask takes the whole table, and a row
         past the end is zeros.
     """
 
@@ -52,7 +52,7 @@ def take_rows(tree: Any, chosen: dict[str, jax.Array]) -> Any:
 
 
 def put_rows(tree: Any, chosen: dict[str, jax.Array], new: Any) -> Any:
-    """The tree with the chosen rows replaced by what was made of those `take_rows` took."""
+    """The tree with the chosen rows replaced by those of `new`; the inverse of `take_rows`."""
 
     def put(path, leaf, new):
         rows = chosen.get(devices.table_name(path) or "")
@@ -66,17 +66,17 @@ def put_rows(tree: Any, chosen: dict[str, jax.Array], new: Any) -> Any:
 
 
 def project_rows(table_RxD: jax.Array, radius: float) -> jax.Array:
-    """Shrinks the rows that are longer than the radius onto the ball, (R, D)."""
+    """Projects rows (R, D) onto the ball of the radius."""
     norm_Rx1 = jnp.sqrt(jnp.sum(jnp.square(table_RxD), axis=1, keepdims=True))
     return table_RxD * (radius / jnp.maximum(norm_Rx1, radius))
 
 
 def keep_rows_in_balls(radii: dict[str, Any]) -> optax.GradientTransformation:
-    """Changes updates so that the updated rows stay within their balls.
+    """Modifies updates so that the updated rows stay in their balls.
 
     Args:
-      radii: nested like the parameters, with a radius for each bounded table; tables that it
-        does not name are free.
+      radii: nested like the parameters, with a radius for each bounded table; others are not
+        bounded.
 
     Returns:
       A transformation to put last in an `optax.chain`; its `update` needs the parameters.
@@ -112,9 +112,9 @@ def row_radii(
     """The radius of each table: `clip_norm` for users and items, and the memory's own.
 
     Args:
-      clip_norm: radius of the user and item rows; None leaves them free.
-      clip_memory: bound the rows of keys and values by 1 as well, as the paper's option does.
-      memory_radius: bound of the value rows; None leaves them to `clip_memory`.
+      clip_norm: radius of user and item rows; None for no bound.
+      clip_memory: whether rows of keys and values have radius 1, as in the paper's option.
+      memory_radius: radius of the value rows; None leaves them to `clip_memory`.
     """
     memory = {"keys": 1.0, "values": 1.0} if clip_memory else {}
     if memory_radius is not None:
@@ -123,12 +123,12 @@ def row_radii(
     return tables | {"model": {"memory": memory}}
 
 
-def learning_rate(options: schema.Optimizer, steps_per_epoch: int) -> optax.ScalarOrSchedule:
-    """The learning rate by step, or the one that all steps have.
+def learning_rate(options: Any, steps_per_epoch: int) -> optax.ScalarOrSchedule:
+    """The learning rate, constant or as a schedule over steps.
 
     Args:
       options: the `optimizer` section of a config.
-      steps_per_epoch: to turn epochs into steps.
+      steps_per_epoch: converts epochs to steps.
     """
     rate = options.learning_rate
     if options.schedule == "exponential":
@@ -152,10 +152,10 @@ def make_optimizer(
     """Adam and the projection, as one transformation of all parameters.
 
     Args:
-      learning_rate: a number, or a schedule over steps.
+      learning_rate: constant, or a schedule over steps.
       radii: of the tables, see `keep_rows_in_balls`.
-      clip_gradient: bound of the gradient's global norm, if any.
-      frozen: tables that stay as they are.
+      clip_gradient: largest global norm of the gradient; None for no bound.
+      frozen: names of tables that are not trained.
     """
     clip = [] if clip_gradient is None else [optax.clip_by_global_norm(clip_gradient)]
     chain = [*clip, optax.adam(learning_rate), keep_rows_in_balls(radii)]

@@ -1,4 +1,4 @@
-"""SIGTERM, with which machines that are taken away give notice: the work is saved first."""
+"""SIGTERM, the notice of preemption: save before stopping."""
 
 import signal
 import threading
@@ -7,9 +7,9 @@ from hlrcml_jax import processes
 
 
 class Terminations:
-    """While it is entered, SIGTERM ends nothing, and `asked` says that it came.
+    """A context in which SIGTERM is only noted; `asked` returns whether it came.
 
-    A second one ends the program at once. Elsewhere than in the main thread nothing is changed.
+    A second SIGTERM ends the program at once. Outside the main thread it has no effect.
     """
 
     def __enter__(self) -> "Terminations":
@@ -28,5 +28,5 @@ class Terminations:
         signal.signal(signal.SIGTERM, self._before)
 
     def asked(self) -> bool:
-        """Whether any process has been asked to end; all processes must ask together."""
+        """Whether any process got SIGTERM; all processes must call this."""
         return processes.any_process(self._came)

@@ -1,9 +1,9 @@
-"""Draws of negatives and preferences, on the device, from the device-resident interactions.
+"""Sampling of negatives and preferences on the device, from device-resident interactions.
 
-Each example has a key of its own, made from the seed, the epoch and the example's place in the
-epoch, so that it draws the same on any number of devices and in a resumed run. All draws are
-exact: negatives by ranks among the items that a user does not have, and subsets by Floyd's
-algorithm, so nothing is rejected and every shape is static.
+Each example has its own key, from the seed, the epoch and the example's index in the epoch, so it
+draws the same on any number of devices and in a resumed run. All draws are exact, without rejection
+and in static shapes: negatives by rank among the items a user does not have, subsets by Floyd's
+algorithm.
 """
 
 import math
@@ -18,37 +18,37 @@ import scipy.sparse
 
 from hlrcml_jax import devices
 from hlrcml_jax.data.dataset import Known, count_items
-from hlrcml_jax.training.batch import Batch
+from hlrcml_jax.training.batch import Batch, Example
 
-# Draws N items of the catalogue, whoever the user is, from (key, N, popularity (I,)):
-# (items (N,), logarithm of the probability of each (N,)).
+# Draws N items of the catalogue, independent of the user: (key, N, popularity (I,)) to
+# (item indices (N,), log probabilities (N,)).
 CandidateSampler = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]
 CandidateWeights = Literal["uniform", "popularity"] | CandidateSampler
 
 
 def uniform(key: jax.Array, n: int, count_I: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Every item with the same probability; a `CandidateSampler`."""
+    """Uniform over the catalogue; a `CandidateSampler`."""
     item_N = jax.random.randint(key, (n,), 0, len(count_I))
     return item_N, jnp.full(n, -math.log(len(count_I)))
 
 
 def _leaf(x: np.ndarray) -> jax.Array:
-    """A host array, as it is, where a tree has one of a device once it is placed."""
+    """Casts a host array to the type that it has once on the devices."""
     return cast(jax.Array, x)
 
 
 class UserItems(flax.struct.PyTreeNode):
-    """The items of each user, as CSR on the device, or of the users that a device has.
+    """The items of each user as CSR on the device: of all users, or of one shard.
 
     Attributes:
-      start_U1: where the items of each user begin, (U + 1,).
-      item_E: item numbers, ascending for each user.
-      first_user: number of the first user here.
-      first: number of its first item among those of all users.
+      start_U1: row offsets, (U + 1,).
+      item_E: item indices, ascending for each user.
+      first_user: index of the first user of this shard.
+      first: index of the first interaction of this shard.
       n_items: I.
-      longest: the most items of a user.
-      total: E, of all devices together.
-      divided: whether each device has its own part.
+      longest: most items of a user.
+      total: E, over all devices.
+      divided: whether users are sharded.
     """
 
     start_U1: jax.Array
@@ -62,20 +62,20 @@ class UserItems(flax.struct.PyTreeNode):
 
     @classmethod
     def of(cls, matrix: scipy.sparse.csr_array) -> "UserItems":
-        """From CSR of users x items with sorted indices; the arrays stay on the host."""
+        """From CSR (U, I) with sorted indices, as host arrays."""
         whole = cls.parts(matrix, 1, range(1))
         return jax.tree.map(lambda x: x[0], whole).replace(divided=False)
 
     @classmethod
     def parts(cls, matrix: scipy.sparse.csr_array, n: int, own: range) -> "UserItems":
-        """Some of n parts with equally many users, on a leading axis; nothing else is read."""
+        """The shards `own` of n with equally many users, on a leading axis, as host arrays."""
         n_users, n_items = matrix.shape
         share = math.ceil(n_users / n)
         user_P = share * np.array(own)
         bound_P1 = matrix.indptr[np.minimum(share * np.arange(n + 1), n_users)]
         first_P, last_P = bound_P1[own], bound_P1[own.start + 1 : own.stop + 1]
         start_PxU1 = matrix.indptr[np.minimum(user_P[:, None] + np.arange(share + 1), n_users)]
-        # One entry where there is none, so that every gather has something to clamp to.
+        # At least one entry, so that gathers can clamp to it.
         item_PxE = np.zeros((len(own), max(1, np.diff(bound_P1).max())), np.int32)
         for item_E, first, last in zip(item_PxE, first_P, last_P, strict=True):
             item_E[: last - first] = matrix.indices[first:last]
@@ -87,11 +87,11 @@ class UserItems(flax.struct.PyTreeNode):
 
     @classmethod
     def rows(cls, matrix: scipy.sparse.csr_array, longest: int) -> "UserItems":
-        """Of a few users, numbered from 0; padded, so that few shapes are compiled.
+        """Of a few users, by row of `matrix`; padded, so that few shapes are compiled.
 
         Args:
           matrix: CSR of these users.
-          longest: the most items of any user.
+          longest: most items of any user.
         """
         item_E = np.zeros(1 << max(matrix.nnz - 1, 0).bit_length(), np.int32)
         item_E[: matrix.nnz] = matrix.indices
@@ -99,23 +99,23 @@ class UserItems(flax.struct.PyTreeNode):
         return cls(start_U1, _leaf(item_E), zero, zero, matrix.shape[1], longest, 0)
 
     def start(self, user: jax.Array) -> jax.Array:
-        """Where the items of a user begin."""
+        """Offset of a user's first item in `item_E`."""
         return self.start_U1[user - self.first_user]
 
     def count(self, user: jax.Array) -> jax.Array:
-        """How many items a user has."""
+        """Number of a user's items."""
         return self.start(user + 1) - self.start(user)
 
-    def at(self, number: jax.Array) -> jax.Array:
-        """The items with some numbers among those of all users, wherever they are."""
+    def at(self, index: jax.Array) -> jax.Array:
+        """Items of interactions, by index over all shards."""
         if not self.divided:
-            return self.item_E[number]
-        place = number - self.first
-        is_here = (place >= 0) & (place < self.start_U1[-1])
-        return devices.psum(jnp.where(is_here, self.item_E[place], 0))
+            return self.item_E[index]
+        own = index - self.first
+        is_here = (own >= 0) & (own < self.start_U1[-1])
+        return devices.psum(jnp.where(is_here, self.item_E[own], 0))
 
     def users(self) -> jax.Array:
-        """The user of each item in `item_E`, (E,)."""
+        """User indices (E,) of the interactions."""
         count_U = jnp.diff(self.start_U1)
         return jnp.repeat(
             jnp.arange(len(count_U)), count_U, total_repeat_length=self.item_E.shape[0]
@@ -124,9 +124,9 @@ class UserItems(flax.struct.PyTreeNode):
     def search(
         self, user: jax.Array, goes_right: Callable[[jax.Array, jax.Array], jax.Array]
     ) -> jax.Array:
-        """The first place among a user's items at which `goes_right(item, place)` is False.
+        """Binary search: the first offset in a user's items with not `goes_right(item, offset)`.
 
-        The predicate must be True up to some place and False from there on.
+        The predicate must be True up to some offset and False from there on.
         """
         start = self.start(user)
 
@@ -140,21 +140,21 @@ class UserItems(flax.struct.PyTreeNode):
         return jax.lax.fori_loop(0, self.longest.bit_length(), halve, bounds)[0]
 
     def find(self, user: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(place of an item among a user's, whether it is there)."""
-        place = self.search(user, lambda other, _: other < item)
-        found = (place < self.count(user)) & (self.item_E[self.start(user) + place] == item)
-        return place, found
+        """(offset of an item in a user's items, whether the user has it)."""
+        offset = self.search(user, lambda other, _: other < item)
+        has = (offset < self.count(user)) & (self.item_E[self.start(user) + offset] == item)
+        return offset, has
 
 
 class Positives(flax.struct.PyTreeNode):
-    """The E (user, item) pairs that examples are drawn from, or those that a device has.
+    """The E positives (user, item) of an epoch: all, or those of one shard.
 
     Attributes:
-      user_E: user numbers.
-      item_E: item numbers.
-      first: number of the first pair here.
-      count: of pairs here.
-      total: E, of all devices together.
+      user_E: user indices.
+      item_E: item indices.
+      first: index of the first positive of this shard.
+      count: number of positives of this shard.
+      total: E, over all devices.
     """
 
     user_E: jax.Array
@@ -165,7 +165,7 @@ class Positives(flax.struct.PyTreeNode):
 
     @classmethod
     def of(cls, matrix: scipy.sparse.csr_array) -> "Positives":
-        """The cells of a CSR matrix; the arrays stay on the host."""
+        """The nonzeros of CSR (U, I), as host arrays."""
         return jax.tree.map(lambda x: x[0], cls.parts(matrix, 1, range(1)))
 
     @classmethod
@@ -180,25 +180,25 @@ class Positives(flax.struct.PyTreeNode):
         user_PxE = _leaf(np.array(users, np.int32))
         return cls(user_PxE, cells.item_E, cells.first, count, matrix.nnz)
 
-    def at(self, pair: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(user, item, whether they are here) of the pair with a number."""
-        place = pair - self.first
-        is_here = (place >= 0) & (place < self.count)
-        return self.user_E[place], self.item_E[place], is_here
+    def at(self, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(user, item, whether it is in this shard) of a positive, by index over all shards."""
+        own = index - self.first
+        is_here = (own >= 0) & (own < self.count)
+        return self.user_E[own], self.item_E[own], is_here
 
 
 class Sampler(flax.struct.PyTreeNode):
-    """What an example is drawn from, and how.
+    """Samples the negatives and preferences of examples.
 
     Attributes:
-      known: the items that a user has: never negatives, and the source of preferences.
-      log_weight_I: log weights of items as preferences; used for "unpop".
+      known: the users' items: never negatives, and the source of preferences.
+      log_weight_I: log weights of items as preferences, for "unpop".
       max_prefs: S; 0 for a model that uses none.
-      candidates: N.
-      weights: "uniform" or "unpop" (weight 1 / popularity).
-      candidate_weights: "uniform", "popularity" or a sampler of one's own.
-      shared: whether the examples of a batch share their candidates.
-      correction: whether candidates stand for the catalogue, see `log_weights`.
+      candidates: N, negatives per example.
+      weights: of preferences, "uniform" or "unpop" (weight 1 / popularity).
+      candidate_weights: of negatives, "uniform", "popularity" or a custom sampler.
+      shared: whether the examples of a batch share their negatives.
+      correction: logQ correction of the negatives' weights, for sampled softmax.
     """
 
     known: UserItems
@@ -218,25 +218,25 @@ class Sampler(flax.struct.PyTreeNode):
         parts: tuple[int, range] | None = None,
         **how: Any,
     ) -> "Sampler":
-        """From the known interactions; the arrays stay on the host.
+        """From interactions (U, I), as host arrays.
 
-        With `parts`, see `UserItems.parts`, what users know is divided; `how` are the attributes.
+        With `parts` users are sharded, see `UserItems.parts`; `how` are further attributes.
         """
         items = UserItems.parts(known, *parts) if parts else UserItems.of(known)
         return cls(items, _leaf(rarity(known)), max_prefs, **how)
 
     def place(self) -> "Sampler":
-        """On the devices, for mapped functions."""
+        """The sampler on the devices, for mapped functions."""
         put = devices.put if self.known.divided else devices.replicate
         placed = devices.replicate(self.log_weight_I)
         return self.replace(known=put(self.known), log_weight_I=placed)
 
     def negatives(self, key: jax.Array, user: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """N candidates for a user, with replacement, and their log weights, each (N,).
+        """N negatives for a user, with replacement, and their log weights, each (N,).
 
         Uniform ones are drawn among the items that the user does not have: the r-th of those is
-        r + the number of the user's items before it. For a user with all items the result means
-        nothing (see `draw_batch`). Other samplers may draw any item (see `log_weights`).
+        r + the number of the user's items before it. For a user with all items the result is
+        meaningless (see `example`). Other samplers may draw any item (see `log_weights`).
         """
         if self.candidate_weights != "uniform":
             item_N, log_q_N = self.any_items(key)
@@ -245,56 +245,56 @@ class Sampler(flax.struct.PyTreeNode):
         rank_N = jax.random.randint(key, (self.candidates,), 0, n_free)
 
         def nth_free(rank):
-            return rank + self.known.search(user, lambda item, place: item - place <= rank)
+            return rank + self.known.search(user, lambda item, offset: item - offset <= rank)
 
         item_N = jnp.minimum(jax.vmap(nth_free)(rank_N), self.known.n_items - 1)
         return item_N, self._corrected(jnp.full(item_N.shape, -jnp.log(n_free)))
 
     def any_items(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """N candidates from the whole catalogue, and the logarithms of their probabilities."""
+        """N items from the full catalogue, and their log probabilities, each (N,)."""
         if self.candidate_weights == "popularity":
-            # An item of a random interaction: as often as it is popular.
+            # The item of a uniform interaction has probability proportional to popularity.
             item_N = self.known.at(jax.random.randint(key, (self.candidates,), 0, self.known.total))
             return item_N, -self.log_weight_I[item_N] - math.log(self.known.total)
         draw = uniform if self.candidate_weights == "uniform" else self.candidate_weights
         return draw(key, self.candidates, jnp.exp(-self.log_weight_I))
 
     def log_weights(self, user: jax.Array, item_N: jax.Array, log_q_N: jax.Array) -> jax.Array:
-        """Log weights (N,) of candidates that may be any items; -inf for items of the user."""
+        """Log weights (N,) of items as negatives; -inf for items of the user."""
         has_N = jax.vmap(lambda item: self.known.find(user, item)[1])(item_N)
         return jnp.where(has_N, -jnp.inf, self._corrected(log_q_N))
 
     def _corrected(self, log_q_N: jax.Array) -> jax.Array:
-        """Log weights of candidates that were drawn with some probabilities.
+        """Log weights of negatives that were drawn with probabilities q.
 
-        With the logQ correction they are -log(N q), so that the weighted sum of the candidates
-        estimates that of the catalogue; without, 0.
+        With the logQ correction they are -log(N q), so that the weighted sum over negatives is an
+        estimate of the sum over the catalogue; else 0.
         """
         return -math.log(self.candidates) - log_q_N if self.correction else jnp.zeros_like(log_q_N)
 
     def preferences(
         self, key: jax.Array, user: jax.Array, left_out: jax.Array, is_left_out: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """At most S of a user's items, without replacement.
+        """At most S of a user's items, drawn without replacement.
 
         Args:
           key: of this draw.
-          user: whose items.
-          left_out: the place among them of an item that must not be drawn,
-          is_left_out: if there is one.
+          user: user index.
+          left_out: offset in the user's items of one that must not be drawn.
+          is_left_out: whether there is one.
 
         Returns:
-          (items (S,), mask (S,)); what the mask excludes is some item of no meaning.
+          (item indices (S,), mask (S,)); masked items are arbitrary.
         """
         if self.max_prefs == 0:
             return jnp.zeros(0, jnp.int32), jnp.zeros(0, bool)
         n = self.known.count(user) - is_left_out
         if self.weights == "uniform":
-            place_S, mask_S = uniform_subset(key, n, self.max_prefs)
+            offset_S, mask_S = uniform_subset(key, n, self.max_prefs)
         else:
-            place_S, mask_S = self._weighted_subset(key, user, left_out, is_left_out)
-        place_S = place_S + (is_left_out & (place_S >= left_out))
-        return self.known.item_E[self.known.start(user) + place_S], mask_S
+            offset_S, mask_S = self._weighted_subset(key, user, left_out, is_left_out)
+        offset_S = offset_S + (is_left_out & (offset_S >= left_out))
+        return self.known.item_E[self.known.start(user) + offset_S], mask_S
 
     def example(
         self,
@@ -302,8 +302,8 @@ class Sampler(flax.struct.PyTreeNode):
         user: jax.Array,
         item: jax.Array,
         shared: tuple[jax.Array, jax.Array] | None = None,
-    ) -> Batch:
-        """One example, without a leading axis: an item of a user, with what is drawn for it.
+    ) -> Example:
+        """The example of a positive, with its negatives and preferences.
 
         Its weight is 0 for a user who has all items, because there is no negative.
         """
@@ -314,23 +314,23 @@ class Sampler(flax.struct.PyTreeNode):
             negative_N, log_weight_N = shared[0], self.log_weights(user, *shared)
         prefs_S, mask_S = self.preferences(preference_key, user, *self.known.find(user, item))
         weight = (self.known.count(user) < self.known.n_items).astype(jnp.float32)
-        return Batch(user, item, negative_N, log_weight_N, prefs_S, mask_S, weight)
+        return Example(user, item, negative_N, log_weight_N, prefs_S, mask_S, weight)
 
     def _weighted_subset(self, key, user, left_out, is_left_out):
-        """Successive sampling by weight: the largest of log weight + Gumbel noise."""
-        place_L = jnp.arange(self.known.longest)
+        """Weighted sampling without replacement: the top of log weight + Gumbel noise."""
+        offset_L = jnp.arange(self.known.longest)
         n = self.known.count(user) - is_left_out
-        shifted_L = place_L + (is_left_out & (place_L >= left_out))
+        shifted_L = offset_L + (is_left_out & (offset_L >= left_out))
         item_L = self.known.item_E[self.known.start(user) + shifted_L]
-        noisy_L = self.log_weight_I[item_L] + jax.random.gumbel(key, place_L.shape)
+        noisy_L = self.log_weight_I[item_L] + jax.random.gumbel(key, offset_L.shape)
         size = min(self.max_prefs, self.known.longest)
-        noisy_S, place_S = jax.lax.top_k(jnp.where(place_L < n, noisy_L, -jnp.inf), size)
+        noisy_S, offset_S = jax.lax.top_k(jnp.where(offset_L < n, noisy_L, -jnp.inf), size)
         pad = (0, self.max_prefs - size)
-        return jnp.pad(place_S, pad), jnp.pad(noisy_S > -jnp.inf, pad)
+        return jnp.pad(offset_S, pad), jnp.pad(noisy_S > -jnp.inf, pad)
 
 
 def uniform_subset(key: jax.Array, n: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """A uniform subset of min(n, size) of the numbers below n, (size,) and its mask.
+    """A uniform subset of min(n, size) of the integers below n, (size,), and its mask.
 
     Floyd's algorithm takes draw k from 0..last_k with last_k growing to n - 1, and last_k itself
     where the draw was taken before. A draw was taken before if an earlier draw is equal, or if it
@@ -354,37 +354,36 @@ def draw_batch(
     positives: Positives,
     epoch_key: jax.Array,
     order_E: jax.Array,
-    place_B: jax.Array,
+    index_B: jax.Array,
     step: jax.Array | int = 0,
 ) -> Batch:
-    """The examples at some places of an epoch.
+    """The examples of an epoch with some indices.
 
-    Divided interactions give their examples to all devices, which must ask for the same places.
+    With sharded interactions all devices get all examples, and must pass the same indices.
 
     Args:
-      sampler: what to draw, and from what.
-      positives: the pairs.
+      sampler: of negatives and preferences.
+      positives: of the epoch.
       epoch_key: of this epoch.
-      order_E: the order of the pairs in this epoch.
-      place_B: places in the epoch; those past its end give examples of weight 0.
-      step: number of the batch in the epoch, for candidates that its examples share.
+      order_E: permutation of the positives in this epoch.
+      index_B: indices of examples in the epoch; past its end they have weight 0.
+      step: index of the batch in the epoch, for negatives that its examples share.
     """
     n = order_E.shape[0]
-    # Keys of steps follow those of places.
+    # Keys of steps follow those of examples.
     step_key = jax.random.fold_in(epoch_key, n + step)
     shared = sampler.any_items(step_key) if sampler.shared else None
 
-    def draw(place):
-        pair = order_E[jnp.minimum(place, n - 1)]
-        user, item, is_here = positives.at(pair)
-        batch = sampler.example(jax.random.fold_in(epoch_key, place), user, item, shared)
-        batch = batch.replace(weight_B=batch.weight_B * (place < n))
+    def draw(index):
+        user, item, is_here = positives.at(order_E[jnp.minimum(index, n - 1)])
+        example = sampler.example(jax.random.fold_in(epoch_key, index), user, item, shared)
+        example = example._replace(weight=example.weight * (index < n))
         if not sampler.known.divided:
-            return batch
-        batch = jax.tree.map(lambda x: jnp.where(is_here, x, jnp.zeros_like(x)), batch)
-        return devices.psum(batch.replace(mask_BxS=batch.mask_BxS.astype(jnp.int32)))
+            return example
+        example = jax.tree.map(lambda x: jnp.where(is_here, x, jnp.zeros_like(x)), example)
+        return devices.psum(example._replace(mask_S=example.mask_S.astype(jnp.int32)))
 
-    batch = jax.vmap(draw)(place_B)
+    batch = Batch.of(jax.vmap(draw)(index_B))
     batch = batch.replace(mask_BxS=batch.mask_BxS.astype(bool))
     if shared is None:
         return batch
@@ -392,19 +391,19 @@ def draw_batch(
 
 
 def rarity(known: Known | scipy.sparse.csr_array) -> np.ndarray:
-    """Log weights of items of which one is drawn the rarer the more users have it, (I,)."""
+    """Log weights (I,) of items, inverse to popularity."""
     return -np.log(np.maximum(count_items(known), 1)).astype(np.float32)
 
 
 def evaluation_preferences(
     sampler: Sampler, key: jax.Array, user_B: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Preferences (B, S) and mask (B, S), drawn for each user from the seed alone.
+    """Preferences (B, S) and mask (B, S); those of a user depend on the seed only.
 
     Args:
-      sampler: knows the items of just these users, in this order.
+      sampler: of these users only, in this order.
       key: of all draws.
-      user_B: user numbers.
+      user_B: user indices.
     """
 
     def draw(row, user):

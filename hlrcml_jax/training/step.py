@@ -1,7 +1,7 @@
 """The train state, the pure train step, and the epoch as one scanned call.
 
 These functions are mapped over devices by `devices.pmap`; each device takes its part of every
-batch and the gradients are summed, so that any number of devices does what one does.
+batch and gradients are summed, so that the result does not depend on the number of devices.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from hlrcml_jax.training.sampling import Positives, Sampler, UserItems, draw_bat
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a run must remember.
+    """The state of a run, as saved in checkpoints.
 
     Attributes:
       params: `users` (U, D), `items` (I, D) and the `model`'s own parameters.
@@ -45,9 +45,9 @@ class TrainState(flax.struct.PyTreeNode):
 def init_params(
     key: jax.Array, model: Model, n_users: int, n_items: int, dim: int, user_vectors: bool = True
 ) -> dict[str, Any]:
-    """Tables and the model's own parameters, drawn anew.
+    """Initial tables and model parameters.
 
-    Without `user_vectors` there is no table `users`: they are represented by their items.
+    Without `user_vectors` there is no table `users`: users are represented by their items.
     """
     user_key, item_key, model_key = jax.random.split(key, 3)
     items_IxD = model.init_rows(item_key, n_items, dim)
@@ -70,23 +70,23 @@ def init_state(params: dict[str, Any], optimizer: optax.GradientTransformation) 
 
 
 def steps_per_epoch(n_positives: int, batch_size: int) -> int:
-    """Steps in an epoch; the last batch may be partly empty."""
+    """Steps per epoch; the last batch may be partly padding."""
     return math.ceil(n_positives / batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """The static part of training: what is optimised, how, and in batches of which size.
+    """The static part of training: model, objective, optimizer and batch size.
 
     Attributes:
       model: the model.
       objective: the loss of a batch.
       optimizer: of the parameters.
-      batch_size: positives a step, over all devices.
-      rows: "dense" updates all rows of the tables in every step, as Adam does; "lazy" those that
-        the batch touches, with their moments, and leaves the others' moments as they are.
-      placement: of the tables; sharded ones take lazy rows.
-      block_bytes: of the preferences' rows in a block of examples; None: what suits the device.
+      batch_size: positives per step, over all devices.
+      rows: "dense" updates all rows of the tables in every step (exact Adam); "lazy" only those
+        that the batch touches, with their moments.
+      placement: of the tables; sharded ones need lazy rows.
+      block_bytes: bytes of preference rows in a block of examples; None: as suits the device.
     """
 
     model: Model
@@ -102,7 +102,7 @@ class Trainer:
     ) -> tuple[TrainState, jax.Array]:
         """One update from this device's part of a batch; (new state, loss of the whole batch).
 
-        With lazy rows, the step is taken in tables of the rows that the whole batch touches.
+        With lazy rows, the step works on small tables of the rows that the whole batch touches.
         """
         constants = constants or {}
         if self.rows == "dense":
@@ -113,7 +113,7 @@ class Trainer:
         return put_rows(state, touched, few), loss
 
     def _touched_rows(self, params, batch):
-        """As `touched_rows`, with the rows' places in this device's part of the tables."""
+        """As `touched_rows`, with row indices in this device's shard of the tables."""
         tables = {name: table for name, table in params.items() if name != "model"}
         n_rows = {name: self.placement.n_rows(table) for name, table in tables.items()}
         touched, batch = touched_rows(batch, n_rows)
@@ -121,7 +121,7 @@ class Trainer:
         return own, batch
 
     def _take_rows(self, params, touched):
-        """Parameters with these rows of the tables, from whichever device has them."""
+        """Parameters with only these rows of the tables, whichever device has them."""
         return self.placement.sum_tables(take_rows(params, touched))
 
     def _update(self, state, batch, constants):
@@ -135,8 +135,8 @@ class Trainer:
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Loss of a batch and its gradient, in blocks of examples that stay in cache.
 
-        In blocks the derivative is taken with respect to gathered rows, and added in place to the
-        gradients of the tables, so that no array has more than a block of preferences.
+        In a block the derivative is taken with respect to gathered rows, and added in place to the
+        gradients of the tables, so that no array has the preferences of more than a block.
         """
         n_blocks = self._n_blocks(batch, params)
         if n_blocks == 1:
@@ -175,9 +175,9 @@ class Trainer:
     def train_epoch(
         self, state: TrainState, sampler: Sampler, positives: Positives, key_data: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        """One pass over all positives in a new order; (new state, loss of each step).
+        """One pass over all positives in shuffled order; (new state, loss of each step).
 
-        The key comes as its data: several processes cannot be given an array of keys.
+        The key is passed as key data: arrays of keys cannot span several processes.
         """
         epoch_key = jax.random.fold_in(jax.random.wrap_key_data(key_data), state.epoch)
         constants = constants_of(self.model, state.params, sampler.known)
@@ -191,16 +191,16 @@ class Trainer:
     def mean_loss(
         self, params: dict[str, Any], sampler: Sampler, positives: Positives, key_data: jax.Array
     ) -> jax.Array:
-        """Mean loss of an example over all positives, without any update."""
+        """Mean loss per example over all positives, without updates."""
         key = jax.random.wrap_key_data(key_data)
         constants = constants_of(self.model, params, sampler.known)
 
         def step(carry, batch):
-            some = params
+            few = params
             if self.placement.parts:
                 touched, batch = self._touched_rows(params, batch)
-                some = self._take_rows(params, touched)
-            return carry, devices.psum(self.objective(self.model, some, batch, constants))
+                few = self._take_rows(params, touched)
+            return carry, devices.psum(self.objective(self.model, few, batch, constants))
 
         _, loss_T = self._scan(step, 0, sampler, positives, key)
         return jnp.sum(loss_T) / positives.total
@@ -210,30 +210,31 @@ class Trainer:
         share = math.ceil(self.batch_size / devices.device_count())
         first = devices.index() * share
         divided = sampler.known.divided
-        place_B = (
+        offset_B = (
             jnp.arange(share * devices.device_count()) if divided else first + jnp.arange(share)
         )
         order_key, draw_key = jax.random.split(epoch_key)
         order_E = jax.random.permutation(order_key, n)
 
-        def draw_and_step(carry, number):
-            # A batch that does not divide evenly leaves the last device with empty places.
-            place_b = jnp.where(place_B < self.batch_size, number * self.batch_size + place_B, n)
-            batch = draw_batch(sampler, positives, draw_key, order_E, place_b, number)
+        def draw_and_step(carry, step_index):
+            # If the batch does not divide evenly, the last device pads with indices past the end.
+            index_B = step_index * self.batch_size + offset_B
+            index_B = jnp.where(offset_B < self.batch_size, index_B, n)
+            batch = draw_batch(sampler, positives, draw_key, order_E, index_B, step_index)
             return step(carry, part_of_batch(batch, first, share) if divided else batch)
 
         return jax.lax.scan(draw_and_step, carry, jnp.arange(steps_per_epoch(n, self.batch_size)))
 
 
 def touched_rows(batch: Batch, n_rows: dict[str, int]) -> tuple[dict[str, jax.Array], Batch]:
-    """What the batches of all devices touch of the tables, see `optimizer.distinct`.
+    """The rows of the tables that the batches of all devices touch, see `optimizer.distinct`.
 
     Args:
-      batch: this device's.
+      batch: of this device.
       n_rows: of `items`, and of `users` if there is such a table.
 
     Returns:
-      (rows of `users` and `items`, this device's batch with its ids as places among them).
+      (rows of `users` and `items`, this device's batch re-indexed into those rows).
     """
     real_B = batch.weight_B > 0
     real_Bx1 = real_B[:, None]
@@ -246,21 +247,21 @@ def touched_rows(batch: Batch, n_rows: dict[str, int]) -> tuple[dict[str, jax.Ar
             "prefs_BxS": real_Bx1 & batch.mask_BxS,
         },
     }
-    touched, places = {}, {}
+    touched, fields = {}, {}
     for table, n in n_rows.items():
-        # What is only there to fill a shape touches nothing: a row past the end.
+        # Padding touches no row: its index is past the end.
         masks = used[table].items()
-        ids = {name: jnp.where(mask, getattr(batch, name), n) for name, mask in masks}
-        id_N, to_fields = jax.flatten_util.ravel_pytree(ids)
-        all_ids = devices.all_gather(id_N).reshape(-1)
-        touched[table], place = distinct(all_ids, n)
-        first = devices.index() * len(id_N)
-        places |= to_fields(jax.lax.dynamic_slice_in_dim(place, first, len(id_N)))
-    return touched, batch.replace(**places)
+        rows = {name: jnp.where(mask, getattr(batch, name), n) for name, mask in masks}
+        row_N, to_fields = jax.flatten_util.ravel_pytree(rows)
+        row_A = devices.all_gather(row_N).reshape(-1)
+        touched[table], index_A = distinct(row_A, n)
+        first = devices.index() * len(row_N)
+        fields |= to_fields(jax.lax.dynamic_slice_in_dim(index_A, first, len(row_N)))
+    return touched, batch.replace(**fields)
 
 
 def part_of_batch(batch: Batch, first: jax.Array, size: int) -> Batch:
-    """Some of the examples of a batch; candidates that all share stay."""
+    """Examples first, ..., first + size - 1 of a batch; shared negatives stay."""
     shared_1xN = batch.negative_BxN
     own = batch.replace(negative_BxN=batch.positive_B) if batch.shared else batch
     part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), own)
@@ -268,7 +269,7 @@ def part_of_batch(batch: Batch, first: jax.Array, size: int) -> Batch:
 
 
 def split_batch(batch: Batch, n: int) -> Batch:
-    """The batch with a leading axis of n blocks, filled up with examples of weight 0."""
+    """The batch with a leading axis of n blocks to scan over, padded with weight 0."""
     size = math.ceil(len(batch.user_B) / n)
     missing = n * size - len(batch.user_B)
 
@@ -286,14 +287,14 @@ def constants_of(model: Model, params: dict[str, Any], known: UserItems) -> dict
 
 
 def widen(model: Model, params: dict[str, Any], known: UserItems) -> dict[str, Any]:
-    """Parameters whose tables have the model's constants behind each row."""
+    """Parameters with the model's constants appended to the rows of the tables."""
     constants = constants_of(model, params, known)
     widened = {name: jnp.concatenate([params[name], constants[name]], 1) for name in constants}
     return params | widened
 
 
 def improves(state: TrainState, value: float, epoch: int) -> TrainState:
-    """The state after a validation; a value that is no better leaves it as it is."""
+    """The state after a validation: `best` and `best_epoch` are updated if the value is better."""
     if not value > float(np.ravel(state.best)[0]):
         return state
     return state.replace(

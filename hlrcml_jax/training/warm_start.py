@@ -1,4 +1,4 @@
-"""Vectors to start from: of a file, or of another run, matched by the original ids."""
+"""Pretrained embeddings, from a file or another run, matched by original ids."""
 
 import pathlib
 
@@ -12,10 +12,10 @@ Vectors = tuple[pl.Series | None, np.ndarray]  # (ids as text or None, vectors (
 
 
 def read_vectors(key: str, path: pathlib.Path) -> Vectors:
-    """The vectors of a file.
+    """The embeddings in a file.
 
     Args:
-      key: names the file in the sentence of a mistake.
+      key: config key and file, for error messages.
       path: an `.npz` with `vectors` (N, D) and `ids` (N,); or an `.npy` (N, D) with a row for each
         id in ascending order.
 
@@ -24,47 +24,52 @@ def read_vectors(key: str, path: pathlib.Path) -> Vectors:
     """
     try:
         with path.open("rb") as file:
-            found = np.load(file, allow_pickle=False)
-            if isinstance(found, np.ndarray):
-                return None, found
-            return pl.Series(found["ids"]).cast(pl.String), found["vectors"]
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return None, content
+            return pl.Series(content["ids"]).cast(pl.String), content["vectors"]
     except Exception as error:  # numpy raises many kinds
-        raise UserError(f"{key}: cannot be read ({error}).") from None
+        raise UserError(
+            f"{key}: cannot be read ({error}); give a workdir, an .npz with `vectors` and `ids`, "
+            "or an .npy."
+        ) from None
 
 
 def warm_start(key: str, source: Vectors, wanted: pl.Series, table: np.ndarray) -> np.ndarray:
-    """The table with the vectors of a source in the rows of their ids.
+    """The table with rows replaced by the source's vectors of the same ids.
 
-    Rows that the source does not have stay as they are.
+    Rows whose id is not in the source are unchanged.
 
     Args:
-      key: names the source in the sentence of a mistake.
+      key: config key and source, for error messages.
       source: ids and vectors.
-      wanted: the id of each row.
-      table: (R, D); it is written to.
+      wanted: id of each row of the table.
+      table: (R, D); it is modified.
 
     Raises:
-      UserError: when the source does not fit, or has nothing in common.
+      UserError: when the source does not fit the table, or shares no id.
     """
     ids, vectors = source
     if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
         raise UserError(
             f"{key}: its vectors have the shape {vectors.shape}, and the model needs "
-            f"(any number, {table.shape[1]}); change model.dim, or take other vectors."
+            f"(any number, {table.shape[1]}); change model.dim, or choose another source."
         )
     if not np.isfinite(vectors).all():
-        raise UserError(f"{key}: its vectors are not all finite.")
+        raise UserError(f"{key}: its vectors have NaN or infinite values; choose another source.")
     if ids is None:
         if len(vectors) != len(table):
-            raise UserError(f"{key}: it has {len(vectors):,} rows, and the data {len(table):,}.")
+            raise UserError(
+                f"{key}: it has {len(vectors):,} rows, and the data {len(table):,}; add ids."
+            )
         return vectors.astype(table.dtype)
     if len(ids) != len(vectors):
         raise UserError(f"{key}: it has {len(ids):,} ids for {len(vectors):,} vectors.")
     row_of = dict(zip(ids, range(len(ids)), strict=True))
-    row_N = np.array([row_of.get(id, -1) for id in wanted.cast(pl.String)])
-    known_N = row_N >= 0
-    if not known_N.any():
+    row_R = np.array([row_of.get(id, -1) for id in wanted.cast(pl.String)])
+    matched_R = row_R >= 0
+    if not matched_R.any():
         raise UserError(f"{key}: none of its {len(ids):,} ids is in the data.")
-    table[known_N] = vectors[row_N[known_N]]
-    rich.print(f"{key}: {known_N.sum():,} of {len(table):,} rows.")
+    table[matched_R] = vectors[row_R[matched_R]]
+    rich.print(f"{key}: initialised {matched_R.sum():,} of {len(table):,} rows.")
     return table

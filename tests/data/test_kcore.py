@@ -75,10 +75,10 @@ def test_nothing_left_is_a_mistake():
 
 
 @pytest.mark.parametrize("dtype", [pl.Int64, pl.String, pl.Categorical])
-def test_numbers_go_by_the_order_of_ids(dtype):
+def test_indices_follow_the_order_of_ids(dtype):
     pl.Series(["zz", "1"], dtype=pl.Categorical)  # categories that no one has asked for
     ids = pl.Series(["30", "7", "30", "100", "9"]).cast(dtype)
-    distinct, places = preprocess.number(ids)
+    distinct, indices = preprocess.index_ids(ids)
     assert distinct.is_sorted()
-    assert distinct.gather(places).cast(pl.String).to_list() == ids.cast(pl.String).to_list()
+    assert distinct.gather(indices).cast(pl.String).to_list() == ids.cast(pl.String).to_list()
     assert distinct.n_unique() == len(distinct) == 4

@@ -127,7 +127,7 @@ def test_an_empty_matrix_has_no_interactions_also_with_a_threshold(tmp_path):
     ("text", "layout", "said"),
     [
         ("", {}, "data.csv: the file is empty"),
-        ("user,item,rating\n", {}, "no interaction below"),
+        ("user,item,rating\n", {}, "no interactions"),
         ("user;item\n1;2\n", {}, r"line 1: no column that looks like the user.*separator ','"),
         ("a,b\n1,2\n", {"columns": ("a", "c", "", "")}, "line 1: no column 'c' among 'a', 'b'"),
         ("user,item,rating\n1,2,3\n1,3,good\n", {}, "line 3: 'good' in column 'rating'"),

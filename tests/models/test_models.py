@@ -207,23 +207,25 @@ def test_targets_of_ones_own_and_shared_ones_get_the_same_scores(setting, loops,
         np.testing.assert_allclose(shared[:, number], own, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("beta", [1.0, 0.6])
 @pytest.mark.parametrize("t", [1, 3])
-def test_lookups_have_the_derivatives_of_gathered_relations(t, monkeypatch):
-    """On a CPU relations are looked up slot by slot, with derivatives of their own."""
-    keys = jax.random.split(jax.random.key(0), 4)
-    relation, query = jax.random.normal(keys[0], (9, 4, 3)), jax.random.normal(keys[1], (U, 4, t))
-    weights = jax.random.normal(keys[2], (U, S, 3))
-    row = jax.random.randint(keys[3], (U, S), 0, 9)
-    mask = jnp.ones((U, S), bool)
+def test_lookups_have_the_derivatives_of_gathered_relations(t, beta, monkeypatch):
+    """On a CPU relations are looked up slot by slot, with a derivative of their own."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = (9, 4, 3), (U, 4, t), (U, 1, 3), (U, S, 3)
+    values = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=False)]
+    row = jax.random.randint(keys[4], (U, S), 0, 9)
+    mask = jnp.arange(S)[None] < jnp.arange(U)[:, None]
 
-    def total(relation, query, weights):
+    def total(relation, query, first, prior):
         past = TablePast(Related(relation), mask, relation[:, :, 0], row)
-        return jnp.sum(jnp.sin(past.dot(query))) + jnp.sum(jnp.sin(past.mix(weights)))
+        with_first = past.attend(query, beta, first, prior)
+        return sum(jnp.sum(jnp.sin(x)) for x in (*with_first, *past.attend(query, beta)))
 
     found = []
     for loops in (True, False):
         monkeypatch.setattr(devices, "on_cpu", lambda loops=loops: loops)
-        found.append(jax.value_and_grad(total, argnums=(0, 1, 2))(relation, query, weights))
+        found.append(jax.value_and_grad(total, argnums=(0, 1, 2, 3))(*values))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -232,12 +234,10 @@ def test_the_past_of_a_user_attends_with_many_targets_as_with_each():
     """Relations that no target changes (HLR++'s item attention), for one target and for several."""
     keys = jax.random.split(jax.random.key(1), 3)
     past = OwnPast(Related(jax.random.normal(keys[0], (U, S, 4))), jnp.ones((U, S), bool))
-    query, weights = jax.random.normal(keys[1], (U, 4, 3)), jax.random.normal(keys[2], (U, S, 3))
+    query, first = jax.random.normal(keys[1], (U, 4, 3)), jax.random.normal(keys[2], (U, 1, 3))
+    together = past.attend(query, 1.0, first)
     for n in range(3):
         one = slice(n, n + 1)
-        np.testing.assert_allclose(
-            past.dot(query)[..., one], past.dot(query[..., one]), rtol=1e-5, atol=1e-6
-        )
-        np.testing.assert_allclose(
-            past.mix(weights)[..., one], past.mix(weights[..., one]), rtol=1e-5, atol=1e-6
-        )
+        alone = past.attend(query[..., one], 1.0, first[..., one])
+        for a, b in zip(together, alone, strict=True):
+            np.testing.assert_allclose(a[..., one], b, rtol=1e-5, atol=1e-6)

@@ -23,7 +23,7 @@ from hlrcml_jax.ranking import kernels as blocks_lib
 from hlrcml_jax.ranking import scorer as scoring
 from hlrcml_jax.ranking.evaluation import choose_users, evaluate
 from hlrcml_jax.ranking.metrics import Protocol
-from hlrcml_jax.ranking.untrained import place_untrained_users
+from hlrcml_jax.ranking.untrained import embed_untrained_users
 from hlrcml_jax.training.sampling import UserItems
 from hlrcml_jax.training.step import init_params, widen
 
@@ -237,7 +237,7 @@ def test_users_that_training_never_saw_stand_at_the_mean_of_their_items():
     params = {"users": np.ones((3, 2)), "items": np.arange(8.0).reshape(4, 2), "model": {}}
     csr = scipy.sparse.csr_array
     for placement in (devices.REPLICATED, devices.SHARDED):
-        found = place_untrained_users(placement.place(params), csr(train), csr(known), placement)
+        found = embed_untrained_users(placement.place(params), csr(train), csr(known), placement)
         users = devices.first(found["users"])
         np.testing.assert_array_equal(users, [[1, 1], [5, 6], [0, 0]])
 

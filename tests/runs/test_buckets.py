@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(cli, trained, bucket, tmp
     bucket.write("runs/damaged/checkpoints/2/metrics/metrics", b"{broken")
     status, out, err = cli.run(*cli.small, workdir, **bucket.environment)
     assert status == 0, err
-    assert "checkpoints/2: what ranks this checkpoint cannot be read; it is set aside" in err
+    assert "checkpoints/2: the metrics of this checkpoint are unreadable; moved to damaged/" in err
     assert "Resuming after epoch 1" in out
     assert bucket.read("runs/damaged/damaged/2-0/metrics/metrics") == b"{broken"
     for name in ("metrics.jsonl", "test_metrics.json"):
@@ -122,4 +122,4 @@ def test_a_bucket_that_is_not_there_is_named(cli, bucket):
 def test_what_reaches_buckets_may_be_missing(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"gs://bucket/run: .*pip install '\.\[gcs\]'"):
-        storage.place("gs://bucket/run")
+        storage.absolute("gs://bucket/run")

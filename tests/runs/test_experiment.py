@@ -177,7 +177,7 @@ def test_vectors_of_a_file_are_matched_by_id(small, tmp_path, kind):
         ({"ids": [1], "vectors": np.ones((1, 3))}, "model.dim"),
         ({"ids": [1, 2], "vectors": np.ones((1, 8))}, "2 ids for 1 vectors"),
         ({"ids": ["x"], "vectors": np.ones((1, 8))}, "none of its 1 ids"),
-        ({"ids": [1], "vectors": np.full((1, 8), np.nan)}, "not all finite"),
+        ({"ids": [1], "vectors": np.full((1, 8), np.nan)}, "NaN or infinite"),
         ({"vectors": np.ones((1, 8))}, "cannot be read"),
         (None, "cannot be read"),
     ],

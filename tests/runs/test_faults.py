@@ -44,7 +44,7 @@ def faults(load_program, tmp_path_factory):
 # a checkpoint, which gets its name when it is whole.
 MOMENTS = [
     (signal.SIGKILL, r"os.rename \S+ \S+/config.json", 1, 0, "", 0),
-    (signal.SIGTERM, r"os.mkdir \S+/checkpoints \d+", 1, 0, "what was finished is kept", 0),
+    (signal.SIGTERM, r"os.mkdir \S+/checkpoints \d+", 1, 0, "finished work is kept", 0),
     # No epoch has a checkpoint before it has its line.
     (signal.SIGKILL, r"open \S+/metrics.jsonl a", 2, 2, "", 0),
     (signal.SIGKILL, r"open \S+/2\.\S+/metrics w", 1, 0, "", 0),
