@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax import schema
-from hlrcml_jax.models.attention import softmax
 from hlrcml_jax.models.base import Attention, Related, Spec
 from hlrcml_jax.models.distances import MetricModel
+from hlrcml_jax.models.softmax import softmax
 
 
 class AdaCML(MetricModel):

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax import devices
-from hlrcml_jax.models.attention import softmax
 from hlrcml_jax.models.base import Attended, Model, Related, Users
+from hlrcml_jax.models.softmax import softmax
 
 
 class OwnPast(flax.struct.PyTreeNode):

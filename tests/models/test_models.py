@@ -11,9 +11,9 @@ from hlrcml_jax import devices
 from hlrcml_jax.config import MODELS, default_config
 from hlrcml_jax.models import make_model, model_class
 from hlrcml_jax.models.adacml import AdaCML
-from hlrcml_jax.models.attention import softmax
 from hlrcml_jax.models.base import Related
 from hlrcml_jax.models.past import Examples, OwnPast, TablePast, own_scores
+from hlrcml_jax.models.softmax import softmax
 from hlrcml_jax.training.sampling import UserItems
 from hlrcml_jax.training.step import init_params, widen
 
