@@ -204,11 +204,11 @@ def test_gradients_agree_with_finite_differences(name, users):
         jax.test_util.check_grads(loss, (params,), order=1, modes=["rev"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize(
-    ("name", "beta", "loops"),
-    [(name, 1.0, True) for name in NAMES]
-    + [(name, beta, loops) for name in ("hlr", "hlr++") for beta, loops in BETA_AND_LOOPS],
+    ("name", "beta", "loops", "kind"),
+    [(name, 1.0, True, "hinge") for name in NAMES]
+    + [(name, *case, "hinge") for name in ("hlr", "hlr++") for case in BETA_AND_LOOPS]
+    + [(name, 1.0, True, "softmax") for name in ("cml", "hlr")],
 )
 def test_shared_candidates_are_candidates(name, beta, loops, kind, monkeypatch):
     """One list for the batch gives what the same list gives to each example, also its gradient.
