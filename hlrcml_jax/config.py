@@ -154,12 +154,12 @@ def all_keys(values: Mapping[str, Any] | None = None) -> dict[str, Key]:
 
 
 def options_of(key: str, path: str) -> dict[str, Key]:
-    """The options of the code at a dotted path, except built-in `model` keys."""
+    """The options of the code at a dotted path, except built-in keys of the same section."""
+    section = key.partition(".")[0] + "."
     built_in = [
-        name.removeprefix("model.") for name in keys.by_name(Config) if name.startswith("model.")
+        name.removeprefix(section) for name in keys.by_name(Config) if name.startswith(section)
     ]
-    code = custom.resolve(key, path)
-    return custom.options_of(key, code, built_in if key == "model.name" else ())
+    return custom.options_of(key, custom.resolve(key, path), built_in)
 
 
 def unknown_key(name: str, existing: Collection[str] = ()) -> UserError:
@@ -227,6 +227,8 @@ def _check_together(config: Config) -> None:
         raise UserError(
             f"config key evaluation.metrics has a second metric {min(twice)!r}; rename it."
         )
+    for path in config.evaluation.metrics:
+        custom.bind("evaluation.metrics", path, {})
     metric = config.early_stopping.metric.partition("@")[0]
     if metric not in ("loss", *METRICS, *own):
         raise UserError(

@@ -48,7 +48,7 @@ def resolve(key: str, path: str) -> Any:
                 "it in the current folder and in PYTHONPATH."
             ) from None
         raise UserError(f"config key {key}: importing {module} failed: {error}.") from None
-    except Exception as error:  # a module is code and can raise anything
+    except (Exception, SystemExit) as error:  # a module is code and can raise anything
         raise UserError(
             f"config key {key}: importing {module} failed: {type(error).__name__}: {error}."
         ) from None
@@ -69,19 +69,28 @@ def options_of(key: str, code: Any, without: Collection[str] = ()) -> dict[str, 
     Raises:
       UserError: when an option has no default, or a type that a config cannot hold.
     """
+    if not callable(code):
+        raise UserError(f"config key {key}: what it names is a {type(code).__name__}, no function.")
+    name_of_code = getattr(code, "__name__", type(code).__name__)
     described = re.findall(r"^\s*\*{0,2}(\w+): (.+?)\.?$", code.__doc__ or "", re.MULTILINE)
     meanings = dict(described)
     options = {}
-    for name, annotation, default, metadata in _parameters(code):
+    try:
+        parameters = _parameters(code)
+    except (TypeError, ValueError):  # of some functions that are not written in Python
+        raise UserError(
+            f"config key {key}: the parameters of {name_of_code} are unknown."
+        ) from None
+    for name, annotation, default, metadata in parameters:
         if name in without or name in FLAX_FIELDS:
             continue
         if default is inspect.Parameter.empty:
-            raise UserError(f"config key {key}: {name!r} of {code.__name__} needs a default.")
+            raise UserError(f"config key {key}: {name!r} of {name_of_code} needs a default.")
         made = metadata.get("key", Key(default, meanings.get(name, "")))
         kind = kind_of(annotation, default)
         if kind not in KINDS:
             raise UserError(
-                f"config key {key}: {name!r} of {code.__name__} is a {kind.__name__}; an option "
+                f"config key {key}: {name!r} of {name_of_code} is a {kind.__name__}; an option "
                 f"is one of {', '.join(kind.__name__ for kind in KINDS)}."
             )
         options[name] = dataclasses.replace(made, kind=kind)
@@ -103,8 +112,6 @@ def _parameters(code: Any) -> list[tuple[str, Any, Any, Mapping[str, Any]]]:
             for field in dataclasses.fields(code)
             if field.init
         ]
-    if not callable(code):
-        return []
     return [
         (name, _hints(code).get(name), parameter.default, {})
         for name, parameter in inspect.signature(code).parameters.items()

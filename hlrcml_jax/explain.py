@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from hlrcml_jax import schema
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.frames import item_columns
+from hlrcml_jax.models import model_class
 from hlrcml_jax.models.base import Model, Past, Users
 from hlrcml_jax.models.past import Examples, from_items
 from hlrcml_jax.ranking.lists import Ranker
@@ -122,9 +124,10 @@ def reasons(
       UserError: when the model has no attention.
     """
     if not model.spec.attends:
+        able = [name for name in schema.MODELS if model_class(name).spec.attends]
         raise UserError(
             f"{type(model).__name__} has no attention, so it cannot explain its recommendations; "
-            "train hlr, hlr++, hlr-r or adacml."
+            f"train {', '.join(able)}."
         )
     share_of, prefs_NxS, mask_NxS = apply_to_pairs(shares, model, params, ranker, user_N, item_N)
     # Real past items first, in descending order of share.

@@ -63,7 +63,7 @@ class Key:
         if self.kind is not object and type(value) is not self.kind:
             raise UserError(
                 f"config key {name} is {value!r}, of type {type(value).__name__}; it takes "
-                f"a value of type {self.kind.__name__} ({self.text})."
+                f"a value of type {self.kind.__name__}{f' ({self.text})' if self.text else ''}."
             )
         is_code = self.code and is_path(value)
         if (
@@ -138,13 +138,10 @@ def options(code_key: str, meaning: str) -> Any:
 
 def kind_of(annotation: Any, default: Any) -> type:
     """The type of a field's values; float for `float | None`."""
-    if default is not None:
-        return type(default)
-    kinds = (
-        typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    )
+    is_union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    kinds = typing.get_args(annotation) if is_union else (annotation,)
     kinds = [kind for kind in kinds if isinstance(kind, type) and kind is not types.NoneType]
-    return kinds[0] if kinds else object
+    return kinds[0] if kinds else object if default is None else type(default)
 
 
 @functools.cache

@@ -30,6 +30,7 @@ MODELS = {
     "ease": "hlrcml_jax.models.closed_form:EASE",
     "popularity": "hlrcml_jax.models.closed_form:Popularity",
 }
+BASELINE = "popularity"  # every run is compared with it
 LOSSES = {
     "hinge": "hlrcml_jax.training.losses:hinge",
     "softmax": "hlrcml_jax.training.losses:softmax",

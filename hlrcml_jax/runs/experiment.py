@@ -34,6 +34,7 @@ from hlrcml_jax.runs.build import Best, best_checkpoint
 from hlrcml_jax.runs.fit import fit_runs, in_common
 from hlrcml_jax.runs.run import Run
 from hlrcml_jax.runs.workdir import begin_run, open_run
+from hlrcml_jax.schema import BASELINE
 from hlrcml_jax.training.warm_start import Vectors, read_vectors
 
 AnyConfig = ml_collections.ConfigDict | Config
@@ -156,8 +157,8 @@ def _test(best: Best) -> dict[str, Evaluation]:
     ready = best.ready if known == "test" else build.params_for(run, best.params, known)
     scorer, protocol = build.make_scorer(run, known), build.protocol_of(run)
     rows = {name: evaluate(scorer, ready, run.dataset, "test", protocol)}
-    if name != "popularity":
-        rows["popularity"] = _test_popularity(run, known)
+    if name != BASELINE:
+        rows[BASELINE] = _test_popularity(run, known)
     tested = rows[name]
     text = {
         "metrics": tested.summary(),
@@ -190,7 +191,7 @@ def _test(best: Best) -> dict[str, Evaluation]:
 
 
 def _test_popularity(run: Run, known: str) -> Evaluation:
-    popular = run.with_model("popularity")
+    popular = run.with_model(BASELINE)
     fitted = build.initial_state(popular).params
     scorer, ready = build.make_scorer(popular, known), build.params_for(popular, fitted, known)
     return evaluate(scorer, ready, run.dataset, "test", build.protocol_of(run))

@@ -78,7 +78,7 @@ def test_item_knn_ranks_as_the_library_does(train, similarity, library):
 def test_ease_is_constrained_least_squares(train):
     """Each column of W by itself: ridge regression of an item on all others."""
     l2, x = 20.0, train.toarray().astype(float)
-    found = EASE(l2).fit(train)["items"].T
+    found = EASE(l2).fit(train, seed=0)["items"].T
     for item in range(x.shape[1]):
         others = np.delete(np.arange(x.shape[1]), item)
         gram = x[:, others].T @ x[:, others] + l2 * np.eye(len(others))
@@ -90,7 +90,7 @@ def test_ease_is_constrained_least_squares(train):
 def test_too_many_items_for_all_pairs(train, monkeypatch):
     monkeypatch.setattr(solved, "MAX_ITEMS", 59)
     with pytest.raises(UserError, match="60 items are more than 59"):
-        EASE().fit(train)
+        EASE().fit(train, seed=0)
 
 
 def test_without_the_library_its_models_say_what_to_install(train, monkeypatch):

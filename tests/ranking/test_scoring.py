@@ -255,7 +255,7 @@ def test_evaluation_by_hand():
     empty = csr((3, 4), dtype=bool)
     dataset = Dataset(train, empty, test, empty, None, None)
     scorer = scoring.Scorer(Popularity(), dataset.known("test"), 1, "uniform", 64, seed=0)
-    params = devices.replicate(Popularity().fit(train))
+    params = devices.replicate(Popularity().fit(train, seed=0))
     found = evaluate(scorer, params, dataset, "test", PROTOCOL)
     by_user = dict(zip(found.user_B, found.values["mrr@5"], strict=True))
     # Lists: user 0 gets 3; user 1 gets 2, 3; user 2 gets 1, 2, 3.
@@ -317,6 +317,6 @@ def test_nobody_to_evaluate():
     train, empty = csr(np.eye(3, 4, dtype=bool)), csr((3, 4), dtype=bool)
     dataset = Dataset(train, empty, empty, empty, None, None)
     scorer = scoring.Scorer(Popularity(), train, 1, "uniform", 64, seed=0)
-    params = devices.replicate(Popularity().fit(train))
+    params = devices.replicate(Popularity().fit(train, seed=0))
     found = evaluate(scorer, params, dataset, "test", PROTOCOL)
     assert found.summary() == {}
