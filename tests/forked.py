@@ -1,6 +1,7 @@
 """A server that has imported the program, and forks for every run: each import takes seconds."""
 
 import concurrent.futures
+import math
 import multiprocessing
 import os
 import pathlib
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 
+import jax
 from absl import flags
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -81,6 +83,14 @@ def call(environment: dict[str, str], function, *args):
         return pool.submit(function, *args).result()
 
 
+def only_read_programs() -> None:
+    """Forbids this process to write compiled programs.
+
+    One that ends in the middle of that leaves half an entry, which fails whoever comes next.
+    """
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
+
+
 def signal_at(number: int, moment: str, n: int = 1, pause: float = 0.0) -> None:
     """Lets this process send itself a signal just before it changes a file.
 
@@ -90,6 +100,7 @@ def signal_at(number: int, moment: str, n: int = 1, pause: float = 0.0) -> None:
       n: the how manieth such event it is.
       pause: seconds that other threads have before.
     """
+    only_read_programs()
     left = n
 
     def hook(event, args):
@@ -112,6 +123,7 @@ def add_path(folder) -> None:
 
 def limit_files(n_bytes: int) -> None:
     """Forbids this process larger files."""
+    only_read_programs()
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
 
 
