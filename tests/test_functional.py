@@ -4,6 +4,7 @@ import doctest
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -48,8 +49,8 @@ def test_a_step_is_the_trainers(interactions):
     state = F.init_state(params, adam)
     sampler = F.make_sampler(interactions, max_prefs=3)
     batch = next(F.batches(sampler, jax.random.key(1), batch_size=16))
-    found = F.train_step(model, objective, adam, state, batch)
-    expected = Trainer(model, objective, adam, 16).train_step(state, batch)
+    found = jax.jit(functools.partial(F.train_step, model, objective, adam))(state, batch)
+    expected = jax.jit(Trainer(model, objective, adam, 16).train_step)(state, batch)
     for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -68,7 +69,11 @@ def test_scores_are_those_of_each_pair(name, interactions):
     assert interactions.toarray()[users[:, None], prefs][np.asarray(mask)].all()
     found = F.scores(model, params, users, items, prefs, mask)
     bound = model.bind({"params": params["model"]})
+
+    @jax.jit
+    def score(item):
+        target = jnp.tile(params["items"][item], (5, 1))
+        return own_scores(bound, params["users"][users], target, params["items"][prefs], mask)
+
     for item in items:
-        target = np.repeat(params["items"][item : item + 1], 5, axis=0)
-        rows = params["users"][users], target, params["items"][prefs], mask
-        np.testing.assert_allclose(found[:, item], own_scores(bound, *rows), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[:, item], score(item), rtol=1e-5, atol=1e-5)

@@ -1,5 +1,7 @@
 """Properties of the models that need no reference program."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -39,6 +41,7 @@ def make(name, beta=1.0):
     return model, widen(model, params, UserItems.of(known))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def score(model, params, *rows):
     """Scores (B,) of users and one target each."""
     return own_scores(model.bind({"params": params["model"]}), *rows)
@@ -61,20 +64,18 @@ def test_a_mask_is_a_slice(setting):
     model, params = setting
     for count in (0, 1, S):
         user, target, prefs, mask = rows(params, [count] * U)
-        bound = model.bind({"params": params["model"]})
         junk = jnp.where(mask[:, :, None], prefs, jnp.nan)
-        masked = own_scores(bound, user, target, junk, mask)
-        sliced = own_scores(bound, user, target, prefs[:, :count], mask[:, :count])
+        masked = score(model, params, user, target, junk, mask)
+        sliced = score(model, params, user, target, prefs[:, :count], mask[:, :count])
         np.testing.assert_allclose(masked, sliced, rtol=1e-5, atol=1e-5)
 
 
 def test_the_order_of_preferences_does_not_matter(setting):
     model, params = setting
     user, target, prefs, mask = rows(params, [S] * U)
-    bound = model.bind({"params": params["model"]})
     np.testing.assert_allclose(
-        own_scores(bound, user, target, prefs, mask),
-        own_scores(bound, user, target, prefs[:, ::-1], mask),
+        score(model, params, user, target, prefs, mask),
+        score(model, params, user, target, prefs[:, ::-1], mask),
         rtol=1e-5,
         atol=1e-5,
     )
@@ -85,13 +86,15 @@ def test_the_order_of_preferences_does_not_matter(setting):
 def test_gradients_are_finite_without_any_preference(name, beta):
     model, params = make(name, beta)
 
-    def loss(params, mask_row):
-        user, target, prefs, mask = rows(params, mask_row)
+    @jax.jit
+    @jax.grad
+    def gradient(params, counts):
+        user, target, prefs, mask = rows(params, counts)
         return jnp.sum(score(model, params, user, target, prefs, mask))
 
-    gradients = jax.grad(loss)(params, [0] * (U - 1) + [2])
+    gradients = gradient(params, jnp.array([0] * (U - 1) + [2]))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
-    gradients = jax.grad(loss)(params, [0] * U)
+    gradients = gradient(params, jnp.array([0] * U))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
@@ -198,13 +201,18 @@ def test_targets_of_ones_own_and_shared_ones_get_the_same_scores(setting, loops,
     row = jax.random.randint(jax.random.key(7), (U, S), 0, N_ITEMS)
     mask = jnp.arange(S)[None] < jnp.arange(U)[:, None]
     past = jnp.where(mask[:, :, None], items[row], 0.0)
-    users = bound.users(params["users"], past, mask)
-    table = TablePast(bound.relate(items, items[:5]), mask, items, row)
-    shared = bound.scores(users, bound.meet(users, items[None, :5]), items[None, :5], table)
-    for number in range(5):
-        target = jnp.tile(items[number], (U, 1))
-        own = own_scores(bound, params["users"], target, items[row], mask)
-        np.testing.assert_allclose(shared[:, number], own, rtol=1e-5, atol=1e-5)
+
+    @jax.jit
+    def both():
+        users = bound.users(params["users"], past, mask)
+        table = TablePast(bound.relate(items, items[:5]), mask, items, row)
+        shared = bound.scores(users, bound.meet(users, items[None, :5]), items[None, :5], table)
+        targets = [jnp.tile(items[number], (U, 1)) for number in range(5)]
+        rows = params["users"], items[row], mask
+        return shared, [own_scores(bound, rows[0], target, *rows[1:]) for target in targets]
+
+    shared, own = both()
+    np.testing.assert_allclose(shared, np.stack(own, axis=1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.6])
@@ -225,7 +233,8 @@ def test_lookups_have_the_derivatives_of_gathered_relations(t, beta, monkeypatch
     found = []
     for loops in (True, False):
         monkeypatch.setattr(devices, "on_cpu", lambda loops=loops: loops)
-        found.append(jax.value_and_grad(total, argnums=(0, 1, 2, 3))(*values))
+        derivatives = jax.value_and_grad(lambda *values: total(*values), argnums=(0, 1, 2, 3))
+        found.append(jax.jit(derivatives)(*values))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 

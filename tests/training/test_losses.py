@@ -40,6 +40,12 @@ def of_kind(kind, margin, **options):
     return softened(0.3, **options) if kind == "softmax" else hinged(margin, **options)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def value_and_gradient(objective, model, params, batch, constants=None):
+    """Compiled as one program: each operation on its own would be one."""
+    return jax.value_and_grad(objective, argnums=1)(model, params, batch, constants)
+
+
 def batch(negatives, positive=1, weight=1.0):
     return Batch(
         user_B=jnp.array([0]),
@@ -111,14 +117,13 @@ def test_items_of_the_user_do_not_count():
     assert hinged(6.0, hardest=1)(CML(), LINE, candidates) == 1
     nothing = candidates.replace(log_weight_BxN=jnp.full((1, 3), -jnp.inf))
     for loss in (hinged(6.0), hinged(6.0, hardest=1), softened(0.3)):
-        value, gradient = jax.value_and_grad(loss, argnums=1)(CML(), LINE, nothing)
+        value, gradient = value_and_gradient(loss, CML(), LINE, nothing)
         assert value == 0
         assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_examples_that_fill_a_batch_weigh_nothing():
-    loss = jax.value_and_grad(hinged(6.0), argnums=1)
-    value, gradient = loss(CML(), LINE, batch([0], weight=0.0))
+    value, gradient = value_and_gradient(hinged(6.0), CML(), LINE, batch([0], weight=0.0))
     assert value == 0
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
@@ -151,8 +156,8 @@ def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own(
         negative_BxN=many.negative_BxN[jnp.arange(4), nearest][:, None],
         log_weight_BxN=many.log_weight_BxN[:, :1],
     )
-    hardest = jax.value_and_grad(hinged(0.5, hardest=1), argnums=1)(model, params, many)
-    single = jax.value_and_grad(hinged(0.5), argnums=1)(model, params, chosen)
+    hardest = value_and_gradient(hinged(0.5, hardest=1), model, params, many)
+    single = value_and_gradient(hinged(0.5), model, params, chosen)
     for a, b in zip(jax.tree.leaves(hardest), jax.tree.leaves(single), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
@@ -160,7 +165,7 @@ def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own(
 @pytest.mark.parametrize("copy_relation", [False, True])
 def test_uniform_is_the_mean_of_single_negatives(copy_relation):
     model, params, many = hlr_setting(4)
-    loss = hinged(0.5, copy_relation=copy_relation)
+    loss = functools.partial(value_and_gradient, hinged(0.5, copy_relation=copy_relation))
     singles = [
         loss(
             model,
@@ -169,10 +174,10 @@ def test_uniform_is_the_mean_of_single_negatives(copy_relation):
                 negative_BxN=many.negative_BxN[:, n : n + 1],
                 log_weight_BxN=many.log_weight_BxN[:, :1],
             ),
-        )
+        )[0]
         for n in range(4)
     ]
-    np.testing.assert_allclose(loss(model, params, many), np.mean(singles), rtol=1e-5)
+    np.testing.assert_allclose(loss(model, params, many)[0], np.mean(singles), rtol=1e-5)
 
 
 BETA_AND_LOOPS = [(0.6, True), (0.6, False), (1.0, False)]
@@ -230,7 +235,7 @@ def test_shared_candidates_are_candidates(name, beta, loops, kind, monkeypatch):
         if name == "bpr":
             model = model.clone(l2_negative=0.0, l2_bias=0.0)
         of_own, of_shared = (
-            jax.value_and_grad(model_loss, argnums=1)(model, params, batch, constants)
+            value_and_gradient(model_loss, model, params, batch, constants)
             for batch in (own, shared)
         )
         for a, b in zip(jax.tree.leaves(of_own), jax.tree.leaves(of_shared), strict=True):
