@@ -10,7 +10,8 @@ space.py:search=parts,model=hlr-r  with `--each`: best.py without each of its in
 Everything else stays as in the sweep's config.
 """
 
-from hlrcml_jax.config import MODELS, parse_arguments
+from hlrcml_jax.config import parse_arguments
+from hlrcml_jax.registry import MODELS
 
 LOSS = {
     "loss.temperature": (0.1, 1.0),

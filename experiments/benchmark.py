@@ -140,10 +140,11 @@ def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
     import numpy as np
 
     from hlrcml_jax import devices
+    from hlrcml_jax.training.interactions import Positives
     from hlrcml_jax.training.losses import hinge, logistic
     from hlrcml_jax.training.objective import Objective
     from hlrcml_jax.training.optimizer import make_optimizer, row_radii
-    from hlrcml_jax.training.sampling import Positives, Sampler
+    from hlrcml_jax.training.sampling import Sampler
     from hlrcml_jax.training.step import Trainer, init_state
 
     model, params = setting.model(name)
@@ -198,7 +199,8 @@ def sample(setting: Setting, _: str, rates: dict[str, float]) -> dict[str, float
     import jax
     import jax.numpy as jnp
 
-    from hlrcml_jax.training.sampling import Positives, Sampler, draw_batch
+    from hlrcml_jax.training.interactions import Positives
+    from hlrcml_jax.training.sampling import Sampler, draw_batch
 
     sampler, positives = jax.device_put(
         (Sampler.of(setting.train, _PREFS.value), Positives.of(setting.train))
@@ -219,7 +221,7 @@ def score(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
     import numpy as np
 
     from hlrcml_jax import devices
-    from hlrcml_jax.training.sampling import UserItems
+    from hlrcml_jax.training.interactions import UserItems
     from hlrcml_jax.training.step import widen
 
     model, params = setting.model(name)
@@ -257,7 +259,7 @@ def evaluate(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, 
     from hlrcml_jax import devices
     from hlrcml_jax.data.dataset import Dataset
     from hlrcml_jax.ranking import evaluation
-    from hlrcml_jax.training.sampling import UserItems
+    from hlrcml_jax.training.interactions import UserItems
     from hlrcml_jax.training.step import widen
 
     model, params = setting.model(name)

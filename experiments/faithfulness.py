@@ -22,6 +22,9 @@ from hlrcml_jax.runs.build import best_checkpoint
 from hlrcml_jax.runs.workdir import open_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a trained run.", required=True)
+_ALLOW_CODE = flags.DEFINE_bool(
+    "allow_code", False, "Import the custom code named in the config of a workdir you trust."
+)
 _LEFT_OUT = flags.DEFINE_integer("left_out", 3, "Past items that are left out.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the random ones.")
 
@@ -37,7 +40,8 @@ def scores(model, params, user_D, items_IxD, prefs_SxD, mask_S):
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
-    run = open_run(config_files.from_workdir(_WORKDIR.value), _WORKDIR.value)
+    config = config_files.from_workdir(_WORKDIR.value, allow_code=_ALLOW_CODE.value)
+    run = open_run(config, _WORKDIR.value)
     model, scorer = build.model_of(run), build.make_scorer(run, "test")
     ready = best_checkpoint(run).ready
     params, rng = build.on_host(run, ready), np.random.default_rng(_SEED.value)

@@ -25,7 +25,7 @@ import rich
 import scipy.sparse
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import config_files
+from hlrcml_jax import config_files, registry, schema
 from hlrcml_jax.data import layout as layouts
 from hlrcml_jax.data import readers
 from hlrcml_jax.data.prepare import prepare
@@ -90,13 +90,13 @@ def run_pipeline(folder: pathlib.Path, how: int, content: bytes) -> None:
     """From a file to a dataset, and again from the cache."""
     path = folder / "own.csv"
     path.write_bytes(content)
-    data = config_lib.Data(
+    data = schema.Data(
         path=str(path),
         cache_dir=str(folder / "cache"),
         separator=SEPARATORS[how % 8],
         header=bool(how & 8),
         min_per_user=how >> 4 & 1,
-        split=config_lib.Split(kind=config_lib.SPLITS[(how >> 5) % len(config_lib.SPLITS)]),
+        split=schema.Split(kind=registry.SPLITS[(how >> 5) % len(registry.SPLITS)]),
     )
     assert prepare(data).fingerprint() == prepare(data).fingerprint()
 

@@ -28,6 +28,9 @@ from hlrcml_jax.runs.workdir import open_run
 _CONFIG = flags.DEFINE_string("config", None, "FILE:ARGUMENTS.", required=True)
 _FOLDER = flags.DEFINE_string("folder", None, "Folder for the two runs.", required=True)
 _METRIC = flags.DEFINE_string("metric", "ndcg@10", "Metric to compare.")
+_ALLOW_CODE = flags.DEFINE_bool(
+    "allow_code", False, "Import the custom code named in the config of a workdir you trust."
+)
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of the config.")
 
 
@@ -61,7 +64,7 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     folder, metric = pathlib.Path(_FOLDER.value), _METRIC.value
     changes = dict(map(config_files.parse_change, _SET.value)) | {"data.split.kind": "users"}
-    config = config_files.read(_CONFIG.value, changes)
+    config = config_files.read(_CONFIG.value, changes, _ALLOW_CODE.value)
     values = config_lib.flatten(config)
     means = experiment.train_and_evaluate(config, folder / "without")
     run = open_run(config, folder / "without")

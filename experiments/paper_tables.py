@@ -22,8 +22,8 @@ import scipy.stats
 from absl import flags, logging
 
 from hlrcml_jax import config_files, devices
-from hlrcml_jax.config import MODELS
 from hlrcml_jax.errors import run_program
+from hlrcml_jax.registry import MODELS
 from hlrcml_jax.reporting.log import read_log
 from hlrcml_jax.runs import experiment
 

@@ -46,6 +46,9 @@ _SIDE_BY_SIDE = flags.DEFINE_integer(
     "Most trials trained in one program; 0: by the device.",
     lower_bound=0,
 )
+_ALLOW_CODE = flags.DEFINE_bool(
+    "allow_code", False, "Import the custom code named in the config of a workdir you trust."
+)
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of a config, for all trials.")
 
 
@@ -130,7 +133,7 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     folder = pathlib.Path(_FOLDER.value)
     changes = dict(map(config_files.parse_change, _SET.value))
-    base = config_lib.flatten(config_files.read(_CONFIG.value, changes))
+    base = config_lib.flatten(config_files.read(_CONFIG.value, changes, _ALLOW_CODE.value))
     space = config_files.call(_SPACE.value, "get_space")
     rng = np.random.default_rng(_SEED.value)
     if _EACH.value:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import schema
+from hlrcml_jax import registry
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.frames import item_columns
@@ -124,7 +124,7 @@ def reasons(
       UserError: when the model has no attention.
     """
     if not model.spec.attends:
-        able = [name for name in schema.MODELS if model_class(name).spec.attends]
+        able = [name for name in registry.MODELS if model_class(name).spec.attends]
         raise UserError(
             f"{type(model).__name__} has no attention, so it cannot explain its recommendations; "
             f"train {', '.join(able)}."

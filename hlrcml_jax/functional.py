@@ -41,11 +41,19 @@ import scipy.sparse
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.past import TablePast, from_items
 from hlrcml_jax.training.batch import Batch
+from hlrcml_jax.training.interactions import Positives
 from hlrcml_jax.training.losses import hinge, logistic, softmax
 from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.optimizer import make_optimizer, row_radii
-from hlrcml_jax.training.sampling import Positives, Sampler, draw_batch
-from hlrcml_jax.training.step import TrainState, constants_of, init_params, init_state, widen
+from hlrcml_jax.training.sampling import Sampler, draw_batch, evaluation_preferences
+from hlrcml_jax.training.step import (
+    TrainState,
+    apply_gradients,
+    constants_of,
+    init_params,
+    init_state,
+    widen,
+)
 
 __all__ = [
     "Batch",
@@ -109,12 +117,7 @@ def preferences(
     sampler: Sampler, key: jax.Array, user_B: np.ndarray | jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Preferences (B, S) of users for scoring, and their mask (B, S); no item is excluded."""
-
-    def draw(user):
-        nothing = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        return sampler.preferences(jax.random.fold_in(key, user), user, *nothing)
-
-    return jax.vmap(draw)(jnp.asarray(user_B))
+    return evaluation_preferences(sampler, key, jnp.asarray(user_B), jnp.asarray(user_B))
 
 
 def train_step(
@@ -138,9 +141,7 @@ def train_step(
     loss, gradients = jax.value_and_grad(objective, argnums=1)(
         model, state.params, batch, constants
     )
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return state.replace(params=params, opt_state=opt_state), loss
+    return apply_gradients(state, optimizer, gradients), loss
 
 
 @functools.partial(jax.jit, static_argnums=0)

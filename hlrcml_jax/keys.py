@@ -130,6 +130,22 @@ class Options(Mapping[str, Any]):
         return f"Options({self._values!r})"
 
 
+def positive(value: float) -> bool:
+    return value > 0
+
+
+def at_least(least: float) -> Callable[[float], bool]:
+    return lambda value: value >= least
+
+
+def share(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def factor(value: float) -> bool:
+    return 0 < value <= 1
+
+
 def options(code_key: str, meaning: str) -> Any:
     """A field for the options of the custom code that the field `code_key` names."""
     metadata = {"options_of": code_key, "meaning": meaning}

@@ -87,7 +87,11 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS([argv[0], *(each for each in others if each not in asked)])
         if asked:
             start = _CONFIG.value or _WORKDIR.value
-            sys.stdout.write(command_line.describe_options(changes, start, _ALLOW_CODE.value))
+            try:
+                options = command_line.describe_options(changes, start, _ALLOW_CODE.value)
+            except UserError as error:  # the help is what was asked for
+                options = f"{error}\n\n"
+            sys.stdout.write(options)
             sys.stdout.flush()
             flags.FLAGS([argv[0], *asked])
     except flags.Error as error:

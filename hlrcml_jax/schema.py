@@ -4,59 +4,22 @@
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
-from hlrcml_jax.keys import Options, is_path, key, options, render
+from hlrcml_jax import registry
+from hlrcml_jax.keys import (
+    Options,
+    at_least,
+    factor,
+    is_path,
+    key,
+    options,
+    positive,
+    render,
+    share,
+)
 
-# Built-in names; a test compares them with the registries.
-DATASETS = ("ml-100k", "ml-latest-small", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m")
-LAYOUTS = ("u.data", "ratings.dat", "ratings.csv", "inter", "train_triplets.txt")
-LAYOUTS += ("ratings_Books.csv", "yelp_academic_dataset_review.json")
-FORMATS = (*LAYOUTS, "delimited", "jsonl", "parquet", "adjacency", "adjacency_counted", "npz")
-SPLITS = ("random", "user", "last", "time", "user_time", "users", "given")
-# Dotted paths of the built-in models and losses.
-MODELS = {
-    "hlr": "hlrcml_jax.models.hlr:HLR",
-    "hlr++": "hlrcml_jax.models.hlr:HLRPlusPlus",
-    "hlr-r": "hlrcml_jax.models.residual:ResidualHLR",
-    "cml": "hlrcml_jax.models.cml:CML",
-    "lrml": "hlrcml_jax.models.lrml:LRML",
-    "transcf": "hlrcml_jax.models.transcf:TransCF",
-    "adacml": "hlrcml_jax.models.adacml:AdaCML",
-    "bpr": "hlrcml_jax.models.bpr:BPR",
-    "als": "hlrcml_jax.models.closed_form:ALS",
-    "item-knn": "hlrcml_jax.models.closed_form:ItemKNN",
-    "ease": "hlrcml_jax.models.closed_form:EASE",
-    "popularity": "hlrcml_jax.models.closed_form:Popularity",
-}
-BASELINE = "popularity"  # every run is compared with it
-LOSSES = {
-    "hinge": "hlrcml_jax.training.losses:hinge",
-    "softmax": "hlrcml_jax.training.losses:softmax",
-}
-USER_REPRESENTATIONS = ("vectors", "items")
-PREFERENCE_WEIGHTS = ("uniform", "unpop")
-NEGATIVE_WEIGHTS = ("uniform", "popularity")
-METRICS = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate")
-DEFINITIONS = ("standard", "paper")
 COLUMN = "column name or 0-based index; '' looks for the usual names"
-
-
-def positive(value: float) -> bool:
-    return value > 0
-
-
-def at_least(least: float) -> Callable[[float], bool]:
-    return lambda value: value >= least
-
-
-def share(value: float) -> bool:
-    return 0 <= value < 1
-
-
-def factor(value: float) -> bool:
-    return 0 < value <= 1
 
 
 def _path(meaning: str) -> Any:
@@ -100,7 +63,7 @@ class Titles:
 class Split:
     """How interactions are split into training, validation and test."""
 
-    kind: str = key("user", "how the parts are drawn, see data/splits.py", choices=SPLITS)
+    kind: str = key("user", "how the parts are drawn, see data/splits.py", choices=registry.SPLITS)
     valid: float = key(0.2, "share of validation in all interactions, in [0, 1)", share)
     test: float = key(0.2, "share of test in all interactions, in [0, 1)", share)
     history: float = key(
@@ -117,10 +80,10 @@ class Split:
 class Data:
     """The interactions: source, format and filters."""
 
-    name: str = key("", "public data set; '' for your own file", choices=("", *DATASETS))
+    name: str = key("", "public data set; '' for your own file", choices=("", *registry.DATASETS))
     path: str = _path("your own file; with data.name, a folder that already has its files")
     format: str = key(
-        "auto", "format of the file; auto goes by its name", choices=("auto", *FORMATS)
+        "auto", "format of the file; auto goes by its name", choices=("auto", *registry.FORMATS)
     )
     separator: str = key("", "separator of the fields; '' is a tab for .tsv, else a comma")
     header: bool = key(True, "whether the first line holds column names")
@@ -185,12 +148,12 @@ class EASE:
 class Model:
     """The model and its size; each model reads the keys that are its fields."""
 
-    name: str = key("hlr", "the model", choices=MODELS, code=True)
+    name: str = key("hlr", "the model", choices=registry.MODELS, code=True)
     options: Options = options("name", "options of a model of your own: its other fields")
     users: str = key(
         "vectors",
         "how a user is represented: by its own vector or by its items",
-        choices=USER_REPRESENTATIONS,
+        choices=registry.USER_REPRESENTATIONS,
     )
     dim: int = key(100, "D, length of the user and item vectors; at least 1", at_least(1))
     memory_slots: int = key(20, "M, slots of the relation memory; at least 1", at_least(1))
@@ -206,7 +169,7 @@ class Model:
     prefs_sampling: str = key(
         "uniform",
         "sampling of preferences; unpop weights inverse to popularity",
-        choices=PREFERENCE_WEIGHTS,
+        choices=registry.PREFERENCE_WEIGHTS,
     )
     beta: float = key(1.0, "exponent of the attention's denominator; above 0", positive)
     sharpness: float = key(
@@ -237,7 +200,9 @@ class Pretrained:
 class Loss:
     """The loss of a positive and its negatives."""
 
-    kind: str = key("hinge", "loss of a positive and its negatives", choices=LOSSES, code=True)
+    kind: str = key(
+        "hinge", "loss of a positive and its negatives", choices=registry.LOSSES, code=True
+    )
     options: Options = options("kind", "options of a loss of your own: its keyword-only parameters")
     margin: float = key(0.2, "margin of the hinge, in units of squared distance; above 0", positive)
     temperature: float = key(
@@ -255,7 +220,7 @@ class Negatives:
         0, "number of hardest negatives that enter the loss; 0: all of them", at_least(0)
     )
     weights: str = key(
-        "uniform", "sampling weights of the negatives", choices=NEGATIVE_WEIGHTS, code=True
+        "uniform", "sampling weights of the negatives", choices=registry.NEGATIVE_WEIGHTS, code=True
     )
     options: Options = options(
         "weights", "options of weights of your own: their keyword-only parameters"
@@ -342,7 +307,7 @@ class Evaluation:
     definitions: str = key(
         "standard",
         "definitions of the metrics: trec_eval's, or the paper's",
-        choices=DEFINITIONS,
+        choices=registry.DEFINITIONS,
         may_change=True,
     )
     metrics: tuple[str, ...] = key(

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from hlrcml_jax import command_line, config_files, custom
+from hlrcml_jax import command_line, config_files, custom, schema
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import make_model
@@ -96,7 +96,7 @@ def test_options_are_checked_and_reach_the_model(mine):
     config.model.options.width = 5  # as a config file does
     model = make_model(config_lib.validate(config).model)
     assert (model.gate, model.width, model.bound) == (2.0, 5, None)
-    assert (model.dim, model.memory_slots) == (8, config_lib.Model.memory_slots)
+    assert (model.dim, model.memory_slots) == (8, schema.Model.memory_slots)
     assert config_lib.make_config(config_lib.flatten(config)) == config
 
 

@@ -11,9 +11,9 @@ import pytest
 import scipy.sparse
 
 from hlrcml_jax import functional as F
-from hlrcml_jax.config import MODELS
 from hlrcml_jax.models import model_class
 from hlrcml_jax.models.past import own_scores
+from hlrcml_jax.registry import MODELS
 from hlrcml_jax.training import losses, optimizer
 from hlrcml_jax.training.step import Trainer
 

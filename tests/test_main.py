@@ -73,7 +73,7 @@ def test_a_run_leaves_what_it_promises(cli, trained):
     assert "because of" in out
 
 
-def test_the_same_command_goes_on_and_the_result_is_that_of_one_run(cli, trained, tmp_path):
+def test_the_same_command_resumes_and_the_result_is_that_of_one_run(cli, trained, tmp_path):
     workdir, _ = trained
     status, out, err = cli.run(*cli.small, f"--workdir={tmp_path}", "--config.train.epochs=1")
     assert status == 0, err

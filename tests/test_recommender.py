@@ -11,12 +11,14 @@ import pytest
 
 import hlrcml_jax as hlr
 from hlrcml_jax import devices, frames
-from hlrcml_jax.config import MODELS, make_config
+from hlrcml_jax.config import make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.registry import MODELS
 from hlrcml_jax.runs import build, experiment
 from hlrcml_jax.training.fold_in import mean_of_items
-from hlrcml_jax.training.sampling import Positives, Sampler, UserItems
+from hlrcml_jax.training.interactions import Positives, UserItems
+from hlrcml_jax.training.sampling import Sampler
 from hlrcml_jax.training.step import widen
 
 OF_ITEMS = ("hlr++", "hlr-r")
@@ -239,7 +241,7 @@ def test_similar_items(trained, model):
     np.testing.assert_allclose(found["score"][:3], expected[best], rtol=1e-4)
 
 
-def test_a_table_in_parts_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_table_in_parts_resumes_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(frames, "USERS_PER_PART", 2)
     users, calls = np.arange(5), []
 

@@ -41,7 +41,7 @@ class Content:
     Attributes:
       folder: of the files in the archive.
       interactions: name of the interactions file.
-      format: of the interactions, one of `config.FORMATS`.
+      format: of the interactions, one of `registry.FORMATS`.
       items: the file of titles and categories; its path is a file name.
     """
 

@@ -52,7 +52,7 @@ def read_interactions(
 
     Args:
       path: the file.
-      format: one of config.FORMATS, or "auto" to go by the file name.
+      format: one of registry.FORMATS, or "auto" to go by the file name.
       layout: for the formats "delimited", "jsonl" and "parquet" only.
       threshold: rows with a smaller value are dropped; needs the role "value".
       roles: the columns to read, if present.

@@ -2,18 +2,18 @@
 
 import dataclasses
 
-from hlrcml_jax import custom, schema
+from hlrcml_jax import custom, registry, schema
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models.base import Model
 
 
 def model_class(name: str) -> type[Model]:
-    """The class for a name in `schema.MODELS`, or at a dotted path (see `custom.py`).
+    """The class for a name in `registry.MODELS`, or at a dotted path (see `custom.py`).
 
     Raises:
       UserError: when the path is not that of a model.
     """
-    imported = custom.resolve("model.name", schema.MODELS.get(name, name))
+    imported = custom.resolve("model.name", registry.MODELS.get(name, name))
     if not (isinstance(imported, type) and issubclass(imported, Model)):
         raise UserError(
             f"config key model.name: {name} is no model; it must be a subclass of "
@@ -56,7 +56,7 @@ def check(config: schema.Config) -> None:
     }
     for ability, (key, value, given) in asked.items():
         if given == value and not getattr(model_class(name).spec, ability):
-            able = [name for name in schema.MODELS if getattr(model_class(name).spec, ability)]
+            able = [name for name in registry.MODELS if getattr(model_class(name).spec, ability)]
             raise UserError(
                 f"config key {key} cannot be {value!r} with model.name {name!r}; it can with "
                 f"{', '.join(able)}."

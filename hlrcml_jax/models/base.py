@@ -179,6 +179,10 @@ class Model(nn.Module):
         """The attentions by name, `share` first; `scores` uses the same."""
         return {}
 
+    def mixture(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
+        """Mixture weights (B, M, T) of the relations; for a model with a memory."""
+        raise TypeError(f"{type(self).__name__} has no relation memory")
+
     def relation(
         self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past
     ) -> jax.Array | None:

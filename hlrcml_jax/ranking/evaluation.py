@@ -13,7 +13,7 @@ from hlrcml_jax.data.dataset import Dataset, count_items
 from hlrcml_jax.ranking import metrics
 from hlrcml_jax.ranking.lists import Ranker
 from hlrcml_jax.ranking.metrics import Protocol, smallest
-from hlrcml_jax.training import sampling
+from hlrcml_jax.training.interactions import UserItems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def evaluate(
     lists = [np.empty((0, max(cutoffs)), np.int32)]
     own = metrics.custom_metrics(protocol.metrics)
     for ranking in scorer.rank(params, user_B, longest):
-        rows = sampling.UserItems.rows(relevant[ranking.user_C], longest_row)
+        rows = UserItems.rows(relevant[ranking.user_C], longest_row)
         rows, items = jax.device_put((rows, ranking.item_CxK))
         measured = _measure(rows, items, cutoffs, protocol.definitions, by_k, own)
         values.append(jax.device_get(measured))

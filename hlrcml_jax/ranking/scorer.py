@@ -22,7 +22,8 @@ from hlrcml_jax.data.dataset import Known
 from hlrcml_jax.models.base import Model, Related
 from hlrcml_jax.ranking.kernels import BITS, PIECE, Blocks, compiled, is_long, plan_blocks
 from hlrcml_jax.ranking.lists import Ranking
-from hlrcml_jax.training.sampling import Sampler, UserItems, evaluation_preferences, rarity
+from hlrcml_jax.training.interactions import UserItems
+from hlrcml_jax.training.sampling import Sampler, evaluation_preferences, rarity
 
 
 class Scorer:
@@ -219,9 +220,11 @@ class Scorer:
 
     def _preferences(self, known_CxI, user_C) -> tuple[np.ndarray, np.ndarray]:
         rows = UserItems.rows(known_CxI, self._longest)
-        rows, rarity_I, users = jax.device_put((rows, self.rarity_I, user_C.astype(np.int32)))
+        user_C = user_C.astype(np.int32)
+        row_C = np.arange(len(user_C), dtype=np.int32)
+        rows, rarity_I, *of_users = jax.device_put((rows, self.rarity_I, user_C, row_C))
         sampler = Sampler(rows, rarity_I, self.max_prefs, weights=self._weights)
-        return jax.device_get(self._draw(sampler, self._key, users))
+        return jax.device_get(self._draw(sampler, self._key, *of_users))
 
 
 def _by_users(bits_PxCxW: np.ndarray, blocks: Blocks) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import scipy.sparse
 
-from hlrcml_jax import custom, devices, keys, schema
+from hlrcml_jax import custom, devices, keys, registry, schema
 from hlrcml_jax.data.dataset import Known
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import make_model
@@ -23,10 +23,11 @@ from hlrcml_jax.ranking.untrained import embed_untrained_users
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.run import Run
 from hlrcml_jax.training.fold_in import FoldIn
+from hlrcml_jax.training.interactions import Positives, UserItems
 from hlrcml_jax.training.losses import Loss, logistic
 from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.optimizer import learning_rate, make_optimizer, row_radii
-from hlrcml_jax.training.sampling import Positives, Sampler, UserItems, rarity
+from hlrcml_jax.training.sampling import Sampler, rarity
 from hlrcml_jax.training.step import (
     Trainer,
     TrainState,
@@ -86,7 +87,7 @@ def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
     """
     if is_logistic and options.kind == "hinge":
         return logistic
-    path = schema.LOSSES.get(options.kind, options.kind)
+    path = registry.LOSSES.get(options.kind, options.kind)
     parameters = inspect.signature(custom.resolve("loss.kind", path)).parameters
     keys_of_loss = {
         name: getattr(options, name)

@@ -25,6 +25,7 @@ from hlrcml_jax.errors import UserError
 from hlrcml_jax.keys import flatten
 from hlrcml_jax.ranking.evaluation import Evaluation, evaluate
 from hlrcml_jax.ranking.lists import Ranking
+from hlrcml_jax.registry import BASELINE
 from hlrcml_jax.reporting import console as report
 from hlrcml_jax.reporting import plots
 from hlrcml_jax.reporting import report as page
@@ -34,7 +35,6 @@ from hlrcml_jax.runs.build import Best, best_checkpoint
 from hlrcml_jax.runs.fit import fit_runs, in_common
 from hlrcml_jax.runs.run import Run
 from hlrcml_jax.runs.workdir import begin_run, open_run
-from hlrcml_jax.schema import BASELINE
 from hlrcml_jax.training.warm_start import Vectors, read_vectors
 
 AnyConfig = ml_collections.ConfigDict | Config

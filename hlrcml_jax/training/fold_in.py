@@ -17,9 +17,10 @@ import scipy.sparse
 
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.training.batch import Batch
+from hlrcml_jax.training.interactions import UserItems
 from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.optimizer import keep_rows_in_balls
-from hlrcml_jax.training.sampling import Sampler, UserItems
+from hlrcml_jax.training.sampling import Sampler
 
 USERS_PER_CALL = 256
 

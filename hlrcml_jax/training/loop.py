@@ -16,8 +16,9 @@ import numpy as np
 
 from hlrcml_jax import devices
 from hlrcml_jax.errors import Diverged, Terminated, warn
+from hlrcml_jax.training.interactions import Positives
 from hlrcml_jax.training.preemption import Terminations
-from hlrcml_jax.training.sampling import Positives, Sampler
+from hlrcml_jax.training.sampling import Sampler
 from hlrcml_jax.training.step import Trainer, TrainState, improves, steps_per_epoch
 
 Record = dict[str, float]

@@ -19,9 +19,10 @@ from hlrcml_jax import devices
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.past import own_scores
 from hlrcml_jax.training.batch import Batch
+from hlrcml_jax.training.interactions import Positives, UserItems
 from hlrcml_jax.training.objective import Objective, Rows, widen_rows
 from hlrcml_jax.training.optimizer import distinct, put_rows, take_rows
-from hlrcml_jax.training.sampling import Positives, Sampler, UserItems, draw_batch
+from hlrcml_jax.training.sampling import Sampler, draw_batch
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -67,6 +68,15 @@ def init_state(params: dict[str, Any], optimizer: optax.GradientTransformation) 
         best=jnp.array(-jnp.inf),
         best_epoch=jnp.zeros((), jnp.int32),
     )
+
+
+def apply_gradients(
+    state: TrainState, optimizer: optax.GradientTransformation, gradients: dict[str, Any]
+) -> TrainState:
+    """The state after an update of its parameters."""
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(params=params, opt_state=opt_state)
 
 
 def steps_per_epoch(n_positives: int, batch_size: int) -> int:
@@ -126,9 +136,7 @@ class Trainer:
 
     def _update(self, state, batch, constants):
         loss, gradients = devices.psum(self.gradients(state.params, batch, constants))
-        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return state.replace(params=params, opt_state=opt_state), loss
+        return apply_gradients(state, self.optimizer, gradients), loss
 
     def gradients(
         self, params: dict[str, Any], batch: Batch, constants: dict[str, jax.Array]
@@ -209,9 +217,9 @@ class Trainer:
         n = positives.total
         share = math.ceil(self.batch_size / devices.device_count())
         first = devices.index() * share
-        divided = sampler.known.divided
+        sharded = sampler.known.sharded
         offset_B = (
-            jnp.arange(share * devices.device_count()) if divided else first + jnp.arange(share)
+            jnp.arange(share * devices.device_count()) if sharded else first + jnp.arange(share)
         )
         order_key, draw_key = jax.random.split(epoch_key)
         order_E = jax.random.permutation(order_key, n)
@@ -221,7 +229,7 @@ class Trainer:
             index_B = step_index * self.batch_size + offset_B
             index_B = jnp.where(offset_B < self.batch_size, index_B, n)
             batch = draw_batch(sampler, positives, draw_key, order_E, index_B, step_index)
-            return step(carry, part_of_batch(batch, first, share) if divided else batch)
+            return step(carry, part_of_batch(batch, first, share) if sharded else batch)
 
         return jax.lax.scan(draw_and_step, carry, jnp.arange(steps_per_epoch(n, self.batch_size)))
 

@@ -11,10 +11,11 @@ from conftest import ROOT
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import config_files, keys, models
-from hlrcml_jax.config import MODELS, Config
 from hlrcml_jax.data import downloads, readers, splits
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.ranking import metrics
+from hlrcml_jax.registry import METRICS, MODELS
+from hlrcml_jax.schema import Config
 
 FOLDER = ROOT / "configs"
 
@@ -147,7 +148,7 @@ def test_choices_are_the_keys_of_their_registries():
     assert set(readers.LAYOUTS) | set(readers.ADJACENCY) < set(known["data.format"].choices)
     assert set(splits.BY_TIME) < set(known["data.split.kind"].choices)
     assert set(known["evaluation.definitions"].choices) == set(metrics._SETS)
-    assert all(set(config_lib.METRICS) <= set(each) for each in metrics._SETS.values())
+    assert all(set(METRICS) <= set(each) for each in metrics._SETS.values())
 
 
 def test_a_typed_config_has_the_values_of_its_config_dict():

@@ -12,10 +12,10 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hlrcml_jax.config import FORMATS
 from hlrcml_jax.data import readers
 from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.registry import FORMATS
 
 PAIRS = [(1, 10, 4.0, 100.0), (1, 11, 3.5, 101.0), (2, 10, 5.0, 102.0)]
 

@@ -4,12 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hlrcml_jax.config import SPLITS
 from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import splits
 from hlrcml_jax.data.dataset import to_csr
 from hlrcml_jax.data.splits import HISTORY, TEST, TRAIN, VALID
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.registry import SPLITS
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_a_table_from_what_runs_leave(tables, tmp_path):
     assert r"$\pm$" in tables.latex(table, ["ndcg@10"])
 
 
-def test_a_comparison_goes_on_where_it_stopped(tmp_path):
+def test_a_comparison_resumes_where_it_stopped(tmp_path):
     synthetic.generate(60, 40, 2400, seed=1).write_csv(tmp_path / "own.csv")
     small = {
         "data.name": "''", "data.path": tmp_path / "own.csv", "data.cache_dir": tmp_path / "cache",

@@ -44,7 +44,7 @@ def test_each_value_on_its_own(sweep):
     assert found == [{}, {"a": 1}, {"a": 2}, {"b": "x"}]
 
 
-def test_the_best_third_goes_on(sweep, monkeypatch, tmp_path):
+def test_the_best_third_is_trained_further(sweep, monkeypatch, tmp_path):
     """Trial n reaches n / 10 at once; what is dropped is not trained again."""
     asked = []
 
@@ -63,7 +63,7 @@ def test_the_best_third_goes_on(sweep, monkeypatch, tmp_path):
     assert (rows[0]["model.dim"], rows[0]["epochs"], rows[0]["value"]) == (9, 9, 0.8)
 
 
-def test_a_sweep_that_is_stopped_goes_on(tmp_path):
+def test_a_stopped_sweep_resumes(tmp_path):
     synthetic.generate(60, 40, 2400, seed=1).write_csv(tmp_path / "own.csv")
     space = "def get_space():\n    return {'model.dim': [4, 8], 'loss.margin': (0.1, 1.0)}\n"
     (tmp_path / "space.py").write_text(space)

@@ -16,7 +16,7 @@ from hlrcml_jax.models.adacml import AdaCML
 from hlrcml_jax.models.base import Related
 from hlrcml_jax.models.past import Examples, OwnPast, TablePast, own_scores
 from hlrcml_jax.models.softmax import softmax
-from hlrcml_jax.training.sampling import UserItems
+from hlrcml_jax.training.interactions import UserItems
 from hlrcml_jax.training.step import init_params, widen
 
 U, D, S, N_ITEMS = 7, 8, 6, 23

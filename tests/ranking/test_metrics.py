@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hlrcml_jax.config import METRICS
 from hlrcml_jax.ranking import metrics
+from hlrcml_jax.registry import METRICS
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 

@@ -24,7 +24,7 @@ from hlrcml_jax.ranking import scorer as scoring
 from hlrcml_jax.ranking.evaluation import choose_users, evaluate
 from hlrcml_jax.ranking.metrics import Protocol
 from hlrcml_jax.ranking.untrained import embed_untrained_users
-from hlrcml_jax.training.sampling import UserItems
+from hlrcml_jax.training.interactions import UserItems
 from hlrcml_jax.training.step import init_params, widen
 
 N_USERS, N_ITEMS, DIM, SLOTS, PREFS = 13, 37, 6, 4, 5

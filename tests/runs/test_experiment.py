@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax.config import MODELS
+from hlrcml_jax.registry import MODELS
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.reporting.log import read_log
 from hlrcml_jax.runs import build, experiment

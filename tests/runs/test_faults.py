@@ -56,7 +56,7 @@ MOMENTS = [
 ]
 
 
-def test_what_is_killed_goes_on(faults):
+def test_a_killed_run_resumes(faults):
     program, command, folder, whole = faults
     workdir = folder / "killed"
     for number, moment, n, pause, says, newest in MOMENTS:

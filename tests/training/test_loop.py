@@ -66,7 +66,7 @@ def test_each_ends_as_it_would_have_alone(base, tmp_path, options):
     assert len({loss_T[-1] for loss_T in losses}) == 3
 
 
-def test_they_go_on_from_where_each_was(base, tmp_path):
+def test_each_resumes_from_its_own_epoch(base, tmp_path):
     def fit(name, epochs, seeds):
         config = base | {"train.epochs": epochs, "early_stopping.patience": 9}
         configs = [config_lib.make_config(config | {"seed": seed}) for seed in seeds]

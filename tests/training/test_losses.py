@@ -16,9 +16,9 @@ from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR
 from hlrcml_jax.models.past import Examples
 from hlrcml_jax.training.batch import Batch
+from hlrcml_jax.training.interactions import UserItems
 from hlrcml_jax.training.losses import hinge, softmax
 from hlrcml_jax.training.objective import Objective
-from hlrcml_jax.training.sampling import UserItems
 from hlrcml_jax.training.step import constants_of, init_params
 
 LINE = {  # on a line: user 0 at 0, items at 1, 2, 3 and 4

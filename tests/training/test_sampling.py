@@ -7,9 +7,9 @@ import pytest
 import scipy.sparse
 import scipy.stats
 
-from hlrcml_jax import config
+from hlrcml_jax import registry
 from hlrcml_jax.data.dataset import Known
-from hlrcml_jax.training import sampling
+from hlrcml_jax.training import interactions, sampling
 
 N_DRAWS = 100_000
 ITEMS = np.array([1, 2, 5, 6, 9, 11])
@@ -96,7 +96,7 @@ def test_unpop_preferences_follow_one_over_popularity():
     assert_frequencies(counts, share)
 
 
-@pytest.mark.parametrize("weights", config.PREFERENCE_WEIGHTS)
+@pytest.mark.parametrize("weights", registry.PREFERENCE_WEIGHTS)
 @pytest.mark.parametrize("left_out", [None, 2])
 def test_short_lists_are_taken_whole_and_masked(known, weights, left_out):
     sampler = make(known, max_prefs=20, weights=weights)
@@ -129,13 +129,13 @@ def random_known(seed=0, users=60, items=90):
 
 def epoch_of(known, place_B, **options):
     sampler = make(known, candidates=3, **options)
-    positives = jax.device_put(sampling.Positives.of(known))
+    positives = jax.device_put(interactions.Positives.of(known))
     order = jax.random.permutation(jax.random.key(1), known.nnz)
     draw = jax.jit(sampling.draw_batch)
     return draw(sampler, positives, jax.random.key(2), order, jnp.asarray(place_B))
 
 
-@pytest.mark.parametrize("weights", config.PREFERENCE_WEIGHTS)
+@pytest.mark.parametrize("weights", registry.PREFERENCE_WEIGHTS)
 def test_an_epoch_visits_every_pair_once_with_right_company(weights):
     known = random_known()
     batch = epoch_of(known, np.arange(known.nnz), max_prefs=5, weights=weights)
@@ -168,23 +168,25 @@ def test_places_past_the_end_and_users_with_all_items_weigh_nothing(known):
 
 def test_find_knows_every_cell():
     known = random_known(3)
-    rows = jax.device_put(sampling.UserItems.of(known))
+    rows = jax.device_put(interactions.UserItems.of(known))
     users, items = np.indices(known.shape)
     find = jax.jit(jax.vmap(lambda user, item: rows.find(user, item)[1]))
     found = find(jnp.asarray(users.ravel()), jnp.asarray(items.ravel()))
     np.testing.assert_array_equal(np.asarray(found).reshape(known.shape), known.toarray())
 
 
-@pytest.mark.parametrize("weights", config.PREFERENCE_WEIGHTS)
+@pytest.mark.parametrize("weights", registry.PREFERENCE_WEIGHTS)
 def test_evaluation_preferences_depend_on_the_user_alone(weights):
     known = random_known()
     longest = int(np.diff(known.indptr).max())
 
     def draw(users, known, longest=longest):
-        rows = sampling.UserItems.rows(known[users], longest)
+        rows = interactions.UserItems.rows(known[users], longest)
         sampler = sampling.Sampler(rows, sampling.rarity(known), 4, weights=weights)
         numbers = jnp.array(users)
-        found = sampling.evaluation_preferences(jax.device_put(sampler), jax.random.key(0), numbers)
+        found = sampling.evaluation_preferences(
+            jax.device_put(sampler), jax.random.key(0), numbers, np.arange(len(numbers))
+        )
         return np.where(found[1], found[0], -1)
 
     both = draw([3, 8], known)
@@ -195,7 +197,7 @@ def test_evaluation_preferences_depend_on_the_user_alone(weights):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("weights", config.NEGATIVE_WEIGHTS)
+@pytest.mark.parametrize("weights", registry.NEGATIVE_WEIGHTS)
 def test_what_is_allowed_is_what_the_user_does_not_have(weights, shared):
     known = random_known()
     batch = epoch_of(known, np.arange(50), candidate_weights=weights, shared=shared)
@@ -207,7 +209,7 @@ def test_what_is_allowed_is_what_the_user_does_not_have(weights, shared):
         assert not has.any()
 
 
-@pytest.mark.parametrize("weights", config.NEGATIVE_WEIGHTS)
+@pytest.mark.parametrize("weights", registry.NEGATIVE_WEIGHTS)
 def test_shared_candidates_have_the_weights_of_all_items(weights):
     known = random_known(items=20)
     sampler = make(known, candidates=4, candidate_weights=weights)
@@ -226,7 +228,7 @@ def by_number(key, n, count_I):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("weights", [*config.NEGATIVE_WEIGHTS, by_number])
+@pytest.mark.parametrize("weights", [*registry.NEGATIVE_WEIGHTS, by_number])
 def test_corrected_candidates_stand_for_all_items_that_a_user_lacks(weights, shared):
     """The mean of sum_n w_n f(item_n) over many draws is the sum of f over those items."""
     known = random_known(items=20)
@@ -251,7 +253,7 @@ def test_corrected_candidates_stand_for_all_items_that_a_user_lacks(weights, sha
 
 def test_steps_have_shared_candidates_of_their_own():
     sampler = make(random_known(), candidates=6, shared=True)
-    positives = jax.device_put(sampling.Positives.of(random_known()))
+    positives = jax.device_put(interactions.Positives.of(random_known()))
     order, places = jnp.arange(len(positives.user_E)), jnp.arange(4)
     draws = [
         np.asarray(

@@ -14,10 +14,11 @@ from conftest import with_devices
 
 from hlrcml_jax import devices
 from hlrcml_jax.models.hlr import HLR
+from hlrcml_jax.training.interactions import Positives
 from hlrcml_jax.training.losses import hinge
 from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.optimizer import keep_rows_in_balls, make_optimizer, row_radii
-from hlrcml_jax.training.sampling import Positives, Sampler, draw_batch
+from hlrcml_jax.training.sampling import Sampler, draw_batch
 from hlrcml_jax.training.step import Trainer, improves, init_params, init_state
 
 draw = jax.jit(draw_batch)
