@@ -8,8 +8,9 @@ popularity and logQ correction. What is left to choose for other data is above a
 `best.py:model=cml`; experiments/README.md has the contribution of each part.
 """
 
-from hlrcml_jax.config import MODELS, default_config, parse_arguments
+from hlrcml_jax.config import default_config, parse_arguments
 from hlrcml_jax.models import model_class
+from hlrcml_jax.registry import MODELS
 
 # Each candidate costs them a pass over the preferences.
 ATTENTIVE = ("hlr", "hlr++", "hlr-r", "adacml")

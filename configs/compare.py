@@ -13,8 +13,9 @@ than k test items are left out, and the items of validation are ranked too.
 
 import pathlib
 
-from hlrcml_jax.config import MODELS, default_config, parse_arguments
+from hlrcml_jax.config import default_config, parse_arguments
 from hlrcml_jax.config_files import call
+from hlrcml_jax.registry import MODELS
 
 LOSSES = ("best", "hinge", "softmax", "paper")
 MOVIELENS = {"data.threshold": 4.0, "data.min_per_user": 5}

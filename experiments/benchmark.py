@@ -116,11 +116,11 @@ class Setting:
         """(model, its fresh parameters)."""
         import jax
 
-        from hlrcml_jax import config
+        from hlrcml_jax import schema
         from hlrcml_jax.models import make_model
         from hlrcml_jax.training.step import init_params
 
-        options = config.Model(name=name, dim=_DIM.value, memory_slots=_SLOTS.value)
+        options = schema.Model(name=name, dim=_DIM.value, memory_slots=_SLOTS.value)
         model = make_model(options)
         params = init_params(jax.random.key(0), model, self.n_users, self.n_items, _DIM.value)
         return model, params

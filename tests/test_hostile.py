@@ -11,7 +11,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hlrcml_jax import config, config_files
+from hlrcml_jax import config_files, schema
 from hlrcml_jax.data import archives, readers
 from hlrcml_jax.data.layout import Layout
 from hlrcml_jax.data.prepare import prepare
@@ -82,7 +82,7 @@ def test_rows_that_repeat_or_contradict_each_other_are_one_interaction(tmp_path)
     table = pl.DataFrame(rows, ["user", "item", "rating", "time"], orient="row")
     table.write_csv(tmp_path / "own.csv")
     paths = {"path": str(tmp_path / "own.csv"), "cache_dir": str(tmp_path / "cache")}
-    data = config.Data(**paths, threshold=4.0, split=config.Split(valid=0.0, test=0.0))
+    data = schema.Data(**paths, threshold=4.0, split=schema.Split(valid=0.0, test=0.0))
     assert prepare(data).train.nnz == 13
 
 

@@ -12,7 +12,7 @@ import tempfile
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import config, storage
+from hlrcml_jax import schema, storage
 from hlrcml_jax.data import downloads as catalog
 from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import readers, splits
@@ -25,7 +25,7 @@ from hlrcml_jax.errors import UserError
 CACHE_VERSION = 4
 
 
-def prepare(data: config.Data) -> Dataset:
+def prepare(data: schema.Data) -> Dataset:
     """Reads, filters and splits the interactions, or loads them from the cache.
 
     Args:
@@ -59,13 +59,13 @@ def cache_folder(configured: str) -> pathlib.Path:
 
 
 def _layout(
-    path: pathlib.Path, section: config.Data | config.Titles, columns: tuple[str, str, str, str]
+    path: pathlib.Path, section: schema.Data | schema.Titles, columns: tuple[str, str, str, str]
 ) -> Layout:
     separator = section.separator or ("\t" if ".tsv" in path.suffixes else ",")
     return Layout(separator, section.header, columns)
 
 
-def _inputs(data: config.Data, cache_dir):
+def _inputs(data: schema.Data, cache_dir):
     """([(path, format, layout) of each part], the `ItemFile` or None)."""
     columns = (data.columns.user, data.columns.item, data.columns.value, data.columns.time)
     items, options = None, data.titles
@@ -97,7 +97,7 @@ def _inputs(data: config.Data, cache_dir):
     return [(path, data.format, _layout(path, data, columns))], items
 
 
-def _key(data: config.Data, files, items) -> str:
+def _key(data: schema.Data, files, items) -> str:
     """Hash of the files' content and of every option that affects the data set."""
     paths = [path for path, *_ in files] + ([items.path] if items else [])
     digest = hashlib.sha256()
@@ -119,7 +119,7 @@ def _key(data: config.Data, files, items) -> str:
     return digest.hexdigest()[:32]
 
 
-def _read(data: config.Data, files, items) -> Dataset:
+def _read(data: schema.Data, files, items) -> Dataset:
     by_time = data.split.kind in splits.BY_TIME
     roles = ROLES if by_time else ("user", "item", "value")
     tables = [
@@ -139,7 +139,7 @@ def _read(data: config.Data, files, items) -> Dataset:
     )
 
 
-def _split(table: pl.DataFrame, data: config.Data) -> Dataset:
+def _split(table: pl.DataFrame, data: schema.Data) -> Dataset:
     options = data.split
     positives = preprocess.positives(table, data.min_per_user, data.min_per_item)
     part_E = splits.split(

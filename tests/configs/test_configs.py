@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import config_files, keys, models
+from hlrcml_jax import config_files, keys, models, schema
 from hlrcml_jax.data import downloads, readers, splits
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.ranking import metrics
@@ -157,7 +157,7 @@ def test_a_typed_config_has_the_values_of_its_config_dict():
     assert typed.data.columns.item == config.data.columns.item == "artistID"
     assert config_lib.flatten(typed) == config_lib.flatten(config)
     assert config_lib.validate(typed) == typed
-    assert Config().model.dim == config_lib.Model.dim == config_lib.default_config().model.dim
+    assert Config().model.dim == schema.Model.dim == config_lib.default_config().model.dim
     assert hash(typed) != hash(Config())
     with pytest.raises(dataclasses.FrozenInstanceError):
         typed.model.dim = 3

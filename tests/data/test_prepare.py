@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from hlrcml_jax import config, keys
+from hlrcml_jax import keys, schema
 from hlrcml_jax.data import downloads as catalog
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.data.dataset import PARTS
@@ -20,7 +20,7 @@ from hlrcml_jax.errors import UserError
 
 def options(tmp_path, **changes):
     values = {name.replace("__", "."): value for name, value in changes.items()}
-    return keys.replaced(config.Data(cache_dir=str(tmp_path / "cache")), values)
+    return keys.replaced(schema.Data(cache_dir=str(tmp_path / "cache")), values)
 
 
 @pytest.fixture

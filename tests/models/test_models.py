@@ -10,12 +10,13 @@ import pytest
 import scipy.sparse
 
 from hlrcml_jax import devices
-from hlrcml_jax.config import MODELS, default_config
+from hlrcml_jax.config import default_config
 from hlrcml_jax.models import make_model, model_class
 from hlrcml_jax.models.adacml import AdaCML
 from hlrcml_jax.models.base import Related
 from hlrcml_jax.models.past import Examples, OwnPast, TablePast, own_scores
 from hlrcml_jax.models.softmax import softmax
+from hlrcml_jax.registry import MODELS
 from hlrcml_jax.training.interactions import UserItems
 from hlrcml_jax.training.step import init_params, widen
 

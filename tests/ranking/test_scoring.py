@@ -12,7 +12,7 @@ import scipy.sparse
 from conftest import with_devices
 
 from hlrcml_jax import devices
-from hlrcml_jax.config import MODELS, default_config
+from hlrcml_jax.config import default_config
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.models import make_model
 from hlrcml_jax.models.base import Spec
@@ -24,6 +24,7 @@ from hlrcml_jax.ranking import scorer as scoring
 from hlrcml_jax.ranking.evaluation import choose_users, evaluate
 from hlrcml_jax.ranking.metrics import Protocol
 from hlrcml_jax.ranking.untrained import embed_untrained_users
+from hlrcml_jax.registry import MODELS
 from hlrcml_jax.training.interactions import UserItems
 from hlrcml_jax.training.step import init_params, widen
 

@@ -10,11 +10,12 @@ import pytest
 import scipy.sparse
 
 from hlrcml_jax import devices
-from hlrcml_jax.config import LOSSES, MODELS, default_config
+from hlrcml_jax.config import default_config
 from hlrcml_jax.models import make_model, model_class
 from hlrcml_jax.models.cml import CML
 from hlrcml_jax.models.hlr import HLR
 from hlrcml_jax.models.past import Examples
+from hlrcml_jax.registry import LOSSES, MODELS
 from hlrcml_jax.training.batch import Batch
 from hlrcml_jax.training.interactions import UserItems
 from hlrcml_jax.training.losses import hinge, softmax
