@@ -16,6 +16,7 @@ from hlrcml_jax.errors import UserError, warn
 
 LOST = "Gloo|UNAVAILABLE|DEADLINE_EXCEEDED"
 SENTENCE = 2000  # bytes of an error sentence that is broadcast
+HEARTBEAT = 30  # seconds without a sign of life until a process is lost
 SHUTDOWN = 20  # seconds that an exiting process waits for the others
 
 Tree = Any
@@ -56,7 +57,10 @@ def join(coordinator: str, n_processes: int, process: int, timeout: int) -> None
     timer.daemon = True
     timer.start()
     jax.distributed.initialize(
-        **options, initialization_timeout=timeout + 60, shutdown_timeout_seconds=SHUTDOWN
+        **options,
+        initialization_timeout=timeout + 60,
+        heartbeat_timeout_seconds=HEARTBEAT,
+        shutdown_timeout_seconds=SHUTDOWN,
     )
     timer.cancel()
 

@@ -78,9 +78,10 @@ class CommandLine:
         flags = [f"--config.{name}={value}" for name, value in small.items()]
         self.small = [f"--config={ROOT / 'configs' / 'default.py'}", *flags]
 
-    def start(self, *flags: str) -> forked.Program:
-        """Starts the program on one device; it may be killed."""
-        return forked.Program(flags, with_devices(1), first=(forked.only_read_programs,))
+    def start(self, *flags: str, to_be_killed: bool = False) -> forked.Program:
+        """Starts the program on one device."""
+        first = (forked.only_read_programs,) if to_be_killed else ()
+        return forked.Program(flags, with_devices(1), first=first)
 
     def run(self, *flags: str, devices: int = 1, **environment: str) -> tuple[int, str, str]:
         """(exit status, stdout, stderr)."""

@@ -86,16 +86,11 @@ def test_the_same_command_resumes_and_the_result_is_that_of_one_run(cli, trained
     assert left(tmp_path) == left(workdir)
 
 
-def test_two_runs_are_identical_and_eight_devices_nearly(cli, trained, tmp_path):
-    workdir, _ = trained
-    for name, devices in (("again", 1), ("eight", 8)):
-        status, out, err = cli.run(*cli.small, f"--workdir={tmp_path / name}", devices=devices)
-        assert status == 0, err
-        assert f"{devices} cpu device" in out
-    assert_identical(tmp_path / "again", workdir)
-    one, eight = (
-        [record["loss"] for record in log_of(path)] for path in (workdir, tmp_path / "eight")
-    )
+def test_eight_devices_do_what_one_does(cli, trained, tmp_path):
+    status, out, err = cli.run(*cli.small, f"--workdir={tmp_path}", devices=8)
+    assert status == 0, err
+    assert "8 cpu device" in out
+    one, eight = ([record["loss"] for record in log_of(path)] for path in (trained[0], tmp_path))
     np.testing.assert_allclose(eight, one, rtol=1e-5)
 
 
@@ -119,37 +114,6 @@ def test_tables_may_be_divided_and_devices_change_on_the_way(cli, tmp_path):
         for name in ("divided", "whole")
     ]
     assert found[0]["mean"] == pytest.approx(found[1]["mean"], abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["early_stopping.metric=loss", "train.validate_every=2", "model.clip_memory=true"],
-        ["data.split.kind=users", "model.prefs_sampling=unpop", "negatives.candidates=3"],
-        [
-            *("data.split.valid=0", "evaluation.definitions=paper", "loss.copy_relation=true"),
-            *("negatives.candidates=4", "negatives.hardest=1"),
-        ],
-    ],
-)
-def test_options_run(cli, tmp_path, options):
-    flags = [f"--config.{option}" for option in options]
-    status, _, err = cli.run(*cli.small, *flags, f"--workdir={tmp_path}")
-    assert status == 0, err
-    metrics = json.loads((tmp_path / "test_metrics.json").read_text())["metrics"]
-    assert 0 < metrics["recall@20"]["mean"] <= 1
-
-
-def test_without_improvement_it_stops(cli, tmp_path):
-    """A learning rate of almost nothing: the first validation stays the best."""
-    flags = ["--config.optimizer.learning_rate=1e-12", "--config.early_stopping.patience=2"]
-    flags += ["--config.train.epochs=50", f"--workdir={tmp_path}"]
-    status, _, err = cli.run(*cli.small, *flags)
-    assert status == 0, err
-    assert len(log_of(tmp_path)) == 3
-    status, _, err = cli.run(*cli.small, *flags)  # and stays stopped
-    assert status == 0, err
-    assert len(log_of(tmp_path)) == 3
 
 
 # Recommendations.

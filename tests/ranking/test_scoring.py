@@ -128,7 +128,7 @@ def test_lists_are_the_best_unknown_items(setting):
         )
 
 
-BLOCKS = [(1, 1, 1, 8), (6, 3, 1, 24), (4, 2, 2, 64)]
+BLOCKS = [(6, 3, 1, 24), (4, 2, 2, 64)]
 # What differs from another only in a number, in its users or in how it was solved meets two.
 ALIKE = [name for name in SETTINGS if "," in name and "pair by pair" not in name]
 ALIKE += ["als", "item-knn", "popularity"]

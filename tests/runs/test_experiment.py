@@ -31,12 +31,12 @@ def newest_state(run):
 def test_every_model_trains_resumes_evaluates_and_recommends(small, tmp_path, model, users):
     small = small | {"model.users": users}
     whole = make_config(small, **{"model.name": model})
-    metrics = experiment.train_and_evaluate(whole, tmp_path / "whole")
+    metrics = experiment.test(best_checkpoint(experiment.fit(whole, tmp_path / "whole")))
     assert 0 < metrics["recall@20"]["mean"] <= 1
 
     first = make_config(small, **{"model.name": model, "train.epochs": 1})
     experiment.fit(first, tmp_path / "parts")
-    assert experiment.train_and_evaluate(whole, tmp_path / "parts") == metrics
+    experiment.fit(whole, tmp_path / "parts")
     runs = [open_run(whole, tmp_path / name) for name in ("whole", "parts")]
     states = [newest_state(run) for run in runs]
     for a, b in zip(*map(jax.tree.leaves, states), strict=True):
@@ -50,6 +50,41 @@ def test_every_model_trains_resumes_evaluates_and_recommends(small, tmp_path, mo
         seen = runs[0].dataset.known("test")[[user[0]]].indices  # ids are 0..59 and 0..39
         assert not set(part["item_id"]) & set(runs[0].dataset.item_ids.gather(seen))
         assert part["score"].is_sorted(descending=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "early_stopping.metric": "loss",
+            "train.validate_every": 2,
+            "model.clip_memory": True,
+        },
+        {
+            "data.split.kind": "users",
+            "model.prefs_sampling": "unpop",
+            "negatives.candidates": 3,
+        },
+        {
+            "data.split.valid": 0.0,
+            "evaluation.definitions": "paper",
+            "loss.copy_relation": True,
+            "negatives.candidates": 4,
+            "negatives.hardest": 1,
+        },
+    ],
+)
+def test_options_run(small, tmp_path, options):
+    best = best_checkpoint(experiment.fit(make_config(small, **options), tmp_path))
+    assert 0 < experiment.test(best)["recall@20"]["mean"] <= 1
+
+
+def test_without_improvement_it_stops(small, tmp_path):
+    """A learning rate of almost nothing: the first validation stays the best."""
+    options = {"optimizer.learning_rate": 1e-12, "early_stopping.patience": 2, "train.epochs": 50}
+    for _ in range(2):  # and stays stopped
+        experiment.fit(make_config(small, **options), tmp_path)
+        assert len(losses(tmp_path)) == 3
 
 
 def test_per_user_metrics_have_the_means_that_are_reported(small, tmp_path):

@@ -11,7 +11,7 @@ from conftest import ROOT, with_devices
 
 def test_a_workdir_has_one_program_at_a_time(cli, tmp_path):
     flags = [*cli.small, "--config.train.epochs=400", "--config.early_stopping.patience=400"]
-    process = cli.start(*flags, f"--workdir={tmp_path}")
+    process = cli.start(*flags, f"--workdir={tmp_path}", to_be_killed=True)
     while not (tmp_path / "metrics.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.01)

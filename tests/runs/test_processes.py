@@ -16,14 +16,15 @@ def small(cli):
     return [*cli.small, *(f"--config.{name}={value}" for name, value in longer.items())]
 
 
-def start(cli, n, flags, started=None):
+def start(cli, n, flags, started=None, to_be_killed=False):
     """The n processes of a run, or those of them that are to be started."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
     joined = [*flags, coordinator, f"--num_processes={n}"]
     return [
-        cli.start(*joined, f"--process_id={i}") for i in range(n if started is None else started)
+        cli.start(*joined, f"--process_id={i}", to_be_killed=to_be_killed)
+        for i in range(n if started is None else started)
     ]
 
 
@@ -43,7 +44,7 @@ def test_two_processes_are_two_devices_also_after_one_was_killed(
     workdir = tmp_path / "two"
     flags = [*flags, f"--workdir={workdir}"]
     if kill:
-        first, second = start(cli, 2, flags)
+        first, second = start(cli, 2, flags, to_be_killed=True)
         while not (workdir / "checkpoints" / "2").exists():
             assert first.poll() is second.poll() is None, finish([first, second])
             time.sleep(0.01)

@@ -102,8 +102,10 @@ def test_blocks_of_a_batch_add_up_to_it(user_vectors):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize("user_vectors", [True, False])
-@pytest.mark.parametrize("shape", [(30, 50), (3000, 50), (30, 9000)])
+@pytest.mark.parametrize(
+    ("shape", "user_vectors"),
+    [((30, 50), True), ((30, 50), False), ((3000, 50), True), ((30, 9000), True)],
+)
 def test_lazy_rows_are_dense_rows_without_momentum(shape, user_vectors):
     """A row that a batch does not touch has no gradient, so plain descent leaves it alone.
 
