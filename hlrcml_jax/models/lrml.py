@@ -52,5 +52,5 @@ class LRML(MetricModel):
         query_BxMxT = jnp.swapaxes(self.memory.query(target_BxTxD), 1, 2)
         gram_MxM = self.memory.query(self.memory.values_MxD)
         linear_BxMxT = 2.0 * (users["query_BxMx1"] - query_BxMxT)
-        square_BxMxT = jnp.einsum("nm,bmt->bnt", gram_MxM, a_BxMxT)
+        square_BxMxT = jnp.matmul(gram_MxM[None], a_BxMxT)  # faster than an einsum
         return -met["distance_BxT"] - jnp.sum(a_BxMxT * (linear_BxMxT + square_BxMxT), axis=1)
