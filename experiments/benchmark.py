@@ -127,11 +127,13 @@ class Setting:
 
     def scorer(self, model):
         """Ranks with the training interactions as histories."""
+        import jax
+
         from hlrcml_jax.ranking.scorer import Scorer
 
-        prefs = _PREFS.value if model.spec.needs_past else 0
-        room = _MEMORY.value
-        return Scorer(model, self.train, prefs, "uniform", room, seed=0, storage=_STORAGE.value)
+        prefs, room = _PREFS.value if model.spec.needs_past else 0, _MEMORY.value
+        key, storage = jax.random.key(0), _STORAGE.value
+        return Scorer(model, self.train, prefs, "uniform", room, key, storage=storage)
 
 
 def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:

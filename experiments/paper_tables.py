@@ -6,11 +6,12 @@ python experiments/paper_tables.py --configs=configs/paper.py:data=yelp \\
   --set=data.path=review.json --folder=runs/yelp \\
   --models=cml,lrml,transcf,adacml,als,hlr,hlr++
 
-Every model is trained and tested with every seed in a workdir of its own; finished runs are not
-repeated, and stopped ones are resumed. Then writes `table.md`, `table.tex` and `table.csv`: mean ±
-standard deviation over cohorts and seeds, the median popularity rank of the recommendations,
-seconds of training, parameters, and for each of --ours the difference from the best baseline, which
-is chosen on validation, with the p-value of a paired t-test over users, after Holm's correction.
+Every model is trained and tested with every seed in a workdir of its own; finished runs of the same
+config are not repeated, and stopped ones are resumed. Then writes `table.md`, `table.tex` and
+`table.csv`: mean ± standard deviation over cohorts and seeds, the median popularity rank of the
+recommendations, seconds of training, parameters, and for each of --ours the difference from the
+best baseline, which is chosen by early_stopping.metric on validation, with the p-value of a paired
+t-test over the users that both have, after Holm's correction.
 """
 
 import json
@@ -21,8 +22,9 @@ import polars as pl
 import scipy.stats
 from absl import flags, logging
 
+from hlrcml_jax import config as config_lib
 from hlrcml_jax import config_files, devices
-from hlrcml_jax.errors import run_program
+from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.registry import MODELS
 from hlrcml_jax.reporting.log import read_log
 from hlrcml_jax.runs import experiment
@@ -58,12 +60,21 @@ def run_all(source: str, models, seeds, folder: pathlib.Path, changes) -> None:
         configs = {
             folder / f"{model}-{seed}": load_config(source, model, changes | {"seed": seed})
             for seed in seeds
-            if not (folder / f"{model}-{seed}" / "test_users.parquet").exists()
         }
+        configs = {path: config for path, config in configs.items() if not is_tested(path, config)}
         if devices.side_by_side() > 1:
             experiment.fit_all([*configs.values()], [*configs])
         for workdir, config in configs.items():
             experiment.train_and_evaluate(config, workdir)
+
+
+def is_tested(workdir: pathlib.Path, config) -> bool:
+    """Whether a workdir has the test metrics of this config."""
+    if not (workdir / "test_users.parquet").exists():
+        return False
+    saved = config_files.read_workdir(workdir)
+    now = json.dumps(config_lib.flatten(config), sort_keys=True)
+    return saved is not None and json.dumps(saved["config"], sort_keys=True) == now
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -81,9 +92,11 @@ class Results:
     Args:
       workdirs: one a seed.
       metrics: names with cut-off; the first is tested.
+      stopping: metric of early stopping.
     """
 
-    def __init__(self, workdirs: list[pathlib.Path], metrics: list[str]):
+    def __init__(self, workdirs: list[pathlib.Path], metrics: list[str], stopping: str):
+        self.stopping = stopping
         summaries = [json.loads((path / "test_metrics.json").read_text()) for path in workdirs]
         logs = [read_log(path / "metrics.jsonl") for path in workdirs]
         users = [pl.read_parquet(path / "test_users.parquet") for path in workdirs]
@@ -102,25 +115,34 @@ class Results:
             name: np.mean([found["metrics"][name]["mean"] for found in summaries])
             for name in (*metrics, f"median_rank@{metrics[0].split('@')[1]}")
         }
-        # One value a user, of all seeds, in one order.
-        tables = [table.sort("user_id") for table in users]
-        self.by_user = np.mean([table[metrics[0]].to_numpy() for table in tables], axis=0)
+        # The mean of a user over all seeds.
+        seeds = pl.concat([table.select("user_id", value=metrics[0]) for table in users])
+        self.by_user = seeds.group_by("user_id").agg(pl.col("value").mean())
         self.seconds = np.mean([sum(line["train_s"] for line in log) for log in logs])
         self.parameters = summaries[0]["parameters"]
-        best = [max(line.get(metrics[0], -np.inf) for line in log) for log in logs]
+        best = [max(line.get(self.stopping, -np.inf) for line in log) for log in logs]
         self.validation = float(np.mean(best))
+
+    def differences(self, rival: "Results") -> np.ndarray:
+        """What each user has more than with the rival, of the users that both have."""
+        both = self.by_user.join(rival.by_user, on="user_id", suffix="_rival")
+        return (both["value"] - both["value_rival"]).drop_nans().to_numpy()
 
 
 def tabulate(results: dict[str, Results], metrics: list[str], ours: list[str]) -> pl.DataFrame:
     """One row per model; metrics in percent."""
     others = [model for model in results if model not in ours]
+    stopping = {found.stopping for found in results.values()}
+    if others and (len(stopping) > 1 or "loss" in stopping):
+        raise UserError(
+            "the best baseline is chosen on validation, by one metric@k in early_stopping.metric; "
+            f"these runs have {', '.join(sorted(stopping))}."
+        )
     rival = max(others, key=lambda model: results[model].validation) if others else None
     compared = [model for model in results if model in ours] if rival else []
     p_values = holm(
         [
-            scipy.stats.ttest_rel(
-                results[model].by_user, results[rival].by_user, nan_policy="omit"
-            ).pvalue
+            scipy.stats.ttest_1samp(results[model].differences(results[rival]), 0.0).pvalue
             for model in compared
         ]
     )
@@ -133,9 +155,9 @@ def tabulate(results: dict[str, Results], metrics: list[str], ours: list[str]) -
             row[f"{name} sd"] = 100 * np.std(found.cohorts[name], ddof=1)
         rank = f"median_rank@{metrics[0].split('@')[1]}"
         row |= {"MMR": found.mean[rank], "train s": found.seconds, "parameters": found.parameters}
-        row["valid " + metrics[0]] = 100 * found.validation
+        row["valid " + found.stopping] = 100 * found.validation
         if rival:
-            row["difference"] = 100 * np.nanmean(found.by_user - results[rival].by_user)
+            row["difference"] = 100 * np.mean(found.differences(results[rival]))
             row[f"p against {rival}"] = by_model.get(model)
         rows.append(row)
     return pl.DataFrame(rows)
@@ -178,7 +200,11 @@ def main(_) -> None:
     changes = dict(map(config_files.parse_change, _SET.value))
     run_all(_CONFIGS.value, _MODELS.value, seeds, folder, changes)
     results = {
-        model: Results([folder / f"{model}-{seed}" for seed in seeds], metrics)
+        model: Results(
+            [folder / f"{model}-{seed}" for seed in seeds],
+            metrics,
+            load_config(_CONFIGS.value, model, changes).early_stopping.metric,
+        )
         for model in _MODELS.value
     }
     table = tabulate(results, metrics, _OURS.value)

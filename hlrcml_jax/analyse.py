@@ -10,7 +10,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hlrcml_jax import explain
@@ -132,21 +131,18 @@ def _mixture(bound, *arguments):
 def nearest(vector_NxD: np.ndarray) -> np.ndarray:
     """Index (N,) of the nearest other vector by cosine, the first of equals.
 
-    Computed in blocks, so that memory is bounded by BATCH x N.
+    Computed in blocks, so that memory is bounded by BATCH x N, and in float64, since relations can
+    differ by much less than their mean.
     """
+    vector_NxD = vector_NxD.astype(np.float64)
     norm_Nx1 = np.linalg.norm(vector_NxD, axis=1, keepdims=True)
-    unit_NxD = jnp.asarray(vector_NxD / np.maximum(norm_Nx1, 1e-30))
-
-    @jax.jit
-    def block(row_B):
+    unit_NxD = vector_NxD / np.maximum(norm_Nx1, 1e-30)
+    nearest = []
+    for row_B in np.split(np.arange(len(unit_NxD)), range(BATCH, len(unit_NxD), BATCH)):
         cosine_BxN = unit_NxD[row_B] @ unit_NxD.T
-        others_BxN = row_B[:, None] != jnp.arange(len(unit_NxD))[None]
-        return jnp.argmax(jnp.where(others_BxN, cosine_BxN, -jnp.inf), axis=1)
-
-    n = len(vector_NxD)
-    starts = range(0, n, BATCH)
-    rows = (np.minimum(np.arange(start, start + BATCH), n - 1) for start in starts)
-    return np.concatenate([block(row_B) for row_B in rows])[:n]
+        cosine_BxN[np.arange(len(row_B)), row_B] = -np.inf
+        nearest.append(np.argmax(cosine_BxN, axis=1))
+    return np.concatenate(nearest)
 
 
 def matching(relations: Relations, seed: int) -> dict[str, dict[str, float]]:

@@ -303,10 +303,10 @@ def _zeros(x) -> np.ndarray:
     return np.zeros(x.shape, x.dtype)
 
 
-def pmap(function: Callable[..., Tree], donate: tuple[int, ...] = ()) -> jax.stages.Wrapped:
-    """`jax.pmap` over the leading axis of every argument.
+def exact(function: Callable[..., Tree]) -> Callable[..., Tree]:
+    """The function with float32 matrix products, even where the device would round their factors.
 
-    Matrix products are float32 even where the device would round their factors.
+    For what is compiled; `pmap` includes it.
     """
 
     @functools.wraps(function)
@@ -314,7 +314,12 @@ def pmap(function: Callable[..., Tree], donate: tuple[int, ...] = ()) -> jax.sta
         with jax.default_matmul_precision("float32"):
             return function(*args)
 
-    return jax.pmap(exact, axis_name=AXIS, donate_argnums=donate)
+    return exact
+
+
+def pmap(function: Callable[..., Tree], donate: tuple[int, ...] = ()) -> jax.stages.Wrapped:
+    """`jax.pmap` over the leading axis of every argument."""
+    return jax.pmap(exact(function), axis_name=AXIS, donate_argnums=donate)
 
 
 def compiled(

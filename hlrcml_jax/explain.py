@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import registry
+from hlrcml_jax import devices, registry
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.frames import item_columns
@@ -69,7 +69,7 @@ def _compiled(function: Callable[..., Any], model: Model) -> jax.stages.Wrapped:
         examples = Examples.of(bound, user_BxD, prefs_BxSxD, mask_BxS)
         return function(bound, *examples.with_target(bound, target_BxD))
 
-    return jax.jit(of_rows)
+    return jax.jit(devices.exact(of_rows))
 
 
 def shares(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import storage
+from hlrcml_jax import devices, storage
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.frames import item_columns
 from hlrcml_jax.models.base import Model
@@ -66,9 +66,8 @@ def scoring_function(model: Model, params: dict[str, Any]) -> jax.export.Exporte
         if of_items:
             user_BxD = from_items(prefs_BxSxD, mask_BxS)
         variables = {"params": params["model"]}
-        with jax.default_matmul_precision("float32"):
-            rows = (user_BxD, item_BxD, prefs_BxSxD, mask_BxS)
-            return model.apply(variables, *rows, method=own_scores)
+        rows = (user_BxD, item_BxD, prefs_BxSxD, mask_BxS)
+        return model.apply(variables, *rows, method=own_scores)
 
     b, s = jax.export.symbolic_shape("B, S")
     width = params["items"].shape[1]
@@ -76,4 +75,4 @@ def scoring_function(model: Model, params: dict[str, Any]) -> jax.export.Exporte
     shapes = ((b, user_width), (b, width), (b, s, width))
     rows = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     mask = jax.ShapeDtypeStruct((b, s), jnp.bool)
-    return jax.export.export(jax.jit(score), platforms=PLATFORMS)(*rows, mask)
+    return jax.export.export(jax.jit(devices.exact(score)), platforms=PLATFORMS)(*rows, mask)

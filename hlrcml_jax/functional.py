@@ -38,6 +38,7 @@ import numpy as np
 import optax
 import scipy.sparse
 
+from hlrcml_jax import devices
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.past import TablePast, from_items
 from hlrcml_jax.training.batch import Batch
@@ -145,6 +146,7 @@ def train_step(
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@devices.exact
 def scores(
     model: Model,
     params: dict[str, Any],

@@ -222,7 +222,15 @@ class Model(nn.Module):
         negative_NxBxD: jax.Array,
         score_B: jax.Array,
     ) -> jax.Array | float:
-        """Regularisation of each example, (B,); `score_B` is the positive's score."""
+        """Regularisation of each example, (B,).
+
+        Args:
+          user_BxD: user rows.
+          positive_BxD: rows of the positives.
+          negative_NxBxD: rows of the negatives that enter the loss, of which the mean counts;
+            (N, 1, D) if the examples share them.
+          score_B: scores of the positives.
+        """
         return 0.0
 
     def init_rows(self, key: jax.Array, n_rows: int, dim: int) -> jax.Array:

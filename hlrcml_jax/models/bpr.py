@@ -30,14 +30,12 @@ class BPR(Model):
         return distances.products(moved_BxTxD, target_BxTxD) + missing_BxT
 
     def penalty(self, user_BxD, positive_BxD, negative_NxBxD, score_B):
-        def squares(row_BxD, l2):
-            vector_B = jnp.sum(jnp.square(row_BxD[:, :-1]), axis=1)
-            return l2 * vector_B + self.l2_bias * jnp.square(row_BxD[:, -1])
+        def squares(row, l2):
+            vector = jnp.sum(jnp.square(row[..., :-1]), axis=-1)
+            return l2 * vector + self.l2_bias * jnp.square(row[..., -1])
 
-        negative_B = sum(squares(row_BxD, self.l2_negative) for row_BxD in negative_NxBxD)
-        return (
-            squares(user_BxD, self.l2_vector) + squares(positive_BxD, self.l2_vector) + negative_B
-        )
+        own_B = squares(user_BxD, self.l2_vector) + squares(positive_BxD, self.l2_vector)
+        return own_B + jnp.mean(squares(negative_NxBxD, self.l2_negative), axis=0)
 
     def item_similarity(self, items_IxD, item_T):
         """Cosine of the vectors."""

@@ -70,8 +70,13 @@ class TransCF(MetricModel):
 
     def penalty(self, user_BxD, positive_BxD, negative_NxBxD, score_B):
         """The neighbourhood and the distance regulariser."""
-        rows = (user_BxD, positive_BxD, *negative_NxBxD)
-        neighbourhood_B = sum(jnp.sum(jnp.square(a - b), axis=1) for a, b in map(_halves, rows))
+
+        def neighbourhood(row):
+            vector, mean = _halves(row)
+            return jnp.sum(jnp.square(vector - mean), axis=-1)
+
+        neighbourhood_B = neighbourhood(user_BxD) + neighbourhood(positive_BxD)
+        neighbourhood_B += jnp.mean(neighbourhood(negative_NxBxD), axis=0)
         return self.weight_neighbours * neighbourhood_B - self.weight_distance * score_B
 
 

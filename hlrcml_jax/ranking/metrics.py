@@ -1,7 +1,8 @@
 """Ranking metrics as pure functions of hits.
 
 `hits_BxK` is 1.0 where the item at a user's rank is relevant, else 0.0, and `relevant_B` is the
-number of the user's relevant items, at least one. An unfilled rank is a miss. There are two sets of
+number of the user's relevant items, at least one. An unfilled rank is a miss. No metric is a matrix
+product, which accelerators round to a few bits. There are two sets of
 definitions: `standard` is trec_eval's, `paper` that of the paper's own program.
 """
 
@@ -52,7 +53,8 @@ def shown(cutoffs: Sequence[int]) -> int:
 def dcg(hits_BxK: jax.Array, k: int) -> jax.Array:
     """DCG@k = sum over ranks r <= k of hit_r / log2(r + 1)."""
     hits_Bxk = hits_BxK[:, :k]
-    return hits_Bxk @ (1.0 / jnp.log2(2.0 + jnp.arange(hits_Bxk.shape[1])))
+    rank_1xk = 1.0 + jnp.arange(hits_Bxk.shape[1])[None]
+    return jnp.sum(hits_Bxk / jnp.log2(1.0 + rank_1xk), axis=1)
 
 
 def ideal_dcg(relevant_B: jax.Array, k: int) -> jax.Array:
@@ -71,7 +73,10 @@ def ndcg(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
 
 
 def ndcg_local(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
-    """nDCG@k against the ideal order of the list's own hits; NaN (excluded) without a hit."""
+    """nDCG@k against the ideal order of the list's own hits; NaN (excluded) without a hit.
+
+    As in the paper's program, the hits are those of the whole list of K items.
+    """
     hits_B = jnp.sum(hits_BxK, axis=1)
     return jnp.where(hits_B > 0, dcg(hits_BxK, k) / ideal_dcg(jnp.maximum(hits_B, 1), k), jnp.nan)
 
@@ -118,7 +123,8 @@ def reciprocal_rank(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.A
 def reciprocal_ranks(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
     """The paper's RR@k: the sum of 1 / rank over all hits."""
     hits_Bxk = hits_BxK[:, :k]
-    return hits_Bxk @ (1.0 / (1.0 + jnp.arange(hits_Bxk.shape[1])))
+    rank_1xk = 1.0 + jnp.arange(hits_Bxk.shape[1])[None]
+    return jnp.sum(hits_Bxk / rank_1xk, axis=1)
 
 
 Metric = Callable[[jax.Array, jax.Array, int], jax.Array]

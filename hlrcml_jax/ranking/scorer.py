@@ -36,7 +36,7 @@ class Scorer:
       max_prefs: S; 0 for a model that uses none.
       weights: sampling of preferences ("uniform" or "unpop").
       memory_mb: working memory per device, in MiB.
-      seed: of the draw of preferences.
+      key: of the draw of preferences.
       max_users: most users in a chunk, per device; 0: as the memory allows.
       storage: dtype of the cached item-pair relations.
       placement: of the tables. Sharded, each device ranks its own items for all users; else users
@@ -51,7 +51,7 @@ class Scorer:
         max_prefs: int,
         weights: str,
         memory_mb: int,
-        seed: int,
+        key: jax.Array,
         max_users: int = 0,
         storage: str = "float32",
         placement: devices.Placement = devices.REPLICATED,
@@ -67,7 +67,7 @@ class Scorer:
         n = devices.device_count()
         self._user_parts, self._item_parts = (1, n) if placement.parts else (n, 1)
         self._placement = placement
-        self._key = jax.random.key(seed)
+        self._key = key
         self._weights = weights
         if rarity_I is None:
             rarity_I = rarity(known) if weights == "unpop" else np.zeros(0, np.float32)

@@ -50,6 +50,15 @@ HYPERPARAMETERS = (
 MAX_FOLD_IN_CANDIDATES = 50  # negatives per example of a new user, each with its own relation
 
 
+# What is drawn at random; each has keys of its own.
+DRAWS = ("parameters", "training", "validation loss", "preferences", "new users")
+
+
+def key_of(run: Run, draw: str) -> jax.Array:
+    """The key of one of the run's `DRAWS`."""
+    return jax.random.fold_in(jax.random.key(run.config.seed), DRAWS.index(draw))
+
+
 def model_of(run: Run) -> Model:
     """The model of a run's config."""
     return make_model(run.config.model)
@@ -134,14 +143,19 @@ def _max_prefs(run: Run) -> int:
     return run.config.model.max_prefs if spec.needs_past or from_items else 0
 
 
-def make_sampler(run: Run) -> Sampler:
-    """The sampler of training examples, on the devices, sharded like the tables."""
-    negatives = run.config.negatives
+def make_sampler(run: Run, part: str = "train") -> Sampler:
+    """The sampler of a part's examples, on the devices, sharded like the tables.
+
+    Preferences of validation examples are drawn from the histories that validation may use.
+    """
+    negatives, known = run.config.negatives, run.dataset.train
+    if part == "valid" and run.dataset.history.nnz:
+        known = run.dataset.known("valid")[:]
     weights = negatives.weights
     if keys.is_path(weights):
         weights = custom.bind("negatives.weights", weights, negatives.options)
     return Sampler.of(
-        run.dataset.train,
+        known,
         _max_prefs(run),
         placement_of(run).parts,
         candidates=negatives.candidates,
@@ -170,7 +184,7 @@ def make_scorer(
         _max_prefs(run),
         run.config.model.prefs_sampling,
         run.config.scoring.memory_mb,
-        run.config.seed,
+        key_of(run, "preferences"),
         run.config.scoring.batch_size,
         run.config.scoring.storage,
         placement_of(run),
@@ -201,7 +215,7 @@ def empty_state(run: Run) -> TrainState:
 def _make_state(run: Run) -> TrainState:
     trainer = make_trainer(run)
     params = init_params(
-        jax.random.key(run.config.seed),
+        key_of(run, "parameters"),
         trainer.model,
         run.dataset.n_users,
         run.dataset.n_items,
@@ -225,14 +239,19 @@ def params_for(run: Run, params: dict[str, Any], part: str) -> dict[str, Any]:
     Untrained users get embeddings, and tables the model's constants.
     """
     model, placement = model_of(run), placement_of(run)
-    ready = placement.place(params)
-    if "users" in params and not model.spec.rows_are_histories:
-        known = run.dataset.known(part)
-        ready = embed_untrained_users(ready, run.dataset.train, known, placement)
+    ready = with_untrained_users(run, placement.place(params), part)
     if model.spec.constants:
         trained = devices.replicate(UserItems.of(run.dataset.train))
         ready = devices.pmap(functools.partial(widen, model))(ready, trained)
     return ready
+
+
+def with_untrained_users(run: Run, placed: dict[str, Any], part: str) -> dict[str, Any]:
+    """Placed parameters, with embeddings of users without training interactions."""
+    if "users" not in placed or model_of(run).spec.rows_are_histories:
+        return placed
+    known = run.dataset.known(part)
+    return embed_untrained_users(placed, run.dataset.train, known, placement_of(run))
 
 
 def on_host(run: Run, placed: dict[str, Any]) -> dict[str, Any]:
@@ -268,7 +287,7 @@ def with_new_users(
         params,
         histories,
         constants,
-        config.seed,
+        key_of(run, "new users"),
         log_weight_I=rarity(run.dataset.train),
         max_prefs=_max_prefs(run),
         candidates=min(config.negatives.candidates, MAX_FOLD_IN_CANDIDATES),

@@ -94,7 +94,7 @@ class Checkpoints:
           UserError: when this checkpoint, or the one before, cannot be written.
         """
         metrics = {"value": value, "epoch": epoch}
-        metrics["digest"] = digest(state, metrics)
+        metrics["hash"] = digest(state, metrics)
         try:
             self._manager.wait_until_finished()
             self._manager.save(epoch, args=ocp.args.StandardSave(state), metrics=metrics)
@@ -172,8 +172,10 @@ class Checkpoints:
             restore = ocp.args.StandardRestore(target, strict=False)
             state = self._manager.restore(epoch, args=restore)
             metrics = self._metrics(epoch)
-            same = digest(state, metrics) == metrics["digest"] and metrics["epoch"] == epoch
+            same = digest(state, metrics) == metrics.get("hash") and metrics["epoch"] == epoch
             reason = "" if same else "its digest does not match its arrays"
+            if "digest" in metrics:
+                reason = "an older version of the program wrote it"
         except Exception as error:  # orbax and tensorstore raise many kinds
             reason = _short(error)
         if reason:
@@ -219,7 +221,10 @@ def digest(tree: Tree, metrics: dict[str, float]) -> int:
 
 @jax.jit
 def _digest(x: jax.Array) -> jax.Array:
-    """The sum of an array's words, each times an odd factor by position, modulo 2^32."""
+    """The sum, modulo 2^32, of a hash of each word that is not zero and its position."""
     word_N = jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(-1)
-    index_N = jax.lax.iota(jnp.uint32, len(word_N))
-    return jnp.sum(word_N * ((index_N * np.uint32(2654435761)) | 1), dtype=jnp.uint32)
+    hash_N = word_N ^ (jax.lax.iota(jnp.uint32, len(word_N)) * np.uint32(0x9E3779B1))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the finaliser of MurmurHash3
+        hash_N = (hash_N ^ (hash_N >> shift)) * np.uint32(factor)
+    hash_N ^= hash_N >> 16
+    return jnp.sum(jnp.where(word_N == 0, 0, hash_N), dtype=jnp.uint32)

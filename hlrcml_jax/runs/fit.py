@@ -147,10 +147,15 @@ class _Validation:
     @functools.cached_property
     def _mean_loss(self) -> Callable[[dict[str, Any]], float]:
         run = self._run
-        positives = build.make_positives(run, "valid")
-        data = (build.make_sampler(run), positives, devices.replicate(_key_data(run, 1)))
+        sampler, positives = build.make_sampler(run, "valid"), build.make_positives(run, "valid")
+        key_data = devices.replicate(_key_data(run, "validation loss"))
         mean_loss = devices.pmap(build.make_trainer(run).mean_loss)
-        return lambda params: float(devices.first(mean_loss(params, *data)))
+
+        def of_trained(params):
+            params = build.with_untrained_users(run, params, "valid")
+            return float(devices.first(mean_loss(params, sampler, positives, key_data)))
+
+        return of_trained
 
 
 def validate(run: Run, scorer: Scorer, params: dict[str, Any]) -> Record:
@@ -173,15 +178,13 @@ def _epoch_of(runs: Sequence[tuple[Run, Training]]) -> Epoch:
         functools.partial(build.make_trainer, first),
         [training.state for _, training in runs],
         (build.make_sampler(first), build.make_positives(first, "train")),
-        np.stack([_key_data(run, 0) for run, _ in runs]),
+        np.stack([_key_data(run, "training") for run, _ in runs]),
         hyperparameters,
     )
 
 
-def _key_data(run: Run, purpose: int) -> np.ndarray:
-    """Key data of a run, for training (purpose 0) or the validation loss (purpose 1)."""
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(run.config.seed), 1))
-    return np.asarray(jax.random.key_data(keys[purpose]))
+def _key_data(run: Run, draw: str) -> np.ndarray:
+    return np.asarray(jax.random.key_data(build.key_of(run, draw)))
 
 
 def _solve(run: Run, checkpoints: Checkpoints) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import scipy.sparse
 
+from hlrcml_jax import devices
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.training.batch import Batch
 from hlrcml_jax.training.interactions import UserItems
@@ -50,7 +51,7 @@ class FoldIn:
         params: dict[str, Any],
         histories: scipy.sparse.csr_array,
         constants: dict[str, np.ndarray],
-        seed: int,
+        key: jax.Array,
         **how: Any,
     ) -> np.ndarray:
         """Embeddings (N, D); each depends on the user's own history only.
@@ -59,10 +60,10 @@ class FoldIn:
           params: of one device, tables without constants; `users` is not used.
           histories: of the new users, CSR (N, I).
           constants: of new users and of items, see `Model.constants`; may be empty.
-          seed: of all draws.
+          key: of all draws.
           **how: attributes of `sampling.Sampler`.
         """
-        n, key = histories.shape[0], jax.random.key(seed)
+        n = histories.shape[0]
         fixed = {name: params[name] for name in ("items", "model")}
         longest = _rounded(int(np.diff(histories.indptr).max(initial=1)))
         parts = []
@@ -93,6 +94,7 @@ def mean_of_items(histories: scipy.sparse.csr_array, items_IxD: np.ndarray) -> n
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@devices.exact
 def _descend(how: FoldIn, fixed, sampler: Sampler, constants, users_NxD, key):
     schedule = optax.cosine_decay_schedule(how.learning_rate, how.steps)
     ball = {} if how.radius is None else {"users": how.radius}
@@ -123,5 +125,4 @@ def _descend(how: FoldIn, fixed, sampler: Sampler, constants, users_NxD, key):
 
     tables = {"users": users_NxD}
     keys_T = jax.random.split(key, how.steps)
-    with jax.default_matmul_precision("float32"):
-        return jax.lax.scan(step, (tables, optimizer.init(tables)), keys_T)[0][0]["users"]
+    return jax.lax.scan(step, (tables, optimizer.init(tables)), keys_T)[0][0]["users"]

@@ -11,6 +11,9 @@ import numpy as np
 import scipy.sparse
 
 from hlrcml_jax import devices
+from hlrcml_jax.errors import UserError
+
+MOST = 2**31 - 1  # interactions: their indices are int32
 
 
 def leaf(x: np.ndarray) -> jax.Array:
@@ -51,6 +54,8 @@ class UserItems(flax.struct.PyTreeNode):
     def parts(cls, matrix: scipy.sparse.csr_array, n: int, own: range) -> "UserItems":
         """The shards `own` of n with equally many users, on a leading axis, as host arrays."""
         n_users, n_items = matrix.shape
+        if matrix.nnz > MOST:
+            raise UserError(f"{matrix.nnz:,} interactions are more than the {MOST:,} that fit.")
         share = math.ceil(n_users / n)
         user_P = share * np.array(own)
         bound_P1 = matrix.indptr[np.minimum(share * np.arange(n + 1), n_users)]

@@ -127,7 +127,7 @@ class Objective:
             hardest = self._hardest(negative_BxN, batch.log_weight_BxN, negative_BxN)
         else:
             hardest = negative_BxN, batch.log_weight_BxN
-        return self._total(bound, rows, batch, positive_B, *hardest, rows.negative_NxBxD[:0])
+        return self._total(bound, rows, batch, positive_B, *hardest)
 
     def _rows(self, params: dict[str, Any], batch: Batch, constants: Constants) -> Rows:
         rows = widen_rows(Rows.of(params, batch), constants, lambda wide: Rows.of(wide, batch))
@@ -165,12 +165,11 @@ class Objective:
             negative_BxN = jax.lax.map(
                 lambda row_BxD: _own_score(bound, examples, row_BxD)[1], negative_NxBxD
             ).T
-        scores = positive_B, negative_BxN, batch.log_weight_BxN
-        return self._total(bound, rows, batch, *scores, negative_NxBxD)
+        return self._total(bound, rows, batch, positive_B, negative_BxN, batch.log_weight_BxN)
 
-    def _total(self, bound, rows, batch, positive_B, negative_BxN, log_weight_BxN, penalized_NxBxD):
+    def _total(self, bound, rows, batch, positive_B, negative_BxN, log_weight_BxN):
         loss_B = self.loss(positive_B, negative_BxN, log_weight_BxN)
-        penalty_B = bound.penalty(rows.user_BxD, rows.positive_BxD, penalized_NxBxD, positive_B)
+        penalty_B = bound.penalty(rows.user_BxD, rows.positive_BxD, rows.negative_NxBxD, positive_B)
         return jnp.sum((loss_B + penalty_B) * batch.weight_B)
 
     def _chooses(self, n_candidates: int) -> bool:

@@ -160,7 +160,8 @@ def make_optimizer(
     clip = [] if clip_gradient is None else [optax.clip_by_global_norm(clip_gradient)]
     chain = [*clip, optax.adam(learning_rate), keep_rows_in_balls(radii)]
     if frozen:
-        chain.append(optax.masked(optax.set_to_zero(), lambda params: _is_frozen(params, frozen)))
+        still = optax.masked(optax.set_to_zero(), lambda params: _is_frozen(params, frozen))
+        chain = [still, *chain, still]  # no part of the gradient's norm, and not projected
     return optax.chain(*chain)
 
 

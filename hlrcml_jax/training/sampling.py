@@ -158,6 +158,8 @@ class Sampler(flax.struct.PyTreeNode):
             negative_N, log_weight_N = self.negatives(negative_key, user)
         else:
             negative_N, log_weight_N = shared[0], self.log_weights(user, *shared)
+        # Of a validation example, the positive is not among the user's items.
+        log_weight_N = jnp.where(negative_N == item, -jnp.inf, log_weight_N)
         prefs_S, mask_S = self.preferences(preference_key, user, *self.known.find(user, item))
         weight = (self.known.count(user) < self.known.n_items).astype(jnp.float32)
         return Example(user, item, negative_N, log_weight_N, prefs_S, mask_S, weight)

@@ -54,6 +54,7 @@ def test_a_table_from_what_runs_leave(tables, tmp_path):
         model: tables.Results(
             [fake_run(tmp_path / model, seed, v, valid[model]) for seed, v in enumerate(values)],
             ["ndcg@10"],
+            "ndcg@10",
         )
         for model, values in runs.items()
     }

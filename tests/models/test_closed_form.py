@@ -4,6 +4,7 @@ import sys
 
 import implicit.als
 import implicit.nearest_neighbours
+import jax
 import numpy as np
 import pytest
 import scipy.sparse
@@ -31,7 +32,7 @@ def csr_matrix(train):
 
 def ranked(model, train):
     """The product's lists: items and scores of every user, known items left out."""
-    scorer = Scorer(model, train, 1, "uniform", 64, seed=0)
+    scorer = Scorer(model, train, 1, "uniform", 64, key=jax.random.key(0))
     params = devices.replicate(model.fit(train, seed=3))
     (ranking,) = scorer.rank(params, np.arange(train.shape[0]), K)
     return ranking.item_CxK, ranking.score_CxK

@@ -29,6 +29,7 @@ from hlrcml_jax.training.interactions import UserItems
 from hlrcml_jax.training.step import init_params, widen
 
 N_USERS, N_ITEMS, DIM, SLOTS, PREFS = 13, 37, 6, 4, 5
+KEY = jax.random.key(5)
 
 
 def options_of(name, beta=1.0):
@@ -103,7 +104,7 @@ def direct_scores(model, params, ranking, known):
 
 
 def rank(model, params, known, users, k, memory_mb=64, storage="float32"):
-    scorer = scoring.Scorer(model, known, PREFS, "uniform", memory_mb, 5, storage=storage)
+    scorer = scoring.Scorer(model, known, PREFS, "uniform", memory_mb, KEY, storage=storage)
     return list(scorer.rank(devices.replicate(params), np.asarray(users), k))
 
 
@@ -183,6 +184,25 @@ def test_a_list_does_not_depend_on_the_company(setting):
     np.testing.assert_allclose(alone.score_CxK, whole.score_CxK[[7]], rtol=1e-5, atol=1e-5)
 
 
+def rank_ties(sharded):
+    """Lists of all users where all items have one score, short and long ones."""
+    placement = devices.SHARDED if sharded else devices.REPLICATED
+    model, params, known = make_setting("cml")
+    params = placement.place(jax.device_get(jax.tree.map(jnp.zeros_like, params)))
+    scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, KEY, placement=placement)
+    return [next(scorer.rank(params, np.arange(N_USERS), k)).item_CxK for k in (6, N_ITEMS)]
+
+
+@pytest.mark.parametrize(("devices", "sharded"), [(1, False), (4, True)])
+def test_ties_are_broken_by_item(devices, sharded):
+    known = interactions().toarray()
+    for item_CxK in forked.call(with_devices(devices), rank_ties, sharded):
+        for user, item_K in enumerate(item_CxK):
+            unknown = np.flatnonzero(~known[user])[: len(item_K)]
+            np.testing.assert_array_equal(item_K[: len(unknown)], unknown)
+            assert (item_K[len(unknown) :] == -1).all()
+
+
 def rank_on_all_devices(sharded):
     """{(model, k): lists} of all users, in chunks of five; everything as arrays."""
     found, placement = {}, devices.SHARDED if sharded else devices.REPLICATED
@@ -190,7 +210,7 @@ def rank_on_all_devices(sharded):
         model, params, known = make_setting(name)
         for k in (6, N_ITEMS):
             options = {"max_users": 5, "placement": placement}
-            scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, 5, **options)
+            scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, KEY, **options)
             lists = list(
                 scorer.rank(placement.place(jax.device_get(params)), np.arange(N_USERS), k)
             )
@@ -255,7 +275,7 @@ def test_evaluation_by_hand():
     test = csr(np.array([[0, 0, 0, 1], [0, 0, 0, 1], [0, 1, 1, 0]], bool))
     empty = csr((3, 4), dtype=bool)
     dataset = Dataset(train, empty, test, empty, None, None)
-    scorer = scoring.Scorer(Popularity(), dataset.known("test"), 1, "uniform", 64, seed=0)
+    scorer = scoring.Scorer(Popularity(), dataset.known("test"), 1, "uniform", 64, KEY)
     params = devices.replicate(Popularity().fit(train, seed=0))
     found = evaluate(scorer, params, dataset, "test", PROTOCOL)
     by_user = dict(zip(found.user_B, found.values["mrr@5"], strict=True))
@@ -279,7 +299,7 @@ def test_whole_rankings_and_users_with_k_items():
     dataset = Dataset(known, empty, relevant, empty, None, None)
     model = SETTINGS["hlr"]
     params = init_params(jax.random.key(0), model, N_USERS, N_ITEMS, DIM)
-    scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, seed=0)
+    scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, KEY)
     protocol = Protocol((3, 5, 0), "standard", 0, n_cohorts=1, cohort_size=100, seed=0)
     found = evaluate(scorer, devices.replicate(params), dataset, "test", protocol)
     counts = np.diff(relevant.indptr)
@@ -317,7 +337,7 @@ def test_nobody_to_evaluate():
     csr = scipy.sparse.csr_array
     train, empty = csr(np.eye(3, 4, dtype=bool)), csr((3, 4), dtype=bool)
     dataset = Dataset(train, empty, empty, empty, None, None)
-    scorer = scoring.Scorer(Popularity(), train, 1, "uniform", 64, seed=0)
+    scorer = scoring.Scorer(Popularity(), train, 1, "uniform", 64, KEY)
     params = devices.replicate(Popularity().fit(train, seed=0))
     found = evaluate(scorer, params, dataset, "test", PROTOCOL)
     assert found.summary() == {}

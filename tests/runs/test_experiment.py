@@ -6,10 +6,11 @@ import polars as pl
 import pytest
 
 from hlrcml_jax import config as config_lib
+from hlrcml_jax.data import synthetic
 from hlrcml_jax.registry import MODELS
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.reporting.log import read_log
-from hlrcml_jax.runs import build, experiment
+from hlrcml_jax.runs import build, experiment, fit
 from hlrcml_jax.runs.build import best_checkpoint
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.workdir import open_run
@@ -83,16 +84,53 @@ def test_without_improvement_it_stops(small, tmp_path):
     """A learning rate of almost nothing: the first validation stays the best."""
     options = {"optimizer.learning_rate": 1e-12, "early_stopping.patience": 2, "train.epochs": 50}
     for _ in range(2):  # and stays stopped
-        experiment.fit(make_config(small, **options), tmp_path)
-        assert len(losses(tmp_path)) == 3
+        experiment.fit(make_config(small, **options), tmp_path / "every")
+        assert len(losses(tmp_path / "every")) == 3
+    options |= {"train.validate_every": 3}  # patience counts validations
+    experiment.fit(make_config(small, **options), tmp_path / "third")
+    assert len(losses(tmp_path / "third")) == 9
 
 
-def test_per_user_metrics_have_the_means_that_are_reported(small, tmp_path):
-    metrics = experiment.train_and_evaluate(make_config(small), tmp_path)
-    table = pl.read_parquet(tmp_path / "test_users.parquet")
-    assert table["user_id"].is_unique().all()
-    for name in ("ndcg@10", "recall@20"):
-        np.testing.assert_allclose(table[name].mean(), metrics[name]["mean"], rtol=1e-6)
+@pytest.mark.parametrize("known", ["train", "train+valid"])
+def test_histories_on_test_are_the_configured_parts(small, tmp_path, known):
+    """Recall of popularity by hand."""
+    options = {"model.name": "popularity", "evaluation.known": known}
+    run = experiment.fit(make_config(small, **options), tmp_path)
+    found = experiment.test(best_checkpoint(run))["recall@10"]["mean"]
+    data = run.dataset
+    train, valid, test = (part.toarray() for part in (data.train, data.valid, data.test))
+    hidden = train | valid if known == "train+valid" else train
+    score = np.where(hidden, -np.inf, train.sum(axis=0)[None])
+    top = np.argsort(-score, axis=1, kind="stable")[:, :10]
+    hits, count = np.take_along_axis(test, top, axis=1).sum(axis=1), test.sum(axis=1)
+    np.testing.assert_allclose(found, (hits / np.maximum(count, 1))[count > 0].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["cml", "hlr", "bpr"])
+def test_training_beats_popularity(small, tmp_path, model):
+    """On six clusters of items, of which a user favours three."""
+    synthetic.generate(200, 300, 10_000, seed=1).write_csv(tmp_path / "own.csv")
+    options = {"data.path": str(tmp_path / "own.csv"), "train.epochs": 20, "loss.margin": 1.0}
+    options |= {"optimizer.learning_rate": 0.03, "negatives.candidates": 5, "model.dim": 16}
+    ndcg = {}
+    for name in (model, "popularity"):
+        config = make_config(small, **options, **{"model.name": name})
+        best = best_checkpoint(experiment.fit(config, tmp_path / name))
+        ndcg[name] = experiment.test(best)["ndcg@10"]["mean"]
+    assert ndcg[model] > 1.3 * ndcg["popularity"]
+
+
+def test_validation_loss_uses_the_histories_of_held_out_users(small, tmp_path):
+    """Not their embeddings, which are not trained."""
+    options = {"data.split.kind": "users", "early_stopping.metric": "loss", "train.epochs": 1}
+    run = experiment.fit(make_config(small, **options), tmp_path)
+    held_out = np.flatnonzero(np.diff(run.dataset.valid.indptr))
+    assert not np.diff(run.dataset.train.indptr)[held_out].any()
+    state, place, values = newest_state(run), build.placement_of(run).place, []
+    for number in (0.0, 0.5):
+        state.params["users"][held_out] = number
+        values.append(fit._Validation(run)(place(state), 1)[0])
+    assert values[0] == values[1] < 0
 
 
 def losses(workdir):

@@ -231,10 +231,6 @@ def test_shared_candidates_are_candidates(name, beta, loops, kind, monkeypatch):
         shared = many.replace(negative_BxN=many.negative_BxN[:1], shared=True)
         own = many.replace(negative_BxN=jnp.broadcast_to(many.negative_BxN[0], (4, 7)))
         model_loss = of_kind(kind, 3.0)
-        if name == "transcf":  # its penalty counts the negatives of each example
-            model = model.clone(weight_neighbours=0.0)
-        if name == "bpr":
-            model = model.clone(l2_negative=0.0, l2_bias=0.0)
         of_own, of_shared = (
             value_and_gradient(model_loss, model, params, batch, constants)
             for batch in (own, shared)

@@ -14,12 +14,13 @@ from conftest import with_devices
 
 from hlrcml_jax import devices
 from hlrcml_jax.models.hlr import HLR
+from hlrcml_jax.training.batch import Batch
 from hlrcml_jax.training.interactions import Positives
 from hlrcml_jax.training.losses import hinge
 from hlrcml_jax.training.objective import Objective
 from hlrcml_jax.training.optimizer import keep_rows_in_balls, make_optimizer, row_radii
 from hlrcml_jax.training.sampling import Sampler, draw_batch
-from hlrcml_jax.training.step import Trainer, improves, init_params, init_state
+from hlrcml_jax.training.step import Trainer, improves, init_params, init_state, touched_rows
 
 draw = jax.jit(draw_batch)
 
@@ -152,6 +153,38 @@ def test_lazy_rows_leave_the_others_and_their_moments(n_users):
             if now is not after.params[name]:
                 assert changed[touched].all()
     assert int(after.opt_state[0][0].count) == 2
+
+
+def test_masked_preferences_touch_no_row():
+    batch = Batch(
+        user_B=np.array([4]),
+        positive_B=np.array([1]),
+        negative_BxN=np.array([[2]]),
+        log_weight_BxN=np.zeros((1, 1)),
+        prefs_BxS=np.array([[3, 9]]),
+        mask_BxS=np.array([[True, False]]),
+        weight_B=np.ones(1),
+    )
+    rows = {"users": 70, "items": 1000}
+    find = devices.pmap(lambda batch: touched_rows(batch, rows)[0])
+    touched = devices.first(find(devices.replicate(batch)))
+    assert set(touched["items"].tolist()) - {1000} == {1, 2, 3}
+    assert set(touched["users"].tolist()) - {70} == {4}
+
+
+def test_the_mean_loss_is_that_of_all_examples():
+    matrix, trainer = known(), make_trainer(64)
+    params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8)
+    sampler, positives = Sampler.of(matrix, 5, candidates=3), Positives.of(matrix)
+    key = jax.random.key(7)
+    mean_loss = devices.pmap(trainer.mean_loss)
+    state = jax.device_get((params, sampler, positives, jax.random.key_data(key)))
+    found = float(devices.first(mean_loss(*devices.replicate(state))))
+    order_key, draw_key = jax.random.split(key)
+    order = jax.random.permutation(order_key, matrix.nnz)
+    every = draw(*jax.device_put((sampler, positives)), draw_key, order, jnp.arange(matrix.nnz))
+    total = jax.jit(functools.partial(trainer.objective, trainer.model))(params, every)
+    np.testing.assert_allclose(found, total / matrix.nnz, rtol=1e-5)
 
 
 def test_training_learns():
