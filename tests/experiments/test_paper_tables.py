@@ -10,6 +10,7 @@ from conftest import ROOT
 
 from hlrcml_jax import devices
 from hlrcml_jax.data import synthetic
+from hlrcml_jax.errors import UserError
 from hlrcml_jax.runs import experiment
 
 PROGRAM = ROOT / "experiments" / "paper_tables.py"
@@ -70,6 +71,33 @@ def test_a_table_from_what_runs_leave(tables, tmp_path):
     assert r"$\pm$" in tables.latex(table, ["ndcg@10"])
 
 
+def results(tables, folder, users, stopping="ndcg@10"):
+    """The results of a model, by {user id: value}."""
+    workdir = fake_run(folder, 0, list(users.values()), 0.5)
+    table = pl.DataFrame({"user_id": list(users), "ndcg@10": list(users.values())})
+    table.write_parquet(workdir / "test_users.parquet")
+    return tables.Results([workdir], ["ndcg@10"], stopping)
+
+
+def test_users_are_paired_by_id(tables, tmp_path):
+    """The two have other users in the same places."""
+    ours = results(tables, tmp_path / "hlr", {"b": 0.5, "c": 0.9, "d": float("nan"), "e": 0.1})
+    rival = results(tables, tmp_path / "cml", {"a": 0.9, "b": 0.2, "c": 0.5, "d": 0.4})
+    np.testing.assert_allclose(np.sort(ours.differences(rival)), [0.3, 0.4])
+    table = tables.tabulate({"hlr": ours, "cml": rival}, ["ndcg@10"], ["hlr"])
+    np.testing.assert_allclose(table["difference"][0], 35.0)
+
+
+@pytest.mark.parametrize("stopping", [("loss", "loss"), ("ndcg@10", "ndcg@5")])
+def test_the_best_baseline_needs_one_metric_of_validation(tables, tmp_path, stopping):
+    found = {
+        model: results(tables, tmp_path / model, {"a": 0.5, "b": 0.2}, metric)
+        for model, metric in zip(("hlr", "cml"), stopping, strict=True)
+    }
+    with pytest.raises(UserError, match=r"early_stopping\.metric"):
+        tables.tabulate(found, ["ndcg@10"], ["hlr"])
+
+
 def test_a_comparison_resumes_where_it_stopped(tmp_path):
     synthetic.generate(60, 40, 2400, seed=1).write_csv(tmp_path / "own.csv")
     small = {
@@ -95,6 +123,10 @@ def test_a_comparison_resumes_where_it_stopped(tmp_path):
     assert table["model"].to_list() == ["popularity", "cml", "hlr"]
     assert (tmp_path / "runs" / "table.tex").read_text().count(r"\\") == 4
     assert (tmp_path / "runs" / "table.md").read_text() in out
+    # A finished run of another config is not taken for this one's.
+    status, _, err = forked.run([*command, "--models=cml", "--set=model.dim=9"], {}, PROGRAM)
+    assert status == 2
+    assert "model.dim=8" in err
 
 
 def test_seeds_are_trained_side_by_side_where_that_is_faster(tables, small, tmp_path, monkeypatch):

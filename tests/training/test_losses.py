@@ -163,6 +163,19 @@ def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own(
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["bpr", "transcf"])
+def test_penalties_do_not_grow_with_the_number_of_negatives(name):
+    with jax.enable_x64(True):
+        (model, params, constants), many = setting_of(name), hlr_setting(4)[2]
+        once = only(many, many.negative_BxN[:, :1])
+        four = many.replace(negative_BxN=jnp.tile(many.negative_BxN[:, :1], (1, 4)))
+        values = [
+            value_and_gradient(hinged(0.5), model, params, batch, constants)[0]
+            for batch in (once, four)
+        ]
+        np.testing.assert_allclose(values[1], values[0], rtol=1e-9)
+
+
 @pytest.mark.parametrize("copy_relation", [False, True])
 def test_uniform_is_the_mean_of_single_negatives(copy_relation):
     model, params, many = hlr_setting(4)

@@ -66,6 +66,27 @@ def test_models_without_a_memory_have_nothing_to_bound():
     assert updates["model"] == {}
 
 
+def test_frozen_tables_have_no_part_in_the_norm_of_a_gradient():
+    """With plain descent after the clip, the items move by their whole small gradient."""
+    still = optimizer.make_optimizer(0.1, {}, clip_gradient=1.0, frozen=("users",))
+    alone = optimizer.make_optimizer(0.1, {}, clip_gradient=1.0)
+    params = {"users": jnp.full((2, 3), 5.0), "items": jnp.ones((2, 3))}
+    gradients = {"users": jnp.full((2, 3), 60.0), "items": jnp.full((2, 3), 0.1)}
+    updates, state = still.update(gradients, still.init(params), params)
+    items = {"items": params["items"]}
+    _, expected = alone.update({"items": gradients["items"]}, alone.init(items), items)
+    assert not updates["users"].any()
+    moments = [
+        leaf
+        for tree in (state, expected)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+        if "items" in jax.tree_util.keystr(path)
+    ]
+    assert len(moments) == 4  # two each
+    for found, wanted in zip(moments[:2], moments[2:], strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 def test_an_update_without_parameters_is_refused():
     balls = optimizer.keep_rows_in_balls({"users": 1.0})
     updates = {"users": jnp.ones((2, 3))}

@@ -1,5 +1,7 @@
 """Draws are exact: who may be drawn, how often, and the same on any number of devices."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import scipy.stats
 
 from hlrcml_jax import registry
 from hlrcml_jax.data.dataset import Known
+from hlrcml_jax.errors import UserError
 from hlrcml_jax.training import interactions, sampling
 
 N_DRAWS = 100_000
@@ -164,6 +167,25 @@ def test_places_past_the_end_and_users_with_all_items_weigh_nothing(known):
     full = np.asarray(batch.user_B) == 2
     past = np.arange(known.nnz + 5) >= known.nnz
     np.testing.assert_array_equal(np.asarray(batch.weight_B), ~(full | past))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_positive_of_validation_is_no_negative(known, shared):
+    """It is not among the user's items, so it may be drawn; then it does not count."""
+    sampler, item = make(known, candidates=40, shared=shared), jnp.int32(0)
+    drawn = sampler.any_items(jax.random.key(0)) if shared else None
+    example = sampler.example(jax.random.key(1), jnp.int32(0), item, drawn)
+    is_positive = np.asarray(example.negative_N) == 0
+    assert is_positive.any()
+    assert np.isneginf(example.log_weight_N)[is_positive].all()
+    others = np.setdiff1d(example.negative_N, [0, *ITEMS])
+    assert np.isfinite(example.log_weight_N)[np.isin(example.negative_N, others)].all()
+
+
+def test_more_interactions_than_fit_are_refused():
+    many = types.SimpleNamespace(shape=(3, 4), nnz=2**31)
+    with pytest.raises(UserError, match="2,147,483,648 interactions"):
+        interactions.UserItems.parts(many, 1, range(1))
 
 
 def test_find_knows_every_cell():
