@@ -15,6 +15,7 @@ import pathlib
 
 from hlrcml_jax.config import default_config, parse_arguments
 from hlrcml_jax.config_files import call
+from hlrcml_jax.models import model_class
 from hlrcml_jax.registry import MODELS
 
 LOSSES = ("best", "hinge", "softmax", "paper")
@@ -118,7 +119,7 @@ def _settings(loss: str, model: str):
     folder = pathlib.Path(__file__).parent
     config = default_config()
     config.model.name = model
-    if model in ("bpr", "als", "item-knn", "ease", "popularity"):
+    if not model_class(model).spec.ball:  # no metric learning
         return config
     if loss == "best":
         return call(f"{folder / 'best.py'}:model={model}")

@@ -101,8 +101,8 @@ def _vectors(bound: Model, *arguments) -> jax.Array:
     relation_Bx1xD = bound.relation(*arguments)
     if relation_Bx1xD is None:
         raise UserError(
-            f"{type(bound).__name__} has no relations to analyse; train hlr, hlr++, hlr-r, lrml, "
-            "transcf or adacml."
+            f"{type(bound).__name__} has no relations to analyse; train a model that has, see "
+            "README.md."
         )
     return relation_Bx1xD[:, 0]
 

@@ -51,27 +51,39 @@ def read(
     values, rest = _split_options(texts)
     if rest:
         # Options of custom code get their types from that code, which the source may name.
-        existing = config_lib.all_keys(flatten(config_files.read(start, values, allow_code)))
+        existing = config_lib.all_keys(flatten(_read(source, workdir, values, allow_code)))
         for name, text in rest.items():
             if name not in existing:
                 raise config_lib.unknown_key(name, existing)
             values[name] = _value(name, existing[name], text)
-    config = config_files.read(start, values, allow_code)
+    config = _read(source, workdir, values, allow_code)
     if workdir is None:
         workdir = str(pathlib.Path("runs") / pathlib.Path(start.partition(".py:")[0]).stem)
     return config, workdir
 
 
-def describe_options(changes: Sequence[str], start: str | None, allow_code: bool = False) -> str:
+def _read(
+    source: str | None, workdir: str | None, values: dict[str, Any], allow_code: bool
+) -> ml_collections.ConfigDict:
+    if source is not None:
+        return config_files.read(source, values, allow_code)
+    return config_files.from_workdir(str(workdir), values, allow_code)  # whatever its name
+
+
+def describe_options(
+    changes: Sequence[str], source: str | None, workdir: str | None, allow_code: bool = False
+) -> str:
     """Help text for the options of a config's custom code; "" if it has none.
 
     Args:
       changes: config overrides, as returned by `split`.
-      start: the source, or else the workdir, as in `read`.
+      source: as in `read`; with neither, the defaults.
+      workdir: as in `read`.
       allow_code: as in `read`.
     """
     values, _ = _split_options(dict(map(_key_and_text, changes)))
-    made = config_files.read(start, values, allow_code) if start else config_lib.make_config(values)
+    given = source is not None or workdir is not None
+    made = _read(source, workdir, values, allow_code) if given else config_lib.make_config(values)
     lines = []
     for name, key in config_lib.all_keys(flatten(made)).items():
         if name not in config_lib.all_keys():

@@ -14,7 +14,7 @@ import ml_collections
 from hlrcml_jax import custom, keys
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.keys import Key, flatten, is_path
-from hlrcml_jax.registry import METRICS
+from hlrcml_jax.registry import METRICS, OTHER_METRICS
 from hlrcml_jax.schema import Config
 
 
@@ -147,12 +147,12 @@ def _check_together(config: Config) -> None:
             "model.users='items' has none; set model.users=vectors."
         )
     own = [custom.name_of(path) for path in config.evaluation.metrics]
-    if twice := {name for name in own if name in METRICS or own.count(name) > 1}:
+    if twice := {name for name in own if name in (*METRICS, *OTHER_METRICS) or own.count(name) > 1}:
         raise UserError(
             f"config key evaluation.metrics has a second metric {min(twice)!r}; rename it."
         )
     for path in config.evaluation.metrics:
-        custom.bind("evaluation.metrics", path, {})
+        custom.options_of("evaluation.metrics", custom.resolve("evaluation.metrics", path))
     metric = config.early_stopping.metric.partition("@")[0]
     if metric not in ("loss", *METRICS, *own):
         raise UserError(

@@ -2,7 +2,7 @@
 
 Only this module imports such code. The key says what it must be: a subclass of the models' base
 class (`model.name`), a loss (`loss.kind`), a sampler of negatives (`negatives.weights`), ranking
-metrics (`evaluation.metrics`).
+metrics (`evaluation.metrics`); the last three are functions, or classes of callable objects.
 """
 
 import dataclasses
@@ -97,6 +97,12 @@ def options_of(key: str, code: Any, without: Collection[str] = ()) -> dict[str, 
     return options
 
 
+def values_of(code: Any, section: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of custom code's options: keys of a section by their names, and its options."""
+    names = [name for name, *_ in _parameters(code)]
+    return {name: getattr(section, name) for name in names if hasattr(section, name)} | {**options}
+
+
 def _parameters(code: Any) -> list[tuple[str, Any, Any, Mapping[str, Any]]]:
     """(name, annotation, default, metadata) of each field or parameter."""
     if dataclasses.is_dataclass(code):
@@ -127,7 +133,7 @@ def _hints(code: Any) -> dict[str, Any]:
 
 
 def bind(key: str, path: str, options: Mapping[str, Any]) -> Callable[..., Any]:
-    """The function at a dotted path, with its options bound.
+    """The function at a dotted path with its options bound, or the instance of a class with them.
 
     Raises:
       UserError: when it cannot be imported, or is not callable.
@@ -135,4 +141,6 @@ def bind(key: str, path: str, options: Mapping[str, Any]) -> Callable[..., Any]:
     function = resolve(key, path)
     if not callable(function):
         raise UserError(f"config key {key}: {path} is not a function.")
+    if isinstance(function, type):
+        return function(**options)
     return functools.partial(function, **options) if options else function

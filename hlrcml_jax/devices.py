@@ -112,8 +112,8 @@ def all_parts(tree: Tree) -> Tree:
 
 def table_name(path: tuple[Any, ...]) -> str | None:
     """The table a leaf is, or is an optimizer moment of: "users", "items" or None."""
-    last = path[-1].key if path and isinstance(path[-1], jax.tree_util.DictKey) else None
-    return last if last in ("users", "items") else None
+    names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+    return names[-1] if names and names[-1] in ("users", "items") and "model" not in names else None
 
 
 def map_tables(map_table: Callable[[Any], Any], map_rest: Callable[[Any], Any], tree: Tree) -> Tree:

@@ -44,9 +44,8 @@ def write(folder: pathlib.Path, model: Model, params: dict[str, Any], dataset: D
             vectors_RxD = np.asarray(params[f"{kind}s"], np.float32)[: len(columns[f"{kind}_id"])]
             table = pl.DataFrame({**columns, "vector": vectors_RxD})
             storage.write(folder / f"{kind}s.parquet", table.write_parquet)
-    memory = params["model"].get("memory", {})
-    if memory:
-        arrays = {name: np.asarray(array) for name, array in memory.items()}
+    if model.spec.memory:
+        arrays = {name: np.asarray(x) for name, x in params["model"]["memory"].items()}
         storage.write(folder / "memory.npz", lambda path: _savez(path, arrays))
     data = bytes(scoring_function(model, params).serialize())
     storage.write(folder / "score.jax", lambda path: path.write_bytes(data))

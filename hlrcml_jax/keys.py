@@ -108,6 +108,12 @@ def key(
     return dataclasses.field(default=default, metadata={"key": made})
 
 
+def field_of(section: type, name: str) -> Any:
+    """A dataclass field with the default and the checks of a section's key."""
+    (field,) = (field for field in dataclasses.fields(section) if field.name == name)
+    return dataclasses.field(default=field.default, metadata=field.metadata)
+
+
 class Options(Mapping[str, Any]):
     """Options of custom code by name: an immutable open section of a config."""
 

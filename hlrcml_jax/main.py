@@ -86,9 +86,9 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS([argv[0], *(each for each in others if each not in asked)])
         if asked:
-            start = _CONFIG.value or _WORKDIR.value
+            flags_of_config = _CONFIG.value, _WORKDIR.value, _ALLOW_CODE.value
             try:
-                options = command_line.describe_options(changes, start, _ALLOW_CODE.value)
+                options = command_line.describe_options(changes, *flags_of_config)
             except UserError as error:  # the help is what was asked for
                 options = f"{error}\n\n"
             sys.stdout.write(options)

@@ -28,5 +28,7 @@ LOSSES = {
 USER_REPRESENTATIONS = ("vectors", "items")
 PREFERENCE_WEIGHTS = ("uniform", "unpop")
 NEGATIVE_WEIGHTS = ("uniform", "popularity")
+# Of every evaluation beside the METRICS, with which an own metric may not share its name.
+OTHER_METRICS = ("ndcg_local", "median_rank", "coverage")
 METRICS = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate")
 DEFINITIONS = ("standard", "paper")

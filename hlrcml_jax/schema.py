@@ -64,8 +64,12 @@ class Split:
     """How interactions are split into training, validation and test."""
 
     kind: str = key("user", "how the parts are drawn, see data/splits.py", choices=registry.SPLITS)
-    valid: float = key(0.2, "share of validation in all interactions, in [0, 1)", share)
-    test: float = key(0.2, "share of test in all interactions, in [0, 1)", share)
+    valid: float = key(
+        0.2, "share of validation in all interactions, or users for kind 'users'; in [0, 1)", share
+    )
+    test: float = key(
+        0.2, "share of test in all interactions, or users for kind 'users'; in [0, 1)", share
+    )
     history: float = key(
         0.8, "share of a held-out user's items that is its history, in [0, 1); kind 'users'", share
     )
@@ -173,7 +177,9 @@ class Model:
     )
     beta: float = key(1.0, "exponent of the attention's denominator; above 0", positive)
     sharpness: float = key(
-        1.0, "factor of the similarities in the attention of adacml and hlr-r", at_least(0)
+        1.0,
+        "factor of the similarities in the attention of adacml and hlr-r; at least 0",
+        at_least(0),
     )
     clip_norm: float = key(1.0, "largest norm of the user and item vectors; above 0", positive)
     clip_memory: bool = key(False, "whether the norms of memory keys and values stay below 1")
@@ -250,7 +256,9 @@ class Optimizer:
     cosine_epochs: int = key(
         100, "epochs until the learning rate is 0, schedule 'cosine'; at least 1", at_least(1)
     )
-    warmup_epochs: int = key(0, "epochs of linear warm-up before the schedule", at_least(0))
+    warmup_epochs: int = key(
+        0, "epochs of linear warm-up before the schedule; at least 0", at_least(0)
+    )
     clip_gradient: float | None = key(
         None, "largest global norm of a batch's gradient, above 0; None: no bound", positive
     )

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from hlrcml_jax import config as config_lib
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models import make_model
 from hlrcml_jax.recommender import load
-from hlrcml_jax.runs import experiment
+from hlrcml_jax.runs import build, experiment
 
 CODE = """
 import pathlib
@@ -19,6 +20,8 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
+from hlrcml_jax.models.adacml import AdaCML
+from hlrcml_jax.models.bpr import BPR
 from hlrcml_jax.models.hlr import HLR
 from hlrcml_jax.keys import key
 
@@ -57,6 +60,54 @@ def hopeless(positive_B, negative_BxN, log_weight_BxN, *, scale):
 
 
 class Stranger:
+    pass
+
+
+class Smooth:
+    '''A loss as a class.'''
+
+    def __init__(self, *, temperature=9.0, power: float = 1.0):
+        self.temperature, self.power = temperature, power
+
+    def __call__(self, positive_B, negative_BxN, log_weight_BxN):
+        z_BxN = (negative_BxN - positive_B[:, None]) / self.temperature
+        return self.power * jnp.mean(jax.nn.softplus(z_BxN), axis=1)
+
+
+def evenly(key, n, count_I, *, candidates, correction):
+    assert n == candidates
+    assert correction is False
+    return jnp.zeros(n, int), count_I[:n]
+
+
+def coverage(hits_BxK, relevant_B, k):
+    return hits_BxK[:, 0]
+
+
+def weighted(hits_BxK, relevant_B, k, *, power):
+    return hits_BxK[:, 0] ** power
+
+
+class Scaled(HLR):
+    '''Its own form of the scores alone, with parameters of every name.'''
+
+    def setup(self):
+        super().setup()
+        self.scale = self.param("items", lambda key: jnp.ones((3, 8)))
+
+    def scores(self, users, met, target_BxTxD, past):
+        return super().scores(users, met, target_BxTxD, past) * self.scale[0, 0]
+
+
+class Remembering(AdaCML):
+    def setup(self):
+        self.memory = self.param("memory", lambda key: jnp.zeros(4))
+
+    def relation(self, *arguments):
+        return super().relation(*arguments) + self.memory[0]
+
+
+class Weighted(BPR):
     pass
 """
 
@@ -110,7 +161,7 @@ def test_options_are_checked_and_reach_the_model(mine):
         ({"model.name": "broken:Gated"}, "model.name: importing broken failed: ZeroDivisionError"),
         ({"loss.kind": "math:pi"}, "loss.kind: what it names is a float, no function"),
         ({"loss.kind": "builtins:dict"}, "loss.kind: the parameters of dict are unknown"),
-        ({"evaluation.metrics": ("math:pi",)}, "evaluation.metrics: math:pi is not a function"),
+        ({"evaluation.metrics": ("math:pi",)}, "evaluation.metrics: what it names is a float"),
         ({"evaluation.metrics": ("absent:pi",)}, "evaluation.metrics: there is no module"),
         ({"model.name": "leaving:Gated"}, "importing leaving failed: SystemExit"),
         ({"loss.kind": "mine:hopeless"}, "loss.kind: 'scale' of hopeless needs a default"),
@@ -120,6 +171,9 @@ def test_options_are_checked_and_reach_the_model(mine):
         ({"model.options.gate": 1.0}, "model.options.gate does not exist; model.name has no"),
         ({"evaluation.metrics": ("auc",)}, "evaluation.metrics cannot be"),
         ({"evaluation.metrics": ("mine:ndcg",)}, "evaluation.metrics has a second metric 'ndcg'"),
+        ({"evaluation.metrics": ("mine:coverage",)}, "has a second metric 'coverage'"),
+        ({"evaluation.metrics": ("mine:weighted",)}, "'power' of weighted needs a default"),
+        ({"model.name": "mine:Weighted", "model.options.l2_vector": -1.0}, "at least 0"),
         ({"early_stopping.metric": "first_hit@1"}, "early_stopping.metric.*ndcg"),
     ],
 )
@@ -142,7 +196,7 @@ def test_options_on_the_command_line(mine, tmp_path):
     assert others == ["--mode=train"]
     config, workdir = command_line.read(changes, str(source), None)
     assert (config.model.options.gate, workdir) == (2.0, "runs/own")
-    listed = command_line.describe_options(changes[:1], str(source))
+    listed = command_line.describe_options(changes[:1], str(source), None)
     assert "--config.model.options.gate: strength of the gate; above 0\n" in listed
     assert "(type float; default: 1.0)" in listed
     # A name that is changed takes the options of the other with it.
@@ -194,7 +248,7 @@ def test_a_strangers_workdir_imports_nothing(mine, tmp_path, key):
         lambda: config_files.read(str(tmp_path)),
         lambda: config_files.from_workdir(tmp_path, {"model.dim": 8}),
         lambda: command_line.read(["--config.model.dim=8"], None, str(tmp_path)),
-        lambda: command_line.describe_options([], str(tmp_path)),
+        lambda: command_line.describe_options([], None, str(tmp_path)),
     ):
         with pytest.raises(UserError, match=rf"names code to import, {key}=mine:"):
             read()
@@ -206,6 +260,41 @@ def test_a_strangers_workdir_imports_nothing(mine, tmp_path, key):
     assert config_lib.code_paths(config_lib.flatten(allowed))
     # Metrics are imported when they are needed.
     assert (mine / "imported").exists()
+
+
+def test_code_gets_the_keys_of_its_section(mine, small, tmp_path):
+    values = {
+        "loss.kind": "mine:Smooth",
+        "loss.temperature": 2.0,
+        "loss.options.power": 3.0,
+        "negatives.weights": "mine:evenly",
+        "negatives.candidates": 4,
+        "train.epochs": 1,
+    }
+    config = config_lib.make_config(small | values)
+    loss = build.make_loss(config_lib.validate(config).loss)
+    assert (loss.temperature, loss.power) == (2.0, 3.0)
+    experiment.fit(config, tmp_path)
+
+
+@pytest.mark.parametrize("rows", ["dense", "lazy"])
+@pytest.mark.parametrize("name", ["Scaled", "Remembering"])
+def test_parameters_may_have_any_name_and_all_are_trained(mine, small, tmp_path, name, rows):
+    values = {"model.name": f"mine:{name}", "optimizer.rows": rows, "train.epochs": 1}
+    run = experiment.fit(config_lib.make_config(small | values), tmp_path)
+    trained = build.best_checkpoint(run).params["model"]
+    before = build.initial_state(run).params["model"]
+    for a, b in zip(jax.tree.leaves(trained), jax.tree.leaves(before), strict=True):
+        assert (np.asarray(a) != b).any()
+
+
+def test_a_workdir_is_no_config_file(tmp_path):
+    """Whatever its name: nothing in it is executed."""
+    workdir = tmp_path / "run.py"
+    workdir.write_text("raise AssertionError")
+    for name in (workdir, f"{workdir}:1"):
+        with pytest.raises(UserError, match="run"):
+            command_line.read([], None, str(name))
 
 
 def test_a_function_gets_its_options(mine):

@@ -9,7 +9,7 @@ from hlrcml_jax.models.base import Attention, Past
 def attend(
     past: Past,
     query_BxMxT: jax.Array,
-    beta: float = 1.0,
+    beta: float,
     first_BxMxT: jax.Array | None = None,
     prior_BxSxT: jax.Array | None = None,
 ) -> Attention:
@@ -27,6 +27,5 @@ def attend(
     if first_BxMxT is None:
         return Attention(*past.attend(query_BxMxT, beta, None, prior_BxSxT))
     first_Bx1xT = jnp.sum(first_BxMxT * query_BxMxT, axis=1, keepdims=True)
-    found = past.attend(query_BxMxT, beta, first_Bx1xT, prior_BxSxT)
-    weights_BxSxT, weight_Bx1xT, mixture_BxMxT = found
-    return Attention(weights_BxSxT, weight_Bx1xT, first_BxMxT * weight_Bx1xT + mixture_BxMxT)
+    weights_BxSxT, weight, mixture = past.attend(query_BxMxT, beta, first_Bx1xT, prior_BxSxT)
+    return Attention(weights_BxSxT, weight, first_BxMxT * weight + mixture)

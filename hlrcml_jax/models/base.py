@@ -11,7 +11,10 @@ Scores are computed in stages, so that no stage is repeated over an axis it does
 * `meet`: users and targets, batched over users;
 * `scores`: from all of these, with the past items and the result of `relate` as a `Past`.
 
-Every method but `closeness` has a default; `MetricModel` in `distances.py` defines that as well.
+Every method has a default but `closeness`, which `MetricModel` in `distances.py` defines, and two
+that not every model needs: `mixture`, of models with a memory, and `item_similarity`, for similar
+items. Who overrides `scores` may leave out `closeness`, unless negatives are chosen or copy the
+positive's relation.
 """
 
 import dataclasses
@@ -34,7 +37,7 @@ class Spec:
     Attributes:
       history: `users` uses past items, so they must be drawn.
       attends: `attention` and `scores` use them too, so recommendations can be explained.
-      memory: it has a `mixture` over the slots of a relation memory.
+      memory: it has a relation memory named `memory`, and a `mixture` over its slots.
       ball: user and item embeddings are kept in a ball.
       logistic: its pairwise loss is logistic instead of the hinge.
       constants: its `constants` are appended to rows.

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from hlrcml_jax import schema
+from hlrcml_jax.keys import field_of
 from hlrcml_jax.models import distances
 from hlrcml_jax.models.base import Model, Spec
 
@@ -16,9 +17,9 @@ class BPR(Model):
 
     spec = Spec(ball=False, logistic=True, users_from_items=False)
 
-    l2_vector: float = schema.BPR.l2_vector
-    l2_negative: float = schema.BPR.l2_negative
-    l2_bias: float = schema.BPR.l2_bias
+    l2_vector: float = field_of(schema.BPR, "l2_vector")
+    l2_negative: float = field_of(schema.BPR, "l2_negative")
+    l2_bias: float = field_of(schema.BPR, "l2_bias")
 
     def init_rows(self, key, n_rows, dim):
         """(n_rows, D + 1): vectors from N(0, 1/D), biases zero."""

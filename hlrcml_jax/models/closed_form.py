@@ -13,6 +13,7 @@ import threadpoolctl
 
 from hlrcml_jax import schema
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.keys import field_of
 from hlrcml_jax.models.base import Model, Spec
 from hlrcml_jax.models.distances import cosine, products
 
@@ -47,6 +48,8 @@ class ClosedForm(Model):
 
     def fold_in(self, items_IxD: np.ndarray, histories: scipy.sparse.csr_array) -> np.ndarray:
         """Rows (N, D) of new users, from their histories, CSR (N, I)."""
+        if not self.spec.rows_are_histories:
+            raise TypeError(f"{type(self).__name__} has no fold_in")
         return np.zeros((histories.shape[0], 1))  # unused: the history is the row
 
     def closeness(self, moved_BxTxD, target_BxTxD):
@@ -83,8 +86,8 @@ class ALS(ClosedForm):
     """
 
     dim: int
-    regularization: float = schema.ALS.regularization
-    iterations: int = schema.ALS.iterations
+    regularization: float = field_of(schema.ALS, "regularization")
+    iterations: int = field_of(schema.ALS, "iterations")
 
     def widths(self, n_items):
         return self.dim, self.dim
@@ -116,8 +119,8 @@ class ItemKNN(ClosedForm):
 
     spec: ClassVar[Spec] = _HISTORY_SPEC
 
-    similarity: str = schema.ItemKNN.similarity
-    neighbours: int = schema.ItemKNN.neighbours
+    similarity: str = field_of(schema.ItemKNN, "similarity")
+    neighbours: int = field_of(schema.ItemKNN, "neighbours")
 
     def fit(self, train, seed):
         library = _implicit("nearest_neighbours")
@@ -140,7 +143,7 @@ class EASE(ClosedForm):
 
     spec: ClassVar[Spec] = _HISTORY_SPEC
 
-    l2: float = schema.EASE.l2
+    l2: float = field_of(schema.EASE, "l2")
 
     def fit(self, train, seed):
         def weights():

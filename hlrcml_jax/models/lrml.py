@@ -47,10 +47,14 @@ class LRML(MetricModel):
         return self.memory.read(self.mixture(users, met, target_BxTxD, past))
 
     def scores(self, users, met, target_BxTxD, past):
-        """||u - t + aV||^2 = ||u - t||^2 + 2 a.(Vu - Vt) + a (VV') a', without the vector aV."""
+        """For shared targets without the vector aV.
+
+        ||u - t + aV||^2 = ||u - t||^2 + 2 a.(Vu - Vt) + a (VV') a'.
+        """
+        if not distances.are_shared(target_BxTxD):
+            return super().scores(users, met, target_BxTxD, past)
         a_BxMxT = self.mixture(users, met, target_BxTxD, past)
         query_BxMxT = jnp.swapaxes(self.memory.query(target_BxTxD), 1, 2)
-        gram_MxM = self.memory.query(self.memory.values_MxD)
-        linear_BxMxT = 2.0 * (users["query_BxMx1"] - query_BxMxT)
-        square_BxMxT = jnp.matmul(gram_MxM[None], a_BxMxT)  # faster than an einsum
-        return -met["distance_BxT"] - jnp.sum(a_BxMxT * (linear_BxMxT + square_BxMxT), axis=1)
+        gram_1xMxM = self.memory.query(self.memory.values_MxD)[None]
+        terms_BxMxT = 2.0 * (users["query_BxMx1"] - query_BxMxT) + gram_1xMxM @ a_BxMxT
+        return -met["distance_BxT"] - jnp.sum(a_BxMxT * terms_BxMxT, axis=1)

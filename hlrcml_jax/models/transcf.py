@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax import schema
+from hlrcml_jax.keys import field_of
 from hlrcml_jax.models import distances
 from hlrcml_jax.models.base import Spec
 from hlrcml_jax.models.distances import MetricModel
@@ -20,8 +21,8 @@ class TransCF(MetricModel):
 
     spec = Spec(constants=True, users_from_items=False, sharded=False)
 
-    weight_neighbours: float = schema.TransCF.weight_neighbours
-    weight_distance: float = schema.TransCF.weight_distance
+    weight_neighbours: float = field_of(schema.TransCF, "weight_neighbours")
+    weight_distance: float = field_of(schema.TransCF, "weight_distance")
 
     def constants(self, tables, user_E, item_E):
         """Neighbourhood means, `users` (U, D) and `items` (I, D); zero without neighbours."""
@@ -60,7 +61,12 @@ class TransCF(MetricModel):
         return super().closeness(moved_BxTxD, _halves(target_BxTxD)[0])
 
     def scores(self, users, met, target_BxTxD, past):
-        """||u - t||^2 + 2 <u - t, n_u * n_t> + ||n_u * n_t||^2 by matrix products."""
+        """For shared targets by matrix products.
+
+        ||u - t + n_u * n_t||^2 = ||u - t||^2 + 2 <u - t, n_u * n_t> + ||n_u * n_t||^2.
+        """
+        if not distances.are_shared(target_BxTxD):
+            return super().scores(users, met, target_BxTxD, past)
         u_Bx1xD, nu_Bx1xD = users["user_BxD"][:, None], users["neighbours_BxD"][:, None]
         t_BxTxD, nt_BxTxD = _halves(target_BxTxD)
         linear_BxT = distances.products(u_Bx1xD * nu_Bx1xD, nt_BxTxD)

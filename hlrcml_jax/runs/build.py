@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,7 +86,7 @@ def protocol_of(run: Run) -> Protocol:
 def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
     """The loss of a config's `loss` section, with its options bound.
 
-    Each keyword-only parameter takes the value of the config key with its name, in `loss.options`
+    Each option of the loss takes the value of the config key with its name, in `loss.options`
     or in `loss`; else its default.
 
     Args:
@@ -97,13 +96,8 @@ def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
     if is_logistic and options.kind == "hinge":
         return logistic
     path = registry.LOSSES.get(options.kind, options.kind)
-    parameters = inspect.signature(custom.resolve("loss.kind", path)).parameters
-    keys_of_loss = {
-        name: getattr(options, name)
-        for name, parameter in parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and hasattr(options, name)
-    }
-    return custom.bind("loss.kind", path, keys_of_loss | dict(options.options))
+    code = custom.resolve("loss.kind", path)
+    return custom.bind("loss.kind", path, custom.values_of(code, options, options.options))
 
 
 def make_trainer(run: Run, hyperparameters: Mapping[str, jax.Array] | None = None) -> Trainer:
@@ -153,7 +147,9 @@ def make_sampler(run: Run, part: str = "train") -> Sampler:
         known = run.dataset.known("valid")[:]
     weights = negatives.weights
     if keys.is_path(weights):
-        weights = custom.bind("negatives.weights", weights, negatives.options)
+        code = custom.resolve("negatives.weights", weights)
+        values = custom.values_of(code, negatives, negatives.options)
+        weights = custom.bind("negatives.weights", weights, values)
     return Sampler.of(
         known,
         _max_prefs(run),

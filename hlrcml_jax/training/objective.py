@@ -116,7 +116,7 @@ class Objective:
             return self.of_rows(model, params["model"], rows, batch)
         bound = model.bind({"params": params["model"]})
         examples = rows.examples(bound, batch.mask_BxS)
-        _, positive_B = _own_score(bound, examples, rows.positive_BxD)
+        positive_B = _own_score(bound, examples, rows.positive_BxD)
         items_IxD = widen_rows(params["items"], constants, lambda wide: wide["items"])
         target_1xNxD = jnp.swapaxes(rows.negative_NxBxD, 0, 1)
         related = bound.relate(items_IxD, target_1xNxD[0])
@@ -145,7 +145,7 @@ class Objective:
         rows = self._rows(params, batch, constants)
         bound = model.bind({"params": params["model"]})
         examples = rows.examples(bound, batch.mask_BxS)
-        moved_Bx1xD, _ = _own_score(bound, examples, rows.positive_BxD)
+        moved_Bx1xD = bound.moved(*examples.with_target(bound, rows.positive_BxD))
         score_BxN = _scores_of_moved(bound, moved_Bx1xD, rows.negative_NxBxD)
         chosen = self._hardest(score_BxN, batch.log_weight_BxN, batch.negative_BxN)
         return batch.replace(negative_BxN=chosen[0], log_weight_BxN=chosen[1])
@@ -155,15 +155,16 @@ class Objective:
         bound = model.bind({"params": model_params})
         rows = rows.with_users(batch.mask_BxS)
         examples = rows.examples(bound, batch.mask_BxS)
-        moved_Bx1xD, positive_B = _own_score(bound, examples, rows.positive_BxD)
+        positive_B = _own_score(bound, examples, rows.positive_BxD)
         negative_NxBxD = rows.negative_NxBxD
         if self.copy_relation:
+            moved_Bx1xD = bound.moved(*examples.with_target(bound, rows.positive_BxD))
             negative_BxN = _scores_of_moved(bound, moved_Bx1xD, negative_NxBxD)
         elif len(negative_NxBxD) == 1:  # XLA compiles it much better without a loop
-            negative_BxN = _own_score(bound, examples, negative_NxBxD[0])[1][:, None]
+            negative_BxN = _own_score(bound, examples, negative_NxBxD[0])[:, None]
         else:
             negative_BxN = jax.lax.map(
-                lambda row_BxD: _own_score(bound, examples, row_BxD)[1], negative_NxBxD
+                lambda row_BxD: _own_score(bound, examples, row_BxD), negative_NxBxD
             ).T
         return self._total(bound, rows, batch, positive_B, negative_BxN, batch.log_weight_BxN)
 
@@ -185,13 +186,9 @@ class Objective:
         return value_BxK, jnp.take_along_axis(log_weight_BxN, column_BxK, axis=1)
 
 
-def _own_score(
-    bound: Model, examples: Examples, target_BxD: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """(translated users (B, 1, D), scores (B,)) for one target per example."""
-    arguments = examples.with_target(bound, target_BxD)
-    moved_Bx1xD = bound.moved(*arguments)
-    return moved_Bx1xD, bound.closeness(moved_Bx1xD, target_BxD[:, None])[:, 0]
+def _own_score(bound: Model, examples: Examples, target_BxD: jax.Array) -> jax.Array:
+    """Scores (B,) for one target per example."""
+    return bound.scores(*examples.with_target(bound, target_BxD))[:, 0]
 
 
 def _scores_of_moved(bound: Model, moved_Bx1xD: jax.Array, row_NxBxD: jax.Array) -> jax.Array:

@@ -90,6 +90,8 @@ def keep_rows_in_balls(radii: dict[str, Any]) -> optax.GradientTransformation:
 
     def project(updates, params, radii):
         if isinstance(radii, dict):
+            if not isinstance(updates, dict):
+                return updates
             return {
                 name: project(update, params[name], radii[name]) if name in radii else update
                 for name, update in updates.items()

@@ -21,7 +21,8 @@ from hlrcml_jax.data.dataset import Known, count_items
 from hlrcml_jax.training.batch import Batch, Example
 from hlrcml_jax.training.interactions import Positives, UserItems, leaf
 
-# Draws N items of the catalogue, independent of the user: (key, N, popularity (I,)) to
+# Draws N items of the catalogue, independent of the user: (key, N, number of users (I,) of each
+# item, at least 1) to
 # (item indices (N,), log probabilities (N,)).
 CandidateSampler = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]
 CandidateWeights = Literal["uniform", "popularity"] | CandidateSampler
@@ -103,7 +104,7 @@ class Sampler(flax.struct.PyTreeNode):
             item_N = self.known.at(jax.random.randint(key, (self.candidates,), 0, self.known.total))
             return item_N, -self.log_weight_I[item_N] - math.log(self.known.total)
         draw = uniform if self.candidate_weights == "uniform" else self.candidate_weights
-        return draw(key, self.candidates, jnp.exp(-self.log_weight_I))
+        return draw(key, self.candidates, jnp.round(jnp.exp(-self.log_weight_I)))
 
     def log_weights(self, user: jax.Array, item_N: jax.Array, log_q_N: jax.Array) -> jax.Array:
         """Log weights (N,) of items as negatives; -inf for items of the user."""
