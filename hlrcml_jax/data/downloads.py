@@ -11,6 +11,7 @@ import urllib.request
 import zipfile
 
 import rich.progress
+from rich.text import Text
 
 from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.errors import UserError
@@ -265,4 +266,4 @@ def move_whole(scratch: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _say(sentence: str) -> None:
-    rich.print(f"[dim]{sentence}[/dim]", file=sys.stderr)
+    rich.print(Text(sentence, style="dim"), file=sys.stderr)

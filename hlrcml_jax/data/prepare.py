@@ -53,9 +53,14 @@ def prepare(data: schema.Data) -> Dataset:
 
 
 def cache_folder(configured: str) -> pathlib.Path:
-    """The configured folder; for "", `hlrcml_jax` in the user's cache folder."""
+    """The configured folder; for "", `hlrcml_jax` in the user's cache folder.
+
+    Raises:
+      UserError: when it cannot be created, or others can write to it.
+    """
     default = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hlrcml_jax")
-    return pathlib.Path(configured or default).expanduser()
+    folder = pathlib.Path(configured or default).expanduser()
+    return storage.private_folder(folder, "data.cache_dir")
 
 
 def _layout(
@@ -102,6 +107,7 @@ def _key(data: schema.Data, files, items) -> str:
     paths = [path for path, *_ in files] + ([items.path] if items else [])
     digest = hashlib.sha256()
     for path in paths:
+        storage.check_file(path)
         try:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
