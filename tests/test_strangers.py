@@ -133,6 +133,22 @@ def test_the_cache_is_never_that_of_a_workdir(workdir, tmp_path, monkeypatch):
     assert config_files.from_workdir(workdir).data.cache_dir == ""
 
 
+def test_code_that_a_workdir_names_is_not_imported(workdir, tmp_path, monkeypatch):
+    made_by_code = tmp_path / "imported"
+    (tmp_path / "planted.py").write_text(f"open({str(made_by_code)!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for key, value in (
+        ("model.name", "planted:Model"),
+        ("loss.kind", "planted:loss"),
+        ("negatives.weights", "planted:weights"),
+        ("evaluation.metrics", ["planted:metric"]),
+    ):
+        rewrite(workdir, **{key: value})
+        with pytest.raises(UserError, match="names code to import"):
+            hlr.load(workdir)
+    assert not made_by_code.exists()
+
+
 LINKS = {
     "config.json": "other/file",
     "metrics.jsonl": "other/file",
