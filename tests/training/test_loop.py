@@ -134,6 +134,6 @@ def test_parameters_that_are_not_finite_after_the_last_step_are_noticed(value):
         training.after_epoch(np.ones(3), 1.0, False)
     assert not done
     params["items"][1, 1] = 1
-    training.state.params = devices.replicate(params)
+    state.params = devices.replicate(params)
     training.after_epoch(np.ones(3), 1.0, False)
     assert [record["epoch"] for record in done] == [3]
