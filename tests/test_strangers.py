@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import pathlib
 import shutil
+import tempfile
 
 import polars as pl
 import pytest
@@ -147,6 +149,54 @@ def test_code_that_a_workdir_names_is_not_imported(workdir, tmp_path, monkeypatc
         with pytest.raises(UserError, match="names code to import"):
             hlr.load(workdir)
     assert not made_by_code.exists()
+
+
+@pytest.fixture
+def locked(made):
+    """(config values, workdir, own folder) of a run that this process may read and not write."""
+    folder = pathlib.Path(tempfile.mkdtemp())  # others may not enter pytest's
+    values, own = dict(made[0]), folder / "own"
+    workdir = shutil.copytree(made[1], folder / "run")
+    for key in ("data.path", "data.titles.path"):
+        values[key] = shutil.copy(values[key], folder)
+    own.mkdir()
+    own.chmod(0o777)
+    for path in (workdir, folder):
+        path.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)  # root may write everywhere
+    yield values | {"data.cache_dir": str(own / "cache")}, workdir, own
+    if root:
+        os.seteuid(0)
+    for path in (folder, workdir):
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.filterwarnings("ignore:Error (reading|writing) persistent compilation cache")
+def test_a_run_that_cannot_be_written_is_used_and_else_a_sentence(locked):
+    values, workdir, own = locked
+    before = sorted(workdir.rglob("*"))
+    paths = {name: values[name] for name in values if name.endswith(("path", "cache_dir"))}
+    loaded = hlr.load(workdir, **{name.replace(".", "__"): value for name, value in paths.items()})
+    assert len(loaded.recommend(k=2)) == 120
+    config = config_lib.make_config(values | {"train.epochs": 2})
+    for use in (
+        lambda: experiment.test(best_checkpoint(open_run(config, workdir))),
+        lambda: experiment.write_recommendations(best_checkpoint(open_run(config, workdir))),
+        lambda: experiment.export(best_checkpoint(open_run(config, workdir))),
+        lambda: experiment.fit(config, workdir),
+        lambda: experiment.fit(config, workdir.parent / "new"),
+    ):
+        with pytest.raises(UserError, match="cannot be written.*Permission denied"):
+            use()
+    assert sorted(workdir.rglob("*")) == before
+    (own / "cache" / "datasets").chmod(0o500)
+    other = config_lib.make_config(values | {"data.split.seed": 1})
+    with pytest.raises(UserError, match=r"data\.cache_dir=.*cannot be written"):
+        experiment.fit(other, own / "run")
+    (own / "cache" / "datasets").chmod(0o700)
 
 
 LINKS = {

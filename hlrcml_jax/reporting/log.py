@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from hlrcml_jax import processes, storage
-from hlrcml_jax.errors import warn
+from hlrcml_jax.errors import UserError, warn
 
 
 class MetricsLog:
@@ -76,10 +76,16 @@ def read_log(path: pathlib.Path, warns: bool = False) -> list[dict[str, float]]:
     Args:
       path: of the file.
       warns: whether to warn of damaged lines.
+
+    Raises:
+      UserError: when the file may not be read.
     """
     if not path.is_file():
         return []
-    *lines, _ = path.read_bytes().split(b"\n")
+    try:
+        *lines, _ = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}.") from None
     records = list(map(_record, lines))
     damaged = [number for number, record in enumerate(records, 1) if record is None]
     if damaged and warns:
