@@ -212,7 +212,11 @@ def check_made_by(workdir: pathlib.Path, identity: int) -> None:
     Raises:
       UserError: when there is such a checkpoint.
     """
-    for path in _metrics_files(workdir / "checkpoints"):
+    try:
+        paths = _metrics_files(workdir / "checkpoints")
+    except OSError:  # a bucket that is not there
+        return
+    for path in paths:
         try:
             made_by = json.loads(path.read_bytes()).get("made_by", identity)
         except (ValueError, AttributeError, OSError):
