@@ -11,7 +11,6 @@ import urllib.request
 import zipfile
 
 import rich.progress
-from rich.text import Text
 
 from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.errors import UserError
@@ -266,4 +265,4 @@ def move_whole(scratch: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _say(sentence: str) -> None:
-    rich.print(Text(sentence, style="dim"), file=sys.stderr)
+    rich.print(f"[dim]{sentence}[/dim]", file=sys.stderr)
