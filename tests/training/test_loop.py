@@ -1,6 +1,7 @@
 """Runs side by side: each ends as it would have alone."""
 
 import json
+import signal
 import types
 
 import jax
@@ -9,10 +10,11 @@ import pytest
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import devices
-from hlrcml_jax.errors import Diverged
+from hlrcml_jax.errors import Diverged, Terminated
 from hlrcml_jax.runs import experiment
 from hlrcml_jax.runs.build import best_checkpoint
 from hlrcml_jax.training.loop import Training
+from hlrcml_jax.training.preemption import Terminations
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,29 @@ def test_one_that_diverges_ends_with_a_warning(base, tmp_path, capfd):
     assert f"{tmp_path / 'bad'}: the loss became nan in step" in capfd.readouterr().err
     assert_same(runs[:1], [alone])
     assert len(left(runs[1])[0]) < len(left(runs[0])[0])
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "says"),
+    [(signal.SIGINT, KeyboardInterrupt, "Ctrl-C"), (signal.SIGTERM, Terminated, "SIGTERM")],
+)
+def test_the_first_signal_is_noted_and_the_second_ends_at_once(number, kind, says):
+    def ends(*_):
+        raise ZeroDivisionError
+
+    before = signal.signal(number, ends)
+    try:
+        with Terminations() as terminations:
+            assert not terminations.asked()
+            signal.raise_signal(number)
+            assert terminations.asked()
+            notice = terminations.notice(7)
+            with pytest.raises(ZeroDivisionError):
+                signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+    with pytest.raises(kind, match=f"stopped by {says}; epoch 7 is saved"):
+        raise notice
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
