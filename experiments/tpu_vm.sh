@@ -11,7 +11,8 @@
 #   delete    deletes the machine
 #   all       create, install, run and log
 #
-# --dry-run prints the commands and runs none. On a pod slice, all workers must share the --workdir,
+# --dry-run prints the commands, quoted for a shell, and runs none. NAME has lower-case letters,
+# digits and hyphens, and begins with a letter. On a pod slice, all workers must share the --workdir,
 # such as gs://BUCKET/RUN. Needs gcloud, with a project and credentials.
 set -euo pipefail
 
@@ -28,18 +29,31 @@ if [[ "${1:-}" == --dry-run ]]; then
   shift
 fi
 if (($# < 2)); then
-  sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 name=$1
 shift
+if [[ ! $name =~ ^[a-z][a-z0-9-]*$ ]]; then
+  echo "$0: '$name' cannot be the name of a TPU VM; see the comment at its beginning." >&2
+  exit 2
+fi
+for step in "$@"; do
+  case $step in
+    create | install | run | log | delete | all) ;;
+    *)
+      echo "$0: there is no step '$step'; see the comment at its beginning." >&2
+      exit 2
+      ;;
+  esac
+done
 
 # Runs a command, or prints it.
 give() {
   if [[ -n "$dry_run" ]]; then
     local word
     for word in "$@"; do
-      [[ $word == *[[:space:]]* ]] && word=${word@Q}
+      [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || word=${word@Q}
       printf '%s ' "$word"
     done
     printf '\n'
@@ -83,12 +97,9 @@ delete() {
 }
 
 for step in "$@"; do
-  case $step in
-    create | install | run | log | delete) "$step" ;;
-    all) create && install && run && log ;;
-    *)
-      echo "$0: there is no step '$step'; see the comment at its beginning." >&2
-      exit 2
-      ;;
-  esac
+  if [[ $step == all ]]; then
+    for each in create install run log; do "$each"; done
+  else
+    "$step"
+  fi
 done

@@ -45,7 +45,8 @@ def from_workdir(
     """The validated config of a trained workdir, with overrides.
 
     A workdir may come from someone else: custom code named in its config is imported only with
-    `allow_code`, from a trusted path, or when `changes` sets the same key.
+    `allow_code`, from a trusted path, or when `changes` sets the same key. Keys that are the user's
+    own, as the folder of compiled programs, are taken from `changes` or their defaults.
 
     Args:
       workdir: of a run.
@@ -66,12 +67,15 @@ def from_workdir(
                 f"{workdir}: its config.json names code to import, {key}={path}; if you trust it, "
                 f"give --allow_code (allow_code=True), or {key} yourself."
             )
-    return config_lib.make_config(config_lib.changed(saved["config"], changes))
+    own = {name for name, key in config_lib.all_keys().items() if key.own}
+    values = {name: value for name, value in saved["config"].items() if name not in own}
+    return config_lib.make_config(config_lib.changed(values, changes))
 
 
 def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:
     """`config.json` of a workdir as {"config", "data"}, or None if there is none."""
     path = workdir / "config.json"
+    storage.check_no_links(path)
     try:
         text = json.loads(path.read_text())
         return {"config": dict(text["config"]), "data": text["data"]}

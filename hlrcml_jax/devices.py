@@ -24,11 +24,11 @@ Tree = Any
 
 
 def keep_compiled(folder: pathlib.Path) -> None:
-    """Caches compiled programs in a folder for later processes.
+    """Caches compiled programs in a folder for later processes, if it is writable.
 
     `JAX_COMPILATION_CACHE_DIR`, if set, takes precedence.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None and os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         # With a size bound jax locks the folder, so that no process reads a half-written file.

@@ -4,10 +4,13 @@ import signal
 import sys
 import threading
 import traceback
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
 from absl import app
+
+REORDERING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 class UserError(Exception):
@@ -25,18 +28,41 @@ class Diverged(UserError):
 
 
 class Terminated(BaseException):
-    """The program was stopped by SIGTERM; `run_program` exits with status 0."""
+    """The program was stopped by SIGTERM; `run_program` exits with its status."""
+
+    status = 0
+
+
+class Interrupted(Terminated, KeyboardInterrupt):
+    """The program was stopped by SIGINT, as by Ctrl-C."""
+
+    status = 130  # 128 + SIGINT, as of shells
 
 
 def warn(sentence: str) -> None:
     """Prints a warning on stderr."""
-    sys.stderr.write(f"hlrcml_jax: {sentence}\n")  # one write: library threads may write too
+    # One write: library threads may write too.
+    sys.stderr.write(f"hlrcml_jax: {printable(sentence)}\n")
     sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    """The text with U+FFFD for control characters and those that change its direction.
+
+    In the ids and titles of a file they could hide text, or write anywhere on a terminal.
+    """
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}"
+        if unicodedata.category(c) in ("Cc", "Cs") or unicodedata.bidirectional(c) in REORDERING
+        else c
+        for c in text
+    )
 
 
 def run_program(main: Callable[[Any], Any], **options: Any) -> None:
     """`absl.app.run`, with each user error as one sentence and exit status 2."""
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _interrupt)
     threading.excepthook = _report
     try:
         app.run(main, **options)
@@ -45,6 +71,8 @@ def run_program(main: Callable[[Any], Any], **options: Any) -> None:
         sys.exit(2)
     except Terminated as notice:
         warn(str(notice))
+        if notice.status:
+            sys.exit(notice.status)
 
 
 def _report(failure: threading.ExceptHookArgs) -> None:
@@ -56,3 +84,7 @@ def _report(failure: threading.ExceptHookArgs) -> None:
 
 def _terminate(*_) -> None:
     raise Terminated("stopped by SIGTERM; finished work is kept. Run the same command to resume.")
+
+
+def _interrupt(*_) -> None:
+    raise Interrupted("stopped by Ctrl-C; finished work is kept. Run the same command to resume.")

@@ -18,7 +18,7 @@ USERS_PER_PART = 20_000  # of a file that is written in parts
 
 WRITERS = {
     "parquet": pl.LazyFrame.sink_parquet,
-    "csv": pl.LazyFrame.sink_csv,
+    "csv": storage.sink_csv,
     "jsonl": pl.LazyFrame.sink_ndjson,
 }
 
@@ -131,7 +131,7 @@ def write_in_parts(
 
     def join() -> int:
         with storage.local(parts) as paths:
-            table = pl.scan_parquet(paths)
+            table = pl.scan_parquet(paths, glob=False)
             storage.write(path, lambda scratch: WRITERS[format](table, scratch))
             n_rows = table.select(pl.len()).collect().item()
         for part in parts:

@@ -30,6 +30,7 @@ class Key:
       choices: the allowed values, if they can be listed.
       may_change: whether a run can be resumed with another value.
       code: whether the value may be a dotted path to custom code, see `custom.py`.
+      own: whether it is the user's own choice, never taken from a workdir.
       kind: type of the value.
     """
 
@@ -39,6 +40,7 @@ class Key:
     choices: Collection[Any] = ()
     may_change: bool = False
     code: bool = False
+    own: bool = False
     kind: type = object
 
     @property
@@ -95,6 +97,7 @@ def key(
     choices: Collection[Any] = (),
     may_change: bool = False,
     code: bool = False,
+    own: bool = False,
 ) -> Any:
     """A dataclass field for a config key; the arguments are those of `Key`.
 
@@ -104,7 +107,7 @@ def key(
     >>> Model.gate, Model().gate
     (1.0, 1.0)
     """
-    made = Key(default, meaning, allowed, choices, may_change, code)
+    made = Key(default, meaning, allowed, choices, may_change, code, own)
     return dataclasses.field(default=default, metadata={"key": made})
 
 

@@ -59,7 +59,7 @@ def _run(config: config_lib.Config, workdir: str) -> None:
     with processes.together():
         if _MODE.value == "prepare":
             processes.in_first_process(
-                lambda: rich.print(f"Ready: {report.describe(prepare(config.data))}.")
+                lambda: report.say(f"Ready: {report.describe(prepare(config.data))}.")
             )
         elif _MODE.value == "train":
             experiment.train_and_evaluate(config, workdir)

@@ -97,8 +97,12 @@ class Data:
     min_per_item: int = key(0, "least interactions of an item (n-core); at least 0", at_least(0))
     titles: Titles = Titles()
     split: Split = Split()
-    cache_dir: str = _path(
-        "folder of downloads, data and compiled programs; '' is ~/.cache/hlrcml_jax"
+    cache_dir: str = key(
+        "",
+        "folder of downloads, data and compiled programs, never taken from a workdir; '' is "
+        "~/.cache/hlrcml_jax",
+        may_change=True,
+        own=True,
     )
 
 

@@ -6,17 +6,25 @@ place of pathlib's; files for a bucket are written to a temporary folder and the
 
 import contextlib
 import importlib.util
+import os
 import pathlib
+import re
+import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from etils import epath
 
 from hlrcml_jax.errors import UserError
 
+if TYPE_CHECKING:
+    import polars as pl
+
 BUCKET = "gs://"
+SCRATCH = re.compile(r"\.part-[0-9a-f]{16}-.+")
 
 
 def absolute(path: pathlib.Path | str) -> pathlib.Path:
@@ -63,6 +71,8 @@ def writing(path: pathlib.Path | str) -> Iterator[None]:
 def write(path: pathlib.Path, writer: Callable[[pathlib.Path], object]) -> None:
     """Writes a file atomically: to a scratch file beside it, then renamed; creates the folder.
 
+    The scratch file is new and has a random name, so nothing is written through a link.
+
     Args:
       path: of the file.
       writer: is called with the scratch path and writes to it.
@@ -75,8 +85,9 @@ def write(path: pathlib.Path, writer: Callable[[pathlib.Path], object]) -> None:
                 writer(scratch)
                 _copy(scratch, path)
             return
-        scratch = path.with_name(f"part-{path.name}")
+        scratch = path.with_name(f".part-{secrets.token_hex(8)}-{path.name}")
         try:
+            scratch.touch(exist_ok=False)
             writer(scratch)
             scratch.replace(path)
         finally:
@@ -121,10 +132,108 @@ def append_text(path: pathlib.Path, text: str) -> None:
         if is_remote(path):
             path.write_text(path.read_text() + text)
             return
-        with path.open("a") as file:
+        with open(path, "a", opener=_open_no_link) as file:
             file.write(text)
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file atomically."""
     write(path, lambda scratch: scratch.write_text(text))
+
+
+def sink_csv(table: "pl.LazyFrame", path: pathlib.Path) -> None:
+    """Writes a CSV file in which no text is a formula for a spreadsheet.
+
+    Text cells that begin with =, +, -, @, a tab or a carriage return get an apostrophe before it.
+    """
+    import polars as pl  # not at the top: reading a config does not need it
+
+    text = pl.selectors.string().str.replace(r"^([=+\-@\t\r])", "'$1")
+    table.with_columns(text).sink_csv(path)
+
+
+def remove_scratch(folder: pathlib.Path) -> None:
+    """Removes scratch files of `write` in a folder, which killed programs have left."""
+    if not is_remote(folder):
+        for path in folder.iterdir():
+            if SCRATCH.fullmatch(path.name) and not path.is_dir():
+                path.unlink(missing_ok=True)
+
+
+def check_file(path: pathlib.Path, key: str = "") -> None:
+    """Checks that a path, if it exists, is no pipe, socket or device: reading could never end.
+
+    Args:
+      path: of a file or folder.
+      key: config key of the path, for the error.
+
+    Raises:
+      UserError: when it is one.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # who opens it says what is wrong
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        where = f"{key}={path}" if key else str(path)
+        raise UserError(f"{where}: this is a pipe, a socket or a device; give a regular file.")
+
+
+def check_no_links(path: pathlib.Path) -> None:
+    """Checks that a path, if it exists, and all below it are regular files and folders.
+
+    Raises:
+      UserError: naming the first symbolic link, pipe, socket or device.
+    """
+    if is_remote(path):  # buckets have no links
+        return
+    pending = [path]
+    while pending:
+        each = pending.pop()
+        try:
+            mode = each.lstat().st_mode
+            pending += each.iterdir() if stat.S_ISDIR(mode) else ()
+        except (OSError, ValueError):  # replaced by a running program, or who opens it says why not
+            continue
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+            kind = "a symbolic link" if stat.S_ISLNK(mode) else "a pipe, a socket or a device"
+            raise UserError(
+                f"{each}: {kind} in a workdir is not followed; remove it, or choose another "
+                "--workdir."
+            )
+
+
+def private_folder(path: pathlib.Path, key: str) -> pathlib.Path:
+    """A folder of this user's to which nobody else can write; created with mode 0700 if missing.
+
+    A folder writable by a group is accepted when the group has the number of the user, as the
+    private groups of Linux distributions have.
+
+    Args:
+      path: of the folder.
+      key: config key of the folder, for errors.
+
+    Raises:
+      UserError: when it cannot be created, or others own it or can write to it.
+    """
+    with writing(f"{key}={str(path)!r}"):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+    if not hasattr(os, "geteuid"):  # not POSIX
+        return path
+    if status.st_uid != os.geteuid():
+        raise UserError(
+            f"{key}={str(path)!r} belongs to another user (uid {status.st_uid}), and compiled "
+            f"programs in it would be executed; set {key} to a folder of your own."
+        )
+    of_group = status.st_mode & stat.S_IWGRP and status.st_gid != status.st_uid
+    if of_group or status.st_mode & stat.S_IWOTH:
+        raise UserError(
+            f"{key}={str(path)!r} is writable by other users, and compiled programs in it would be "
+            f"executed; set {key} to a folder of your own, or run chmod go-w on it."
+        )
+    return path

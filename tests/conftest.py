@@ -116,6 +116,13 @@ def load_program():
     return load_program
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """The default cache, which a workdir that is loaded uses; fonts keep theirs."""
+    os.environ.setdefault("MPLCONFIGDIR", os.path.expanduser("~/.cache/matplotlib"))
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Each compiled program holds memory maps, and the system allows a process so many."""

@@ -17,16 +17,18 @@ from hlrcml_jax.data import downloads as catalog
 from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import readers, splits
 from hlrcml_jax.data.columns import ROLES
-from hlrcml_jax.data.dataset import PARTS, Dataset, to_csr
+from hlrcml_jax.data.dataset import PARTS, Dataset, is_intact, to_csr
 from hlrcml_jax.data.layout import ItemFile, Layout
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, warn
 
 # Part of every cache key: raise it when the same inputs would give a different data set.
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 
 
 def prepare(data: schema.Data) -> Dataset:
     """Reads, filters and splits the interactions, or loads them from the cache.
+
+    A damaged cache entry is made again, with a warning.
 
     Args:
       data: the config's `data` section.
@@ -42,6 +44,10 @@ def prepare(data: schema.Data) -> Dataset:
         )
     key = _key(data, files, items)
     folder = cache_dir / "datasets" / key
+    if folder.is_dir() and not is_intact(folder):
+        warn(f"{folder}: this cached data set is damaged; it is made again.")
+        with storage.writing(f"data.cache_dir={str(cache_dir)!r}"):
+            shutil.rmtree(folder)
     if not folder.is_dir():
         dataset = _read(data, files, items)
         if data.split.keep < 1:
@@ -53,9 +59,14 @@ def prepare(data: schema.Data) -> Dataset:
 
 
 def cache_folder(configured: str) -> pathlib.Path:
-    """The configured folder; for "", `hlrcml_jax` in the user's cache folder."""
+    """The configured folder; for "", `hlrcml_jax` in the user's cache folder.
+
+    Raises:
+      UserError: when it cannot be created, or others can write to it.
+    """
     default = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hlrcml_jax")
-    return pathlib.Path(configured or default).expanduser()
+    folder = pathlib.Path(configured or default).expanduser()
+    return storage.private_folder(folder, "data.cache_dir")
 
 
 def _layout(
@@ -102,6 +113,7 @@ def _key(data: schema.Data, files, items) -> str:
     paths = [path for path, *_ in files] + ([items.path] if items else [])
     digest = hashlib.sha256()
     for path in paths:
+        storage.check_file(path)
         try:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -1,6 +1,7 @@
 """Console output of a run: progress, tables, timing."""
 
 import importlib.util
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,9 +11,11 @@ import rich.box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from hlrcml_jax import processes
+from hlrcml_jax import processes, storage
 from hlrcml_jax.data.dataset import Dataset
+from hlrcml_jax.errors import printable
 from hlrcml_jax.ranking.metrics import shown
 
 # Metrics that tables show in percent, with their column heads.
@@ -27,6 +30,26 @@ COLUMNS = {
 }
 
 
+def plain(text: object) -> Text:
+    """A text of the data or of the user, in which rich finds no markup and nothing is hidden."""
+    return Text(printable(str(text)))
+
+
+def say(text: str, path: pathlib.Path | None = None) -> None:
+    """Prints a sentence as it is; a path, if any, in bold after it."""
+    line = plain(text)
+    if path is not None:
+        line.append(printable(_shown(path)), "bold").append(".")
+    rich.print(line)
+
+
+def _shown(path: pathlib.Path) -> str:
+    """A path for the console, relative if it is below the current folder."""
+    here = pathlib.Path.cwd()
+    below = not storage.is_remote(path) and path.is_relative_to(here)
+    return str(path.relative_to(here) if below else path)
+
+
 class TrainingProgress:
     """A progress bar over epochs per run, on stderr or in a notebook; else plain lines."""
 
@@ -35,7 +58,7 @@ class TrainingProgress:
         widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
         self._live = self._console.is_terminal or widgets
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             MofNCompleteColumn(),
             BarColumn(),
             TextColumn("{task.fields[status]}"),
@@ -62,7 +85,7 @@ class TrainingProgress:
           done: completed epochs.
           metric: shown if the record has it.
         """
-        label = f"{name} epoch".strip()
+        label = printable(f"{name} epoch".strip())
         task = self._bar.add_task(label, total=epochs, completed=done, status="compiling")
 
         def show(record):
@@ -71,7 +94,7 @@ class TrainingProgress:
                 status += f"  valid {metric} {record[metric]:.4f}"
             self._bar.update(task, completed=record["epoch"], status=status)
             if not self._live:
-                self._console.print(f"{label} {record['epoch']}  {status}", highlight=False)
+                self._console.print(plain(f"{label} {record['epoch']}  {status}"))
 
         return show
 
@@ -89,7 +112,7 @@ def print_metrics(
 ) -> None:
     """Prints a row per model of the main metrics at one k, ± the deviation between cohorts."""
     k = shown(cutoffs)
-    table = Table(title=f"{title}, percent @{k}", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=plain(f"{title}, percent @{k}"), box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.title_justify = "left"
     table.add_column("", no_wrap=True)
     for name in (*COLUMNS.values(), "rank"):
@@ -97,14 +120,14 @@ def print_metrics(
     for model, summary in rows.items():
         cells = [f"{100 * summary[f'{name}@{k}']['mean']:.2f}" for name in COLUMNS]
         cells[0] += f"±{100 * summary[f'ndcg@{k}']['std']:.1f}"
-        table.add_row(model, *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}")
+        table.add_row(plain(model), *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}")
     rich.print(table)
 
 
 def print_recommendations(title: str, recommendations: pl.DataFrame) -> None:
     """Prints recommendations, one per row, with the first reason if any."""
     explained = "share" in recommendations.columns
-    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE)
+    table = Table(title=plain(title), title_justify="left", box=rich.box.SIMPLE)
     for name in ("rank", "item", "score") + (("because of",) if explained else ()):
         table.add_column(name, justify="right" if name in ("rank", "score") else "left")
     for row in recommendations.unique("rank", keep="first").sort("rank").iter_rows(named=True):
@@ -112,19 +135,20 @@ def print_recommendations(title: str, recommendations: pl.DataFrame) -> None:
         if explained and row["share"] is not None:
             reason = row.get("reason_title", row["reason_item_id"])
             cells.append(f"{reason} ({100 * row['share']:.0f} %)")
-        table.add_row(*cells)
+        table.add_row(*map(plain, cells))
     rich.print(table)
 
 
 def print_matching(title: str, matching: Mapping[str, Mapping[str, float]]) -> None:
     """Prints matching probabilities of the most frequent categories."""
-    table = Table(title=f"{title}: does the nearest share a category?", box=rich.box.SIMPLE_HEAD)
+    title = f"{title}: does the nearest share a category?"
+    table = Table(title=plain(title), box=rich.box.SIMPLE_HEAD)
     table.title_justify = "left"
     for name in ("category", "interactions", "nearest", "random"):
         table.add_column(name, justify="left" if name == "category" else "right")
     for kind, row in list(matching.items())[:12]:
         shares = (f"{100 * row[name]:.1f} %" for name in ("nearest", "random"))
-        table.add_row(kind, f"{row['interactions']:,}", *shares)
+        table.add_row(plain(kind), f"{row['interactions']:,}", *shares)
     rich.print(table)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from hlrcml_jax import processes, storage
+from hlrcml_jax.errors import UserError, warn
 
 
 class MetricsLog:
@@ -15,12 +16,14 @@ class MetricsLog:
 
     Args:
       path: of the file; events are written beside it.
-      epoch: the epoch to resume after; later records, left by a killed run, are dropped.
+      epoch: the epoch to resume after; later records, left by a killed run, are dropped, and so
+        are damaged lines, with a warning.
     """
 
     def __init__(self, path: pathlib.Path, epoch: int):
         self._path = path
-        kept = [record for record in read_log(path) if record["epoch"] <= epoch]
+        records = processes.in_first_process(lambda: read_log(path, warns=True)) or []
+        kept = [record for record in records if record["epoch"] <= epoch]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         processes.in_first_process(lambda: storage.write_text(path, text))
         self._events = None
@@ -67,9 +70,35 @@ def _without_torch() -> Iterator[None]:
         del modules["torch"]
 
 
-def read_log(path: pathlib.Path) -> list[dict[str, float]]:
-    """The records of a `metrics.jsonl`; a truncated last line is dropped."""
+def read_log(path: pathlib.Path, warns: bool = False) -> list[dict[str, float]]:
+    """The records of a `metrics.jsonl`, without damaged lines and a truncated last line.
+
+    Args:
+      path: of the file.
+      warns: whether to warn of damaged lines.
+
+    Raises:
+      UserError: when the file may not be read.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        *lines, _ = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}.") from None
+    records = list(map(_record, lines))
+    damaged = [number for number, record in enumerate(records, 1) if record is None]
+    if damaged and warns:
+        warn(f"{path}, line {damaged[0]}: {len(damaged)} damaged line(s) are dropped.")
+    return [record for record in records if record is not None]
+
+
+def _record(line: bytes) -> dict[str, float] | None:
+    """The record of a line, or None if it is damaged: an epoch and other numbers."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(record.get("epoch")) is not int:
+        return None
+    return record if all(type(value) in (int, float) for value in record.values()) else None

@@ -46,7 +46,8 @@ def plot_relations(
         point_Px2 = point_Nx2[label_N == kind]
         if len(point_Px2):
             colour = "lightgrey" if kind == "other" else colours(index)
-            axes.scatter(*point_Px2.T, s=6, alpha=0.5, color=colour, label=kind, linewidths=0)
+            label = kind.replace("$", r"\$")  # else it is taken for mathematics
+            axes.scatter(*point_Px2.T, s=6, alpha=0.5, color=colour, label=label, linewidths=0)
     axes.legend(markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines["right"].set_visible(False)
     _save(figure, path)
@@ -59,7 +60,8 @@ def plot_learning_curve(
     figure = Figure(figsize=(7, 4), layout="constrained")
     left = figure.add_subplot(xlabel="epoch")
     left.set_ylabel("training loss of an example", color="tab:blue")
-    left.plot([r["epoch"] for r in log], [r["loss"] for r in log], color="tab:blue")
+    trained = [record for record in log if "loss" in record]
+    left.plot([r["epoch"] for r in trained], [r["loss"] for r in trained], color="tab:blue")
     validated = [record for record in log if metric in record]
     if validated:
         right = left.twinx()

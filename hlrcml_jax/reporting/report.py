@@ -10,6 +10,7 @@ import polars as pl
 
 from hlrcml_jax import storage
 from hlrcml_jax.data.dataset import Dataset, count_items
+from hlrcml_jax.errors import printable
 from hlrcml_jax.ranking.evaluation import Evaluation, popularity_ranks
 from hlrcml_jax.ranking.metrics import shown
 from hlrcml_jax.reporting import plots
@@ -63,7 +64,7 @@ def write(
     """
     tested = next(iter(rows.values()))
     k = shown(tested.protocol.cutoffs)
-    title = html.escape(f"{config.model.name}: {dataset.size}")
+    title = _escaped(f"{config.model.name}: {dataset.size}")
     protocol = (
         f"{len(tested.user_B):,} test users, the whole catalogue ranked; "
         f"{tested.protocol.definitions} definitions, in percent at {k}; "
@@ -88,6 +89,10 @@ def write(
     path = workdir / "report.html"
     storage.write_text(path, "\n".join(parts))
     return path
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def _figures(
@@ -158,18 +163,18 @@ def _groups(dataset: Dataset, tested: Evaluation, k: int):
 def _figure(path: pathlib.Path, caption: str) -> str:
     image = base64.b64encode(path.read_bytes()).decode()
     return (
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{image}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        f'<figure><img alt="{_escaped(caption)}" src="data:image/png;base64,{image}">'
+        f"<figcaption>{_escaped(caption)}</figcaption></figure>"
     )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str]) -> str:
     classes = [" class=n" if name in numeric else "" for name in head]
     cells = [
-        "".join(f"<td{c}>{html.escape(x)}</td>" for c, x in zip(classes, row, strict=True))
+        "".join(f"<td{c}>{_escaped(x)}</td>" for c, x in zip(classes, row, strict=True))
         for row in rows
     ]
-    top = "".join(f"<th{c}>{html.escape(name)}</th>" for c, name in zip(classes, head, strict=True))
+    top = "".join(f"<th{c}>{_escaped(name)}</th>" for c, name in zip(classes, head, strict=True))
     body = "\n".join(f"<tr>{row}</tr>" for row in cells)
     return f"<div class=scroll><table>\n<tr>{top}</tr>\n{body}\n</table></div>"
 
@@ -198,5 +203,5 @@ def _example(table: pl.DataFrame) -> str:
             cells.append(", ".join(f"{name} ({100 * share:.0f}{NBSP}%)" for name, share in reasons))
         lines.append(cells)
     head = ["", "item", "score"] + (["because of"] if "share" in table.columns else [])
-    user = html.escape(str(table["user_id"][0]))
+    user = _escaped(str(table["user_id"][0]))
     return f"<h3>User {user}</h3>" + _table(head, lines, ["", "score"])

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import re
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -30,11 +31,12 @@ class Checkpoints:
     Args:
       workdir: of the run.
       writes: whether to save checkpoints; else read only, safe beside a running program.
+      made_by: `Run.identity` of the run, saved with each checkpoint.
     """
 
-    def __init__(self, workdir: pathlib.Path, writes: bool = False):
+    def __init__(self, workdir: pathlib.Path, writes: bool = False, made_by: int = 0):
         self.folder = storage.absolute(workdir) / "checkpoints"
-        self._writes = writes
+        self._writes, self._made_by = writes, made_by
         rank = cast(Callable[[Tree], float], _rank)  # orbax only compares them
         options = ocp.CheckpointManagerOptions(
             best_fn=rank,
@@ -52,8 +54,9 @@ class Checkpoints:
             # Without a handler, orbax infers the format of all checkpoints from the first that it
             # reads, which may be half deleted by a kill.
             handler = ocp.StandardCheckpointHandler()
+            self._link = _Link(self.folder.parent)
             self._manager = ocp.CheckpointManager(
-                self.folder, options=options, item_handlers=handler
+                self._link.path / "checkpoints", options=options, item_handlers=handler
             )
         except OSError as error:
             raise UserError(
@@ -62,9 +65,7 @@ class Checkpoints:
 
     def _check_metrics(self) -> None:
         """Moves checkpoints with unreadable metrics away: orbax reads all, and fails on any."""
-        for path in self.folder.glob("[0-9]*/metrics/metrics"):
-            if not path.parents[1].name.isdigit():
-                continue
+        for path in _metrics_files(self.folder):
             try:
                 _rank(json.loads(path.read_bytes()))
             except (ValueError, TypeError, KeyError):
@@ -83,6 +84,8 @@ class Checkpoints:
         except Exception as error:
             if kind is None:
                 raise self._not_written(error) from None
+        finally:
+            self._link.remove()
 
     def save(self, epoch: int, state: Tree, value: float) -> None:
         """Saves a state in the background, with its validation value (higher is better).
@@ -93,7 +96,7 @@ class Checkpoints:
         Raises:
           UserError: when this checkpoint, or the one before, cannot be written.
         """
-        metrics = {"value": value, "epoch": epoch}
+        metrics = {"value": value, "epoch": epoch, "made_by": self._made_by}
         metrics["hash"] = digest(state, metrics)
         try:
             self._manager.wait_until_finished()
@@ -195,6 +198,57 @@ class Checkpoints:
             return _rank(self._metrics(epoch))
         except Exception:  # damaged; `restore` raises
             return math.inf, -epoch
+
+
+def check_made_by(workdir: pathlib.Path, identity: int) -> None:
+    """Refuses checkpoints of a run with another config or other data.
+
+    Unreadable metrics, and those of older versions without an identity, are left to `Checkpoints`.
+
+    Args:
+      workdir: of the run.
+      identity: `Run.identity` of the run.
+
+    Raises:
+      UserError: when there is such a checkpoint.
+    """
+    try:
+        paths = _metrics_files(workdir / "checkpoints")
+    except OSError:  # a bucket that is not there
+        return
+    for path in paths:
+        try:
+            made_by = json.loads(path.read_bytes()).get("made_by", identity)
+        except (ValueError, AttributeError, OSError):
+            continue
+        if made_by != identity:
+            raise UserError(
+                f"{path.parents[1]}: a run with another config or other data saved this "
+                "checkpoint; choose another --workdir, or restore config.json."
+            )
+
+
+def _metrics_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    found = folder.glob("[0-9]*/metrics/metrics")
+    return [path for path in found if path.parents[1].name.isdigit()]
+
+
+class _Link:
+    """A path of a workdir for orbax, which takes `[`, `*`, `?` and `\\` for patterns.
+
+    Where the workdir's own path has one of these, it is a symbolic link to the workdir.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self._temporary, self.path = None, folder
+        if not storage.is_remote(folder) and re.search(r"[\[\]*?\\]", str(folder)):
+            self._temporary = tempfile.TemporaryDirectory()
+            self.path = pathlib.Path(self._temporary.name, "run")
+            self.path.symlink_to(folder, target_is_directory=True)
+
+    def remove(self) -> None:
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:

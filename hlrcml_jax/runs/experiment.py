@@ -15,7 +15,6 @@ from typing import Any
 import ml_collections
 import numpy as np
 import polars as pl
-import rich
 
 from hlrcml_jax import analyse as analysis
 from hlrcml_jax import config_files, devices, explain, frames, processes, storage
@@ -66,7 +65,7 @@ def train_and_evaluate(
     of_run = (run.config, run.dataset, run.workdir, best.epoch, build.count_parameters(run))
     processes.in_first_process(lambda: page.write(*of_run, rows, log, examples, usage_M))
     seconds = time.perf_counter() - started
-    rich.print(f"Done in {seconds:.0f} s; everything is in {_shown(run.workdir)}.")
+    report.say(f"Done in {seconds:.0f} s; everything is in ", run.workdir)
     return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
 
 
@@ -113,7 +112,7 @@ def _fit(configs, workdirs, keep_going: bool = False) -> list[Run]:
         begun = [stack.enter_context(begin_run(config, workdir)) for config, workdir in each]
         hardware = devices.described()
         for run, _ in begun:
-            rich.print(f"{run.config.model.name} on {report.describe(run.dataset)}; {hardware}.")
+            report.say(f"{run.config.model.name} on {report.describe(run.dataset)}; {hardware}.")
         fit_runs(begun, _vectors_of, keep_going)
     return [run for run, _ in begun]
 
@@ -128,7 +127,8 @@ def _vectors_of(run: Run, name: str) -> Vectors:
     if not source.is_dir():
         return read_vectors(key, source)
     trusted = [path for _, path in code_paths(flatten(run.config))]
-    other = open_run(config_files.from_workdir(path, trusted=trusted), source)
+    own = {"data.cache_dir": run.config.data.cache_dir}
+    other = open_run(config_files.from_workdir(path, own, trusted=trusted), source)
     ids = {"users": other.dataset.user_ids, "items": other.dataset.item_ids}[name]
     params = best_checkpoint(other).params
     if name not in params:
@@ -180,7 +180,7 @@ def _test(best: Best) -> dict[str, Evaluation]:
 
     processes.in_first_process(write)
     if not len(tested.user_B):
-        rich.print("The test part is empty: nothing to evaluate.")
+        report.say("The test part is empty: nothing to evaluate.")
     else:
         report.print_metrics(
             f"Test, {len(tested.user_B):,} users, {build.protocol_of(run).definitions} definitions",
@@ -245,7 +245,7 @@ def _write(best: Best, name: str, make) -> pathlib.Path:
     ]
     table = make(best, options.k, options.reasons)
     n_rows = frames.write_in_parts(path, options.format, user_C, table, depends_on)
-    rich.print(f"{n_rows:,} rows for {len(user_C):,} users in {_shown(path)}.")
+    report.say(f"{n_rows:,} rows for {len(user_C):,} users in ", path)
     return path
 
 
@@ -290,7 +290,7 @@ def export(best: Best) -> pathlib.Path:
         )
     params, folder = best.on_host, run.workdir / "export"
     processes.in_first_process(lambda: export_lib.write(folder, model, params, run.dataset))
-    rich.print(f"Embeddings and the scoring function are in {_shown(folder)}.")
+    report.say("Embeddings and the scoring function are in ", folder)
     return folder
 
 
@@ -319,12 +319,5 @@ def analyse(best: Best) -> dict[str, dict[str, float]]:
 
     processes.in_first_process(write)
     report.print_matching(f"Relations of {run.config.model.name}", matching)
-    rich.print(f"The plot is {_shown(plot)}.")
+    report.say("The plot is ", plot)
     return matching
-
-
-def _shown(path: pathlib.Path) -> str:
-    """A path for the console, relative if it is below the current folder."""
-    here = pathlib.Path.cwd()
-    below = not storage.is_remote(path) and path.is_relative_to(here)
-    return f"[bold]{path.relative_to(here) if below else path}[/bold]"

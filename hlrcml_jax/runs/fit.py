@@ -7,13 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import rich
 
 from hlrcml_jax import devices, processes
 from hlrcml_jax.keys import flatten
 from hlrcml_jax.ranking.evaluation import evaluate
 from hlrcml_jax.ranking.scorer import Scorer
-from hlrcml_jax.reporting.console import Stopwatch, TrainingProgress
+from hlrcml_jax.reporting.console import Stopwatch, TrainingProgress, say
 from hlrcml_jax.reporting.log import MetricsLog
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.checkpoints import Checkpoints
@@ -43,8 +42,8 @@ def fit_runs(
       keep_going: when the loss of one run is no longer finite, warn and train the others.
 
     Raises:
-      Diverged: the loss is no longer finite.
-      Terminated: on SIGTERM, after saving.
+      Diverged: the loss or a parameter is no longer finite.
+      Terminated: on SIGTERM or SIGINT, after saving.
     """
     if build.model_of(begun[0][0]).spec.closed_form:
         for run, checkpoints in begun:
@@ -76,7 +75,7 @@ def _open(
         epoch, state = 0, _start(run, vectors_of)
     else:
         epoch, state = latest
-        rich.print(f"Resuming after epoch {epoch}.")
+        say(f"Resuming after epoch {epoch}.")
     options, stopping = run.config.train, run.config.early_stopping
     placement = build.placement_of(run)
     show = progress.add(name, options.epochs, epoch, stopping.metric)

@@ -1,6 +1,7 @@
 """A run: its config, its data and its workdir."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -27,6 +28,20 @@ class Run:
         """The same run with another model, as a baseline."""
         config = keys.replaced(self.config, {"model.name": name})
         return dataclasses.replace(self, config=config)
+
+    def identity(self) -> int:
+        """Hash of the data and of all keys that must not change, for the metrics of checkpoints.
+
+        Keys at their defaults are left out, so that a new key changes no hash.
+        """
+        known = keys.by_name(schema.Config)
+        fixed = {
+            name: value
+            for name, value in keys.flatten(self.config).items()
+            if name not in known or (not known[name].may_change and value != known[name].default)
+        }
+        text = json.dumps([fixed, self.dataset.fingerprint()], sort_keys=True)
+        return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
 
     def write_config(self) -> None:
         """Writes `config.json`: the config, the data's fingerprint, and library versions."""

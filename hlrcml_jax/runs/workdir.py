@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator
@@ -15,8 +16,12 @@ from hlrcml_jax import config_files, devices, models, processes, storage
 from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.keys import flatten
-from hlrcml_jax.runs.checkpoints import Checkpoints
+from hlrcml_jax.runs.checkpoints import Checkpoints, check_made_by
 from hlrcml_jax.runs.run import Run
+
+# What programs open in place or write into; other files are replaced as a whole.
+IN_PLACE = ("metrics.jsonl", ".lock", "checkpoints", "damaged", "export", "plots")
+IN_PLACE_PATTERNS = (".parts-*", "events.out.tfevents.*")
 
 
 def open_run(
@@ -59,13 +64,14 @@ def begin_run(
         with storage.writing(run.workdir):
             run.workdir.mkdir(parents=True, exist_ok=True)
             pathlib.Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise UserError(
-                f"{run.workdir}: another program works on this run; wait for it, or choose "
-                "another --workdir."
-            ) from None
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                raise UserError(
+                    f"{run.workdir}: another program works on this run; wait for it, or choose "
+                    "another --workdir."
+                ) from None
+            storage.remove_scratch(run.workdir)
         if saved is None:
             if config_files.read_workdir(run.workdir) is not None:
                 raise UserError(
@@ -76,7 +82,8 @@ def begin_run(
     try:
         processes.in_first_process(lock_and_write)
         # `together` is inside: after the loss of a process, closing the checkpoints would hang.
-        with Checkpoints(run.workdir, writes=True) as checkpoints, processes.together():
+        opened = Checkpoints(run.workdir, writes=True, made_by=run.identity())
+        with opened as checkpoints, processes.together():
             yield run, checkpoints
     finally:
         lock.release()
@@ -96,12 +103,16 @@ def _prepare(
     """(run, saved `config.json` of the workdir or None)."""
     config = config_lib.validate(given)
     models.check(config)
-    devices.keep_compiled(cache_folder(config.data.cache_dir) / "compiled")
+    compiled = cache_folder(config.data.cache_dir) / "compiled"
+    devices.keep_compiled(storage.private_folder(compiled, "data.cache_dir"))
     workdir = storage.absolute(workdir)
+    _check_links(workdir)
     saved = config_files.read_workdir(workdir)
     if saved is not None:
         _check_same(workdir, saved["config"], config)
     dataset = processes.in_first_process(lambda: prepare(config.data)) or prepare(config.data)
+
+    run = Run(config, dataset, workdir)
 
     def check():
         if saved is not None and saved["data"] != dataset.fingerprint():
@@ -109,9 +120,18 @@ def _prepare(
                 f"{workdir}: this workdir was made with other data than the config names now; "
                 "choose another --workdir, or restore the data."
             )
+        check_made_by(workdir, run.identity())
 
     processes.in_first_process(check)  # other processes need not read all of the data
-    return Run(config, dataset, workdir), saved
+    return run, saved
+
+
+def _check_links(workdir: pathlib.Path) -> None:
+    """Refuses links and pipes in a workdir, through which other files would be overwritten."""
+    if not storage.is_remote(workdir):
+        named = (workdir / name for name in IN_PLACE)
+        for path in itertools.chain(named, *map(workdir.glob, IN_PLACE_PATTERNS)):
+            storage.check_no_links(path)
 
 
 def _check_same(workdir: pathlib.Path, saved: dict[str, Any], config: config_lib.Config) -> None:

@@ -9,13 +9,14 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hlrcml_jax import devices
-from hlrcml_jax.errors import Diverged, Terminated, warn
+from hlrcml_jax import devices, processes
+from hlrcml_jax.errors import Diverged, warn
 from hlrcml_jax.training.interactions import Positives
 from hlrcml_jax.training.preemption import Terminations
 from hlrcml_jax.training.sampling import Sampler
@@ -72,7 +73,7 @@ class Training:
           stopping: whether the program must save and stop.
 
         Raises:
-          Diverged: when a loss is not finite.
+          Diverged: when a loss or a parameter is not finite.
         """
         self._check(loss_T)
         self.epoch += 1
@@ -99,16 +100,29 @@ class Training:
 
     def _check(self, loss_T: np.ndarray) -> None:
         if np.isfinite(loss_T).all():
+            if processes.any_process(not _all_finite(self.state.params)):
+                raise Diverged(
+                    f"parameters became NaN or infinite in epoch {self.epoch + 1}, in a step after "
+                    f"which no loss shows it; {self._kept()}"
+                )
             return
         step = int(np.argmin(np.isfinite(loss_T)))
         last = min((step + 1) * self.batch_size, self.n_examples)
-        good = self.epoch - self.epoch % self.validate_every
-        kept = f"the checkpoint of epoch {good} is" if good else "there is no checkpoint"
         raise Diverged(
             f"the loss became {loss_T[step]} in step {step + 1} of epoch {self.epoch + 1}, "
-            f"examples {step * self.batch_size + 1:,}-{last:,} of the shuffled epoch; {kept} "
-            "before it; lower optimizer.learning_rate, in another --workdir."
+            f"examples {step * self.batch_size + 1:,}-{last:,} of the shuffled epoch; "
+            f"{self._kept()}"
         )
+
+    def _kept(self) -> str:
+        good = self.epoch - self.epoch % self.validate_every
+        kept = f"the checkpoint of epoch {good} is" if good else "there is no checkpoint"
+        return f"{kept} before it; lower optimizer.learning_rate, in another --workdir."
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
 def train(runs: Sequence[Training], train_epoch: "Epoch", keep_going: bool = False) -> None:
@@ -122,8 +136,8 @@ def train(runs: Sequence[Training], train_epoch: "Epoch", keep_going: bool = Fal
       keep_going: when the loss of one run is no longer finite, warn and train the others.
 
     Raises:
-      Diverged: the loss is no longer finite.
-      Terminated: on SIGTERM, after saving.
+      Diverged: the loss or a parameter is no longer finite.
+      Terminated: on SIGTERM or SIGINT, after saving.
     """
     with Terminations() as terminations:
         while going_on := [each for each in runs if not each.ended]:
@@ -142,10 +156,7 @@ def train(runs: Sequence[Training], train_epoch: "Epoch", keep_going: bool = Fal
                     warn(f"{each.name}: {error}")
                     each.ended = True
             if stopping:
-                epoch = max(each.epoch for each in going_on)
-                raise Terminated(
-                    f"stopped by SIGTERM; epoch {epoch} is saved. Run the same command to resume."
-                )
+                raise terminations.notice(max(each.epoch for each in going_on))
 
 
 class Epoch:

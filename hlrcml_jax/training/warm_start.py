@@ -5,8 +5,10 @@ import pathlib
 import numpy as np
 import polars as pl
 import rich
+from rich.text import Text
 
-from hlrcml_jax.errors import UserError
+from hlrcml_jax import storage
+from hlrcml_jax.errors import UserError, printable
 
 Vectors = tuple[pl.Series | None, np.ndarray]  # (ids as text or None, vectors (N, D))
 
@@ -22,6 +24,7 @@ def read_vectors(key: str, path: pathlib.Path) -> Vectors:
     Raises:
       UserError: when it cannot be read.
     """
+    storage.check_file(path, key.partition("=")[0])
     try:
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
@@ -71,5 +74,5 @@ def warm_start(key: str, source: Vectors, wanted: pl.Series, table: np.ndarray) 
     if not matched_R.any():
         raise UserError(f"{key}: none of its {len(ids):,} ids is in the data.")
     table[matched_R] = vectors[row_R[matched_R]]
-    rich.print(f"{key}: initialised {matched_R.sum():,} of {len(table):,} rows.")
+    rich.print(Text(printable(f"{key}: initialised {matched_R.sum():,} of {len(table):,} rows.")))
     return table

@@ -4,6 +4,8 @@ import concurrent.futures
 import hashlib
 import itertools
 import mmap
+import os
+import shutil
 import zipfile
 
 import numpy as np
@@ -49,6 +51,56 @@ def test_training_can_be_thinned_alone(tmp_path, own_file):
     assert (thin.valid != whole.valid).nnz == (thin.test != whole.test).nnz == 0
     assert thin.user_ids.equals(whole.user_ids)
     assert thin.item_ids.equals(whole.item_ids)
+
+
+def flip_a_bit(folder):
+    path = folder / "train.indices.npy"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a flipped bit": flip_a_bit,
+    "a cut file": lambda folder: os.truncate(folder / "users.parquet", 100),
+    "a missing file": lambda folder: (folder / "valid.data.npy").unlink(),
+    "an emptied folder": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "a missing digest": lambda folder: (folder / "digests.json").unlink(),
+    "a damaged digest": lambda folder: (folder / "digests.json").write_bytes(b"\0" * 9),
+    "a folder for a file": lambda folder: (folder / "more").mkdir(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_is_made_again(tmp_path, own_file, capsys, damage):
+    data = options(tmp_path, path=str(own_file))
+    first = prepare(data).fingerprint()
+    (folder,) = (tmp_path / "cache" / "datasets").iterdir()
+    damage(folder)
+    assert prepare(data).fingerprint() == first
+    assert f"{folder}: this cached data set is damaged" in capsys.readouterr().err
+    assert prepare(data).fingerprint() == first
+    assert capsys.readouterr().err == ""
+
+
+def test_a_cache_of_others_is_refused(tmp_path, own_file, monkeypatch):
+    data = options(tmp_path, path=str(own_file))
+    prepare(data)
+    cache = tmp_path / "cache"
+    assert cache.stat().st_mode & 0o777 == 0o700
+    cache.chmod(0o777)
+    with pytest.raises(UserError, match="data.cache_dir=.*writable by other users"):
+        prepare(data)
+    cache.chmod(0o755)
+    prepare(data)
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    with pytest.raises(UserError, match="data.cache_dir=.*belongs to another user"):
+        prepare(data)
+    shutil.rmtree(cache)
+    cache.write_text("a file")
+    with pytest.raises(UserError, match="data.cache_dir=.*cannot be written"):
+        prepare(data)
 
 
 def test_the_cache_gives_the_same_and_goes_by_content(tmp_path, own_file):

@@ -34,8 +34,34 @@ def test_a_dry_run_prints_the_whole_plan():
     assert "delete mine" in delete
 
 
+def test_a_dry_run_can_be_pasted(tmp_path):
+    """Each argument comes back from a shell as one, and nothing in it is executed."""
+    made = tmp_path / "made"
+    flags = f"--workdir='a b' $(touch {made}) `touch {made}`; touch {made}"
+    plan = run("--dry-run", "mine", "create", "run", PATH="/usr/bin:/bin", ZONE="a;b*", FLAGS=flags)
+    pasted = f"gcloud() {{ printf '%s\\n' \"$@\"; }}\n{plan.stdout}"
+    found = subprocess.run(["bash", "-c", pasted], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[5] == "--zone=a;b*"
+    command = f"cd hlrcml_jax && nohup .venv/bin/python -m hlrcml_jax.main {flags} > train.log"
+    assert f"--command={command} 2>&1 < /dev/null &" in found.stdout
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("mine", "create", "fly"), ("-mine", "create"), ("--zone=x", "create"), ("a b", "create")],
+)
+def test_mistakes_are_refused_before_anything_is_given(tmp_path, arguments):
+    gcloud = tmp_path / "gcloud"
+    gcloud.write_text(f"#!/bin/sh\ntouch {tmp_path}/given\n")
+    gcloud.chmod(0o755)
+    found = run(*arguments, PATH=f"{tmp_path}:/usr/bin:/bin")
+    assert found.returncode == 2
+    assert "see the comment at its beginning" in found.stderr
+    assert not (tmp_path / "given").exists()
+
+
 def test_mistakes_get_status_2():
-    assert run("--dry-run", "mine", "fly", PATH="/usr/bin:/bin").returncode == 2
     found = run("mine", PATH="/usr/bin:/bin")
     assert found.returncode == 2
     assert "create, install, run and log" in found.stderr

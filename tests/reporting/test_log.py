@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from hlrcml_jax.reporting.log import MetricsLog, read_log
 
 PROGRAM = """
@@ -33,6 +35,38 @@ def test_torch_is_not_imported_for_a_log_and_can_be_afterwards(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["logged", "torch is imported"]
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+
+
+GOOD = [b'{"epoch": 1, "loss": 0.5}', b'{"epoch": 2, "loss": 0.25}']
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"\0" * 40,
+        b'{"epoch": 3, "lo',
+        b"\xff\xfe",
+        b"null",
+        b"[1]",
+        b"{}",
+        b'{"epoch": "3"}',
+        b'{"epoch": 3, "loss": null}',
+        b'{"epoch": 3, "loss": "[/b]"}',
+        b"[" * 100_000,
+        b"1" * 5000,
+    ],
+)
+@pytest.mark.parametrize("position", range(3))
+def test_damaged_lines_are_dropped_with_one_warning(tmp_path, capsys, damaged, position):
+    path = tmp_path / "metrics.jsonl"
+    lines = [*GOOD[:position], damaged, *GOOD[position:]]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with MetricsLog(path, 2) as log:
+        log.write({"epoch": 3, "loss": 0.1})
+    assert [record["epoch"] for record in read_log(path)] == [1, 2, 3]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"metrics.jsonl, line {position + 1}: 1 damaged line(s) are dropped" in said
 
 
 def test_lines_after_the_epoch_that_a_run_resumes_after_are_dropped(tmp_path):

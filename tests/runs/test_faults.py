@@ -52,8 +52,13 @@ MOMENTS = [
     (signal.SIGKILL, r"os.rename \S+ \S+/checkpoints/6", 1, 0, "", 5),
     # All files of an old checkpoint are gone, its folder is not.
     (signal.SIGKILL, r"os.rmdir \S+/checkpoints/\d+ .*", 1, 0, "", 6),
+    (signal.SIGINT, r"open \S+/metrics.jsonl a", 1, 0, "by Ctrl-C; epoch 8 is saved", 8),
+    (signal.SIGINT, r"os.rename \S+ \S+/test_users.parquet", 1, 0, "stopped by Ctrl-C;", 20),
     (signal.SIGKILL, r"os.rename \S+ \S+/test_metrics.json", 1, 0, "", 20),
 ]
+
+
+STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0, signal.SIGINT: 130}
 
 
 def test_a_killed_run_resumes(faults):
@@ -63,7 +68,7 @@ def test_a_killed_run_resumes(faults):
         first = (forked.signal_at, number, moment, n, pause)
         process = program.start(command, workdir, first=first)
         _, said = process.communicate()
-        assert process.returncode == (-number if number == signal.SIGKILL else 0), (moment, said)
+        assert process.returncode == STATUS[number], (moment, said)
         assert says in said, moment
         assert max(program.saved_epochs(workdir), default=0) == newest, moment
     program.finish(command, workdir)

@@ -1,15 +1,20 @@
 """Runs side by side: each ends as it would have alone."""
 
 import json
+import signal
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax.errors import Diverged
+from hlrcml_jax import devices
+from hlrcml_jax.errors import Diverged, Terminated
 from hlrcml_jax.runs import experiment
 from hlrcml_jax.runs.build import best_checkpoint
+from hlrcml_jax.training.loop import Training
+from hlrcml_jax.training.preemption import Terminations
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +119,46 @@ def test_one_that_diverges_ends_with_a_warning(base, tmp_path, capfd):
     assert f"{tmp_path / 'bad'}: the loss became nan in step" in capfd.readouterr().err
     assert_same(runs[:1], [alone])
     assert len(left(runs[1])[0]) < len(left(runs[0])[0])
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "says"),
+    [(signal.SIGINT, KeyboardInterrupt, "Ctrl-C"), (signal.SIGTERM, Terminated, "SIGTERM")],
+)
+def test_the_first_signal_is_noted_and_the_second_ends_at_once(number, kind, says):
+    def ends(*_):
+        raise ZeroDivisionError
+
+    before = signal.signal(number, ends)
+    try:
+        with Terminations() as terminations:
+            assert not terminations.asked()
+            signal.raise_signal(number)
+            assert terminations.asked()
+            notice = terminations.notice(7)
+            with pytest.raises(ZeroDivisionError):
+                signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+    with pytest.raises(kind, match=f"stopped by {says}; epoch 7 is saved"):
+        raise notice
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_after_the_last_step_are_noticed(value):
+    """Its loss, of the parameters before it, is finite; nothing is validated or saved."""
+    params = {"users": np.ones((4, 2), np.float32), "items": np.ones((3, 2), np.float32)}
+    params["items"][1, 1] = value
+    state = types.SimpleNamespace(
+        **devices.replicate({"params": params, "best_epoch": np.int32(2)})
+    )
+    done = []
+    functions = (done.append,) * 3  # validate, save, report
+    training = Training("run", state, 2, 30, 10, 9, 9, 2, *functions)
+    with pytest.raises(Diverged, match=r"parameters became NaN .* in epoch 3.* of epoch 2 is"):
+        training.after_epoch(np.ones(3), 1.0, False)
+    assert not done
+    params["items"][1, 1] = 1
+    state.params = devices.replicate(params)
+    training.after_epoch(np.ones(3), 1.0, False)
+    assert [record["epoch"] for record in done] == [3]
