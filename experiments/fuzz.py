@@ -29,11 +29,11 @@ from hlrcml_jax import config_files, registry, schema
 from hlrcml_jax.data import layout as layouts
 from hlrcml_jax.data import readers
 from hlrcml_jax.data.prepare import prepare
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import MAX_SENTENCE, UserError
 from hlrcml_jax.training import warm_start
 
 SEPARATORS = (",", "\t", ";", " ", "::", "|", "||", "\x01")
-ENCODINGS = ("utf8", "latin-1", "utf-16", "ascii")
+ENCODINGS = ("utf-8", "latin-1", "utf-16", "ascii")
 
 
 def read_table(name: str, format: str = "auto"):
@@ -55,9 +55,9 @@ def read_items(folder: pathlib.Path, how: int, content: bytes) -> None:
     """The reader of titles and categories."""
     path = folder / "items.csv"
     path.write_bytes(content)
-    layout = layouts.Layout(SEPARATORS[how % 8], bool(how & 8), ("", "0", "1", ""))
-    encoding, categories = ENCODINGS[how >> 4 & 3], "2" if how & 64 else ""
-    readers.read_items(layouts.ItemFile(path, layout, encoding, categories))
+    columns, encoding = ("", "0", "1", ""), ENCODINGS[how >> 4 & 3]
+    layout = layouts.Layout(SEPARATORS[how % 8], bool(how & 8), columns, encoding)
+    readers.read_items(layouts.ItemFile(path, layout, "2" if how & 64 else ""))
 
 
 def read_vectors(folder: pathlib.Path, how: int, content: bytes) -> None:
@@ -135,6 +135,7 @@ def check(case: bytes) -> None:
             return
     assert said.strip(), "an empty sentence"
     assert len(said.splitlines()) == 1, "more than one line"
+    assert len(said) <= MAX_SENTENCE, "a sentence that is too long"
 
 
 def seeds() -> list[bytes]:
