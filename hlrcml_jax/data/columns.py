@@ -112,13 +112,13 @@ class TextTable:
             return name
         wanted = self.layout.columns[ROLES.index(role)]
         what = f"no column {wanted!r}" if wanted else f"no column that looks like the {role}"
-        separator = f" (separator {self.layout.separator!r})" if self.format == "delimited" else ""
         section = self.layout.section
-        of_role = f"{section}.{role}" if section != "data" else f"data.columns.{role}"
-        raise UserError(
-            f"{self.path}, line 1: {what} among {listed(self.names())}{separator}; "
-            f"set {section}.separator or {of_role}."
-        )
+        keys = f"{section}.{role}" if section != "data" else f"data.columns.{role}"
+        place, separator = str(self.path), ""
+        if self.format == "delimited":
+            place, separator = f"{place}, line 1", f" (separator {self.layout.separator!r})"
+            keys = f"{section}.separator or {keys}"
+        raise UserError(f"{place}: {what} among {listed(self.names())}{separator}; set {keys}.")
 
     def collect(
         self, roles: Sequence[str], threshold: float | None, as_text: Collection[str] = ()
@@ -183,7 +183,8 @@ class TextTable:
         line = mistakes.line_number(self.path, self.format, self.layout, row)
         text = text if text is None else shortened(text)
         sentence = template.format(text=text, column=shortened(column), role=role)
-        return UserError(f"{self.path}, line {line}: {sentence}.")
+        unit = "row" if self.format == "parquet" else "line"
+        return UserError(f"{self.path}, {unit} {line}: {sentence}.")
 
 
 def is_integer(text: pl.Expr) -> pl.Expr:

@@ -102,8 +102,8 @@ def json_records(path: pathlib.Path) -> Iterator[tuple[int, dict]]:
                 raise UserError(
                     f"{place}: not JSON that can be read (nested too deeply)."
                 ) from None
-            except UnicodeDecodeError:
-                raise UserError(f"{place}: the text is not UTF-8.") from None
+            except UnicodeDecodeError:  # a ValueError too; `why_unreadable` names the encoding
+                raise
             except ValueError as problem:
                 whole = " (the file is one array; write an object a line)"
                 hint = whole if line_number == 1 and line.lstrip()[:1] == b"[" else ""

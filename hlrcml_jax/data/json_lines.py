@@ -27,22 +27,19 @@ def scan(path: pathlib.Path, matters: Callable[[str], bool]) -> pl.LazyFrame:
     Raises:
       UserError: naming the line, when one of the first records is no JSON object.
     """
-    first = [record for _, record in itertools.islice(json_records(path), SAMPLE)]
-    names = dict.fromkeys(itertools.chain.from_iterable(first))
-    flat = {
-        name
-        for record in first
-        for name, value in record.items()
-        if value is not None and not isinstance(value, dict | list)
-    }
+    names, scalar, nested = {}, set(), set()
+    for _, record in itertools.islice(json_records(path), SAMPLE):
+        names |= dict.fromkeys(record)
+        for name, value in record.items():
+            if value is not None:
+                (nested if isinstance(value, dict | list) else scalar).add(name)
+    flat = [name for name in names if name in scalar or name not in nested]
     later = [name for name in _later_names(path) if matters(name) and name not in names]
     if later:  # a nested field has such a name too
         table = pl.scan_ndjson(path, schema=dict.fromkeys(later, pl.String))
         occurs = table.select(pl.all().is_not_null().any()).collect(engine="streaming").row(0)
         later = list(itertools.compress(later, occurs))
-    return pl.scan_ndjson(
-        path, schema=dict.fromkeys([*filter(flat.__contains__, names), *later], pl.String)
-    )
+    return pl.scan_ndjson(path, schema=dict.fromkeys([*flat, *later], pl.String))
 
 
 def _later_names(path: pathlib.Path) -> list[str]:

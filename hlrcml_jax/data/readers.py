@@ -230,7 +230,8 @@ def _scan_delimited(path: pathlib.Path, layout: Layout) -> pl.LazyFrame:
         return _split_long(path, lines, layout)
     if not layout.header:
         return lines.rename(dict(zip(names, map(str, range(len(names))), strict=True)))
-    return _renamed(lines, str)
+    quote = layout.quote or ""
+    return _renamed(lines, lambda name: name.replace(2 * quote, quote) if quote else name)
 
 
 def _split_long(path: pathlib.Path, lines: pl.LazyFrame, layout: Layout) -> pl.LazyFrame:

@@ -8,11 +8,13 @@ import polars as pl
 import rich
 import rich.box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hlrcml_jax import processes
 from hlrcml_jax.data.dataset import Dataset
+from hlrcml_jax.errors import warn
 from hlrcml_jax.ranking.metrics import shown
 
 # Metrics that tables show in percent, with their column heads.
@@ -82,6 +84,21 @@ def describe(data: Dataset) -> str:
     parts = {"train": data.train, "valid": data.valid, "test": data.test}
     sizes = ", ".join(f"{part.nnz:,} {name}" for name, part in parts.items())
     return f"{data.size} ({density:.2g} %): {sizes}"
+
+
+def print_prepared(data: Dataset) -> None:
+    """Prints what the preparation took away, and what is left."""
+    print_account(data)
+    rich.print(f"Ready: {describe(data)}.")
+
+
+def print_account(data: Dataset) -> None:
+    """Prints what each step of the preparation took away, a line each, and its warnings."""
+    for step in data.account.steps:
+        rich.print(f"[dim]{escape(str(step))}[/dim]")
+    if processes.is_first_process():
+        for sentence in data.account.warnings:
+            warn(sentence)
 
 
 def print_metrics(
