@@ -118,7 +118,9 @@ class TextTable:
         if self.format == "delimited":
             place, separator = f"{place}, line 1", f" (separator {self.layout.separator!r})"
             keys = f"{section}.separator or {keys}"
-        raise UserError(f"{place}: {what} among {listed(self.names())}{separator}; set {keys}.")
+        raise UserError(
+            f"{place}: {what} among {listed(self.names()) or 'none'}{separator}; set {keys}."
+        )
 
     def collect(
         self, roles: Sequence[str], threshold: float | None, as_text: Collection[str] = ()

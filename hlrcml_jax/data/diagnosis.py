@@ -4,6 +4,7 @@ import codecs
 import csv
 import itertools
 import json
+import math
 import pathlib
 import re
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, 
 def records(path: pathlib.Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each record of a delimited file."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        if len(layout.separator) > 1:
+        if layout.is_long:
             for line_number, line in enumerate(file, 1):
                 yield line_number, line.rstrip("\r\n").split(layout.separator)
             return
@@ -97,7 +98,7 @@ def json_records(path: pathlib.Path) -> Iterator[tuple[int, dict]]:
                 continue
             place = f"{path}, line {line_number}"
             try:
-                record = json.loads(line, parse_constant=_refuse)
+                record = json.loads(line, parse_constant=_refuse, parse_float=_finite)
             except RecursionError:
                 raise UserError(
                     f"{place}: not JSON that can be read (nested too deeply)."
@@ -107,7 +108,8 @@ def json_records(path: pathlib.Path) -> Iterator[tuple[int, dict]]:
             except ValueError as problem:
                 whole = " (the file is one array; write an object a line)"
                 hint = whole if line_number == 1 and line.lstrip()[:1] == b"[" else ""
-                raise UserError(f"{place}: not JSON ({problem}){hint}.") from None
+                reason = getattr(problem, "msg", problem)
+                raise UserError(f"{place}: not JSON ({reason}){hint}.") from None
             if not isinstance(record, dict):
                 raise UserError(f"{place}: not a JSON object.")
             yield line_number, record
@@ -167,3 +169,10 @@ def wrong_encoding(place: str, layout: Layout, sample: bytes) -> UserError:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{shortened(number)} is too large")
+    return value

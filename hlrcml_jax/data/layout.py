@@ -27,8 +27,15 @@ class Layout:
     section: str = "data"
 
     @property
+    def is_long(self) -> bool:
+        """Whether the separator has several bytes; such files have no quotes."""
+        return len(self.separator.encode(errors="surrogatepass")) > 1
+
+    @property
     def quote(self) -> str | None:
         """The quote character around fields, or None."""
+        if self.is_long:
+            return None
         if self.quoting != USUAL_QUOTE:
             return self.quoting or None
         return '"' if self.separator in (",", ";") else None

@@ -65,12 +65,13 @@ def _layout(
 ) -> Layout:
     separator = section.separator or ("\t" if ".tsv" in path.suffixes else ",")
     name = "data.titles" if isinstance(section, schema.Titles) else "data"
-    if section.quote not in ("", USUAL_QUOTE) and len(separator) > 1:
+    layout = Layout(separator, section.header, columns, section.encoding, section.quote, name)
+    if section.quote not in ("", USUAL_QUOTE) and (layout.is_long or section.quote == separator):
         raise UserError(
-            f"{name}.quote={section.quote!r} needs a separator of one character, and "
+            f"{name}.quote={section.quote!r} needs a separator of one other byte, and "
             f"{name}.separator is {separator!r}; set {name}.quote='auto'."
         )
-    return Layout(separator, section.header, columns, section.encoding, section.quote, name)
+    return layout
 
 
 def _inputs(data: schema.Data, cache_dir):
@@ -213,8 +214,8 @@ def _differ_in_writing(dataset: Dataset, role: str) -> str | None:
         return None
     pair = listed(groups["id"][0].sort().head(2))
     return (
-        f"{len(groups):,} {role}s may be written in several ways, like {pair}, and are taken for "
-        f"different {role}s, since ids that are not all plain integers stay as they are written."
+        f"some {role} ids differ only in leading zeros or in '.0', like {pair} ({len(groups):,} "
+        f"such groups), and are taken for different {role}s, since not all ids are plain integers."
     )
 
 

@@ -211,12 +211,11 @@ def _renamed(lines: pl.LazyFrame, rename: Callable[[str], str]) -> pl.LazyFrame:
 
 def _scan_delimited(path: pathlib.Path, layout: Layout) -> pl.LazyFrame:
     """All fields as text, in columns named by the header or by index."""
-    single = len(layout.separator) == 1
     try:
         lines = pl.scan_csv(
             path,
-            separator=layout.separator if single else "\x01",
-            has_header=layout.header and single,
+            separator="\x01" if layout.is_long else layout.separator,
+            has_header=layout.header and not layout.is_long,
             quote_char=layout.quote,
             infer_schema=False,
             glob=False,
@@ -226,7 +225,7 @@ def _scan_delimited(path: pathlib.Path, layout: Layout) -> pl.LazyFrame:
         raise UserError(f"{path}: the file is empty.") from None
     except mistakes.UNREADABLE as error:
         raise mistakes.why_unreadable(path, "delimited", layout, error) from None
-    if not single:
+    if layout.is_long:
         return _split_long(path, lines, layout)
     if not layout.header:
         return lines.rename(dict(zip(names, map(str, range(len(names))), strict=True)))
@@ -272,7 +271,8 @@ def _read_adjacency(
     layout = dataclasses.replace(given, separator="\x01", header=False, quoting="")
     source = TextTable(path, "delimited", layout, pl.LazyFrame())
     with source.readable():
-        lines = _scan_delimited(path, source.layout).collect().to_series().str.strip_chars()
+        lines = _scan_delimited(path, source.layout).collect().to_series()
+        lines = lines.str.replace_all("\t", " ").str.strip_chars()
     frame = lines.str.split(" ").alias("fields").to_frame().with_row_index("row")
     frame = frame.filter(lines.is_not_null() & (lines != ""))
     frame = frame.with_columns(pl.col("fields").list.eval(pl.element().filter(pl.element() != "")))

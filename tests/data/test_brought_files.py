@@ -133,6 +133,10 @@ JSON = [
     ('[\n{"user": 1, "item": 2}\n]\n', "line 1: not JSON.*one array"),
     ('{"user": 1, "item": 2}\n\n3\n', "line 3: not a JSON object"),
     ('{"user": NaN, "item": 2}\n', "line 1: not JSON"),
+    ('{"user": 1e400, "item": 2}\n', "line 1: not JSON .1e400 is too large"),
+    ('{"user": 1' + "0" * 400 + ', "item": 2}\n', "own.jsonl"),
+    ('{"user": 1, "item": 2}{"user": 1, "item": 3}\n', "line 1: not JSON .Extra data"),
+    (lines({f"k{i}": i for i in range(3000)}), "user among 'k0', .* and 2,994 more"),
     ('\n{"user": 1, "item": null}\n', "line 2: column 'item' .*is empty"),
     (b'{"user": "\xe9", "item": 2}\n', "line 1: the text is not UTF-8.*data.encoding.*cp1252"),
     (lines(), "the file is empty"),
@@ -225,6 +229,7 @@ DELIMITED = [
     ('user,item\nu,12" a, b"\n', {}, "line 2: 3 fields where line 1 has 2"),
     ('"user","item"\r\n"u","1"\r\n', {}, {("u", 1)}),
     ('us"er,item\nu,1\n', {"columns": ('us"er', "item", "", "")}, {("u", 1)}),
+    ("user；item\nu；1\n", {"separator": "；"}, {("u", 1)}),
     # Encodings.
     (LATIN.encode("utf-16"), {}, {("é", 1), ("b", 2)}),
     (b"\xfe\xff" + LATIN.encode("utf-16-be"), {}, {("é", 1), ("b", 2)}),

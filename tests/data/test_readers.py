@@ -80,6 +80,7 @@ def test_formats(tmp_path, name, text, layout):
     ("format", "text"),
     [
         ("adjacency", "7 3 1\n\n8\n9  1 2 \n"),
+        ("adjacency", "7\t3 1\n9\t1\t2\n"),
         ("adjacency_counted", "2 3 1\n0\n2 1 2\n"),
     ],
 )
