@@ -98,7 +98,7 @@ def json_records(path: pathlib.Path) -> Iterator[tuple[int, dict]]:
                 continue
             place = f"{path}, line {line_number}"
             try:
-                record = json.loads(line, parse_constant=_refuse, parse_float=_finite)
+                record = json.loads(line.decode(), parse_constant=_refuse, parse_float=_finite)
             except RecursionError:
                 raise UserError(
                     f"{place}: not JSON that can be read (nested too deeply)."

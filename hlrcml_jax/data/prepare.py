@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -19,7 +19,7 @@ from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import readers, splits
 from hlrcml_jax.data.account import EMPTY, Counts
 from hlrcml_jax.data.columns import ROLES, as_integer
-from hlrcml_jax.data.dataset import PARTS, Dataset, to_csr
+from hlrcml_jax.data.dataset import PARTS, Dataset, count_items, to_csr
 from hlrcml_jax.data.files import check_regular, expanded
 from hlrcml_jax.data.layout import USUAL_QUOTE, ItemFile, Layout
 from hlrcml_jax.errors import UserError, listed
@@ -50,6 +50,7 @@ def prepare(data: schema.Data) -> Dataset:
         if data.split.keep < 1:
             dataset = _thinned(dataset, data.split)
         _check(dataset)
+        dataset = dataclasses.replace(dataset, account=dataset.account.warn(*_unknown(dataset)))
         _store(dataset, folder)
     return Dataset.load(folder)
 
@@ -193,6 +194,18 @@ def _titled(dataset: Dataset, items: ItemFile) -> Dataset:
         titles=table["title"].fill_null(table["id"]),
         categories=table["categories"] if items.categories else None,
     )
+
+
+def _unknown(dataset: Dataset) -> Iterator[str]:
+    """A warning for each part of which no user has a history, or no item is in training."""
+    for part in ("valid", "test"):
+        predicted, known = getattr(dataset, part), dataset.known(part)
+        for role, found, trained in (
+            ("user", np.diff(predicted.indptr), np.diff(known.indptr)),
+            ("item", count_items(predicted), count_items(dataset.train)),
+        ):
+            if found.any() and not trained[found > 0].any():
+                yield f"no {role} of the {part} part of the split is in its training part."
 
 
 def _differ_in_writing(dataset: Dataset, role: str) -> str | None:

@@ -13,6 +13,8 @@ from hlrcml_jax.data import readers
 from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import MAX_SENTENCE, UserError
+from hlrcml_jax.reporting import console
+from hlrcml_jax.training.warm_start import read_vectors
 
 AT = 1508574042.0  # 2017-10-21 08:20:42 UTC
 BIG = 9007199254740993  # 2^53 + 1, which no float is
@@ -448,7 +450,23 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path, key, kind):
     refused(said, prepared, tmp_path, **(values | {key: path}))
 
 
-def test_what_each_step_took_away_is_kept_with_the_data(tmp_path):
+@pytest.mark.parametrize("kind", ["pipe", "folder", "missing"])
+def test_vectors_that_are_no_file(tmp_path, kind):
+    path = tmp_path / "vectors.npz"
+    {"pipe": os.mkfifo, "folder": os.mkdir, "missing": str}[kind](path)
+    refused("pretrained.items=x: cannot be read", read_vectors, "pretrained.items=x", path)
+
+
+def test_a_part_without_anybody_of_training_is_warned_of(tmp_path):
+    path = tmp_path / "own.csv"
+    rows = [(user, item, user) for user in range(8) for item in range(5) if user % 5 != item]
+    pl.DataFrame(rows, ["user", "item", "time"], orient="row").write_csv(path)
+    values = {"split__kind": "time", "split__valid": 0.0, "split__test": 0.5}
+    warnings = prepared(tmp_path, path=str(path), **values).account.warnings
+    assert warnings == ("no user of the test part of the split is in its training part.",)
+
+
+def test_what_each_step_took_away_is_kept_with_the_data(tmp_path, capsys):
     rows = [(user, item, 5) for user in range(6) for item in range(5)]
     rows += [(0, 0, 5), (0, 1, 4), (7, 8, 5), (9, 9, 1), (0, 2, 1)]
     path = tmp_path / "own.csv"
@@ -464,6 +482,19 @@ def test_what_each_step_took_away_is_kept_with_the_data(tmp_path):
         steps = list(map(str, prepared(tmp_path, **values).account.steps))
         assert [step.split(", 0")[0] for step in steps[:3]] == said[:3]
         assert steps[3].startswith(said[3])
+    console.print_prepared(prepared(tmp_path, **values))
+    out = capsys.readouterr().out.splitlines()
+    assert out[:4] == steps
+    assert out[4].startswith("Ready: 6 users, 5 items")
+
+
+def test_warnings_are_printed_as_they_are(tmp_path, capsys):
+    path = tmp_path / "own.csv"
+    path.write_text("user,item\n012,1\n12,2\n1,2\n[/b],3\n")
+    console.print_prepared(prepared(tmp_path, path=str(path)))
+    assert "user ids differ only in leading zeros or in '.0', like '012', '12' (1 such" in (
+        capsys.readouterr().err
+    )
 
 
 def test_an_item_file_is_read_as_interactions_are(tmp_path):
