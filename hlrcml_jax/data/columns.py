@@ -191,12 +191,13 @@ class TextTable:
 
 def is_integer(text: pl.Expr) -> pl.Expr:
     """Whether an id is an integer of 64 bits without leading zeros, or a whole fraction (12.0)."""
-    return text.str.contains(r"^(?:0|-?[1-9]\d*)(?:\.0+)?$") & as_integer(text).is_not_null()
+    return text.str.contains(r"^(?:0|-?[1-9]\d*)(?:\.00?)?$") & as_integer(text).is_not_null()
 
 
 def as_integer(text: pl.Expr) -> pl.Expr:
     """The integer that an id is, or null."""
-    return text.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
+    whole = text.str.strip_suffix(".00").str.strip_suffix(".0")
+    return whole.cast(pl.Int64, strict=False)
 
 
 @dataclasses.dataclass(frozen=True)
