@@ -8,7 +8,6 @@ import polars as pl
 import rich
 import rich.box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -86,21 +85,6 @@ def describe(data: Dataset) -> str:
     return f"{data.size} ({density:.2g} %): {sizes}"
 
 
-def print_prepared(data: Dataset) -> None:
-    """Prints what the preparation took away, and what is left."""
-    print_account(data)
-    rich.print(f"Ready: {describe(data)}.")
-
-
-def print_account(data: Dataset) -> None:
-    """Prints what each step of the preparation took away, a line each, and its warnings."""
-    for step in data.account.steps:
-        rich.print(f"[dim]{escape(str(step))}[/dim]")
-    if processes.is_first_process():
-        for sentence in data.account.warnings:
-            warn(sentence)
-
-
 def print_metrics(
     title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]], cutoffs: Sequence[int]
 ) -> None:
@@ -155,3 +139,18 @@ class Stopwatch:
         """Seconds since the last lap."""
         start, self._start = self._start, time.perf_counter()
         return self._start - start
+
+
+def print_prepared(data: Dataset) -> None:
+    """Prints what the preparation took away, and what is left."""
+    print_account(data)
+    rich.print(f"Ready: {describe(data)}.")
+
+
+def print_account(data: Dataset) -> None:
+    """Prints what each step of the preparation took away, a line each, and its warnings."""
+    for step in data.account.steps:
+        rich.get_console().print(str(step), style="dim", markup=False, highlight=False)
+    if processes.is_first_process():
+        for sentence in data.account.warnings:
+            warn(sentence)

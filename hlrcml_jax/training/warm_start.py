@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 import rich
 
-from hlrcml_jax.data.files import check_regular
 from hlrcml_jax.errors import UserError
 
 Vectors = tuple[pl.Series | None, np.ndarray]  # (ids as text or None, vectors (N, D))
@@ -24,7 +23,6 @@ def read_vectors(key: str, path: pathlib.Path) -> Vectors:
       UserError: when it cannot be read.
     """
     try:
-        check_regular(path)
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):

@@ -14,7 +14,6 @@ from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import MAX_SENTENCE, UserError
 from hlrcml_jax.reporting import console
-from hlrcml_jax.training.warm_start import read_vectors
 
 AT = 1508574042.0  # 2017-10-21 08:20:42 UTC
 BIG = 9007199254740993  # 2^53 + 1, which no float is
@@ -448,13 +447,6 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path, key, kind):
     said = {"pipe": "pipe or device", "device": "pipe or device", "folder": "a folder",
             "missing": "No such file", "NUL": "null", "home": "home"}[kind]  # fmt: skip
     refused(said, prepared, tmp_path, **(values | {key: path}))
-
-
-@pytest.mark.parametrize("kind", ["pipe", "folder", "missing"])
-def test_vectors_that_are_no_file(tmp_path, kind):
-    path = tmp_path / "vectors.npz"
-    {"pipe": os.mkfifo, "folder": os.mkdir, "missing": str}[kind](path)
-    refused("pretrained.items=x: cannot be read", read_vectors, "pretrained.items=x", path)
 
 
 def test_a_part_without_anybody_of_training_is_warned_of(tmp_path):
