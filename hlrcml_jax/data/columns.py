@@ -150,7 +150,7 @@ class TextTable:
             summary += [pl.col(role).n_unique().alias(f"{role} n") for role in ("user", "item")]
         with self.readable():
             if self.format == "jsonl":
-                mistakes.check_flat(self.path, list(used.values()))
+                mistakes.check_fields(self.path, list(used.values()))
             stats = rows.select(pl.len(), *summary).collect(engine="streaming").row(0, named=True)
         if not stats["len"]:
             raise UserError(f"{self.path}: it has a header but no interactions.")

@@ -53,8 +53,11 @@ def why_unreadable(path: pathlib.Path, format: str, layout: Layout, error: Excep
         if wrong is None and format == "delimited":
             wrong = _why_not_delimited(path, layout)
         elif wrong is None and format == "jsonl":
-            for _ in json_records(path):
-                pass
+            for line_number, record in json_records(path):
+                if _is_half(json.dumps(record, ensure_ascii=False)):
+                    half = "has half of a surrogate pair"
+                    wrong = UserError(f"{path}, line {line_number}: its text {half}.")
+                    break
     except csv.Error as problem:
         wrong = UserError(f"{path}: not a delimited text file ({problem}).")
     except UserError as problem:
@@ -115,21 +118,36 @@ def json_records(path: pathlib.Path) -> Iterator[tuple[int, dict]]:
             yield line_number, record
 
 
-def check_flat(path: pathlib.Path, names: list[str]) -> None:
-    """Checks that the fields that are read are nowhere objects or arrays.
+def check_fields(path: pathlib.Path, names: list[str]) -> None:
+    """Checks that the fields that are read are nowhere objects, arrays or half characters.
 
     Raises:
       UserError: naming the line and the field.
     """
     keys = "|".join(re.escape(json.dumps(name, ensure_ascii=False)) for name in names)
-    suspect = lines_of(path).select(pl.nth(0).str.contains(f"(?:{keys})\\s*:\\s*[\\[{{]").any())
+    line = pl.nth(0)
+    nested = line.str.contains(f"(?:{keys})\\s*:\\s*[\\[{{]")
+    half = line.str.replace_all(_PAIR, "").str.contains(_HALF)
+    suspect = lines_of(path).select((nested | half).any())
     if not suspect.collect(engine="streaming").item():
         return
-    for line, record in json_records(path):
+    for line_number, record in json_records(path):
         for name in names:
-            if isinstance(record.get(name), dict | list):
-                text = shortened(json.dumps(record[name]))
-                raise UserError(f"{path}, line {line}: {text} in field {name!r} is nested.")
+            value = record.get(name)
+            wrong = "is nested" if isinstance(value, dict | list) else None
+            if wrong or _is_half(value):
+                text = shortened(json.dumps(value))
+                wrong = wrong or "has half of a surrogate pair"
+                raise UserError(f"{path}, line {line_number}: {text} in field {name!r} {wrong}.")
+
+
+# A character beyond 16 bits as JSON writes it, and a half of one, which is no character.
+_PAIR = r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_HALF = r"\\u[dD][89a-fA-F]"
+
+
+def _is_half(value: object) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in str(value))
 
 
 def lines_of(path: pathlib.Path) -> pl.LazyFrame:
