@@ -139,7 +139,9 @@ def _read(data: schema.Data, files, items) -> Dataset:
     for (path, *_), all_rows, kept in zip(files, before, after, strict=True):
         if data.threshold is not None:
             name = f"data.threshold={data.threshold}"
-            account = account.step(name if len(files) == 1 else f"{name} in {path}", all_rows, kept)
+            account = account.step(
+                name if len(files) == 1 else f"{name} in {path.name}", all_rows, kept
+            )
     given = data.split.kind == "given"
     dataset = _given(tables, files) if given else _split(tables[0], data)
     similar = (_differ_in_writing(dataset, role) for role in ("user", "item"))
@@ -298,7 +300,7 @@ def _given(tables, files) -> Dataset:
     for table, part, (path, *_) in zip(tables, parts, files, strict=True):
         before = readers.count(table)
         after = dataclasses.replace(before, rows=part.nnz)
-        account = account.step(f"merging duplicates in {path}", before, after)
+        account = account.step(f"merging duplicates in {path.name}", before, after)
     parts.append(to_csr(np.empty(0, int), np.empty(0, int), shape))
     return Dataset(*parts, user_ids=ids["user"][0], item_ids=ids["item"][0], account=account)
 

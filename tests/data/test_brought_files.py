@@ -484,6 +484,12 @@ def test_what_each_step_took_away_is_kept_with_the_data(tmp_path, capsys):
     assert out[4].startswith("Ready: 6 users, 5 items")
 
 
+def test_steps_of_a_given_split_name_their_file(tmp_path):
+    values = given(tmp_path, train=[*TRAIN, TRAIN[0]], valid=[("2", "10")], test=[("1", "20")])
+    steps = prepared(tmp_path, **values).account.steps
+    assert list(map(str, steps)) == ["merging duplicates in train.csv removed 1 row"]
+
+
 def test_warnings_are_printed_as_they_are(tmp_path, capsys):
     path = tmp_path / "own.csv"
     path.write_text("user,item\n012,1\n12,2\n1,2\n[/b],3\n")
