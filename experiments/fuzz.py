@@ -29,11 +29,11 @@ from hlrcml_jax import config_files, registry, schema
 from hlrcml_jax.data import layout as layouts
 from hlrcml_jax.data import readers
 from hlrcml_jax.data.prepare import prepare
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import MAX_SENTENCE, UserError
 from hlrcml_jax.training import warm_start
 
 SEPARATORS = (",", "\t", ";", " ", "::", "|", "||", "\x01")
-ENCODINGS = ("utf8", "latin-1", "utf-16", "ascii")
+ENCODINGS = ("utf-8", "latin-1", "utf-16", "ascii")
 
 
 def read_table(name: str, format: str = "auto"):
@@ -42,7 +42,10 @@ def read_table(name: str, format: str = "auto"):
     def read(folder: pathlib.Path, how: int, content: bytes) -> None:
         path = folder / name
         path.write_bytes(content)
-        layout = layouts.Layout(SEPARATORS[how % 8], bool(how & 8))
+        quoting, encoding = ("auto", '"')[how >> 5 & 1], ENCODINGS[how >> 6 & 3]
+        layout = layouts.Layout(
+            SEPARATORS[how % 8], bool(how & 8), encoding=encoding, quoting=quoting
+        )
         threshold = 4.0 if how & 16 else None
         table = readers.read_interactions(path, format, layout, threshold)
         assert {"user", "item"} <= set(table.columns)
@@ -55,9 +58,9 @@ def read_items(folder: pathlib.Path, how: int, content: bytes) -> None:
     """The reader of titles and categories."""
     path = folder / "items.csv"
     path.write_bytes(content)
-    layout = layouts.Layout(SEPARATORS[how % 8], bool(how & 8), ("", "0", "1", ""))
-    encoding, categories = ENCODINGS[how >> 4 & 3], "2" if how & 64 else ""
-    readers.read_items(layouts.ItemFile(path, layout, encoding, categories))
+    columns, encoding = ("", "0", "1", ""), ENCODINGS[how >> 4 & 3]
+    layout = layouts.Layout(SEPARATORS[how % 8], bool(how & 8), columns, encoding)
+    readers.read_items(layouts.ItemFile(path, layout, "2" if how & 64 else ""))
 
 
 def read_vectors(folder: pathlib.Path, how: int, content: bytes) -> None:
@@ -101,6 +104,24 @@ def run_pipeline(folder: pathlib.Path, how: int, content: bytes) -> None:
     assert prepare(data).fingerprint() == prepare(data).fingerprint()
 
 
+def run_given(folder: pathlib.Path, how: int, content: bytes) -> None:
+    """From the three files of a given split, cut at blank lines, and a file of titles."""
+    ending = ("csv", "jsonl", "tsv", "txt")[how & 3]
+    parts = [*content.split(b"\n\n"), b"", b"", b"", b""]
+    paths = [str(folder / f"{name}.{ending}") for name in ("train", "valid", "test")]
+    for path, part in zip(paths, parts, strict=False):
+        pathlib.Path(path).write_bytes(part)
+    (folder / "titles.csv").write_bytes(parts[3])
+    titles = schema.Titles(path=str(folder / "titles.csv") if how & 4 else "")
+    names = ("train_path", "valid_path", "test_path")
+    data = schema.Data(
+        cache_dir=str(folder / "cache"),
+        titles=titles,
+        split=schema.Split(kind="given", **dict(zip(names, paths, strict=True))),
+    )
+    assert prepare(data).account == prepare(data).account
+
+
 KINDS = (
     read_table("own.csv"),
     read_table("own.jsonl"),
@@ -119,6 +140,7 @@ KINDS = (
     read_vectors,
     read_config,
     run_pipeline,
+    run_given,
 )
 
 
@@ -135,6 +157,7 @@ def check(case: bytes) -> None:
             return
     assert said.strip(), "an empty sentence"
     assert len(said.splitlines()) == 1, "more than one line"
+    assert len(said) <= MAX_SENTENCE, "a sentence that is too long"
 
 
 def seeds() -> list[bytes]:
@@ -176,8 +199,9 @@ def seeds() -> list[bytes]:
         13: 'id,title,genres\n1,"Amélie (2001)",x|y\n2,Se7en,(no genres listed)\n'.encode(),
         14: written(np.save, vectors),
         16: own,
+        17: b"user,item\n1,2\n2,3\n\nuser,item\n1.0,3\n\nuser,item\n2,2\n\nitem,title\n2,x\n",
     }
-    cases = [bytes([kind, 8]) + content for kind, content in contents.items()]
+    cases = [bytes([kind, 12 if kind == 17 else 8]) + content for kind, content in contents.items()]
     cases.append(
         bytes([14, 1]) + written(lambda file: np.savez(file, ids=[1, 2, 3], vectors=vectors))
     )

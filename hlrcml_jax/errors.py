@@ -5,22 +5,26 @@ import sys
 import threading
 import traceback
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import app
 
+MAX_SENTENCE = 300  # characters
 REORDERING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 class UserError(Exception):
     """An error the user can fix: one sentence naming the file, line, column or key.
 
-    `run_program` prints it on stderr and exits with status 2; any other exception is a bug.
+    It has at most MAX_SENTENCE characters: a longer one loses its middle, since the file and line
+    are at the start and the remedy is at the end. `run_program` prints it on stderr and exits with
+    status 2; any other exception is a bug.
     """
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())  # quoted text may span lines
+        sentence = " ".join(super().__str__().splitlines())  # quoted text may span lines
+        return shortened(sentence, MAX_SENTENCE)
 
 
 class Diverged(UserError):
@@ -37,6 +41,22 @@ class Interrupted(Terminated, KeyboardInterrupt):
     """The program was stopped by SIGINT, as by Ctrl-C."""
 
     status = 130  # 128 + SIGINT, as of shells
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """The text without its middle, if it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    tail = most * 2 // 5
+    return f"{text[: most - tail - 3]} … {text[-tail:]}"
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """The first names, quoted and shortened, and how many more there are."""
+    names = list(names)
+    text = ", ".join(repr(shortened(name, 30)) for name in names[:most])
+    more = len(names) - most
+    return f"{text} and {more:,} more" if more > 0 else text
 
 
 def warn(sentence: str) -> None:

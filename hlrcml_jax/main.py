@@ -58,9 +58,7 @@ def _run(config: config_lib.Config, workdir: str) -> None:
     rich.get_console().quiet = not processes.is_first_process()
     with processes.together():
         if _MODE.value == "prepare":
-            processes.in_first_process(
-                lambda: report.say(f"Ready: {report.describe(prepare(config.data))}.")
-            )
+            processes.in_first_process(lambda: report.print_prepared(prepare(config.data)))
         elif _MODE.value == "train":
             experiment.train_and_evaluate(config, workdir)
         else:

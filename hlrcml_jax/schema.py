@@ -27,6 +27,21 @@ def _path(meaning: str) -> Any:
     return key("", meaning, may_change=True)
 
 
+def _is_encoding(value: str) -> bool:
+    try:
+        return "a".encode(value) != b""
+    except (LookupError, ValueError):  # unknown, or not of text
+        return False
+
+
+def _is_quote(value: str) -> bool:
+    return value in ("", "auto") or (len(value) == 1 and value.isascii() and value.isprintable())
+
+
+_ENCODING = "encoding of the text, as Python names it; a byte-order mark overrides it"
+_QUOTE = "quote character around fields; '' for none, auto is \" where the separator is , or ;"
+
+
 def _is_stopping_metric(value: str) -> bool:
     name, _, cutoff = value.partition("@")
     return value == "loss" or (name.isidentifier() and cutoff.isdigit() and int(cutoff) > 0)
@@ -43,7 +58,7 @@ class Columns:
     user: str = key("", f"user ids: {COLUMN}")
     item: str = key("", f"item ids: {COLUMN}")
     value: str = key("", f"rating or count: {COLUMN}")
-    time: str = key("", f"seconds or ISO date: {COLUMN}")
+    time: str = key("", f"seconds, or ISO date (UTC without a zone): {COLUMN}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +68,8 @@ class Titles:
     path: str = _path("delimited file with the items' titles, if any")
     separator: str = key("", "separator of its fields; '' is a tab for .tsv, else a comma")
     header: bool = key(True, "whether its first line holds column names")
+    encoding: str = key("utf-8", _ENCODING, _is_encoding)
+    quote: str = key("auto", _QUOTE, _is_quote)
     item: str = key("", f"item ids: {COLUMN} and data.columns.item")
     value: str = key("title", "titles: column name or 0-based index")
     categories: str = key("", "categories, if any: column name or 0-based index")
@@ -91,6 +108,8 @@ class Data:
     )
     separator: str = key("", "separator of the fields; '' is a tab for .tsv, else a comma")
     header: bool = key(True, "whether the first line holds column names")
+    encoding: str = key("utf-8", _ENCODING, _is_encoding)
+    quote: str = key("auto", _QUOTE, _is_quote)
     columns: Columns = Columns()
     threshold: float | None = key(None, "least value of a positive; None takes every row")
     min_per_user: int = key(0, "least interactions of a user (n-core); at least 0", at_least(0))

@@ -164,25 +164,6 @@ def remove_scratch(folder: pathlib.Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def check_file(path: pathlib.Path, key: str = "") -> None:
-    """Checks that a path, if it exists, is no pipe, socket or device: reading could never end.
-
-    Args:
-      path: of a file or folder.
-      key: config key of the path, for the error.
-
-    Raises:
-      UserError: when it is one.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):  # who opens it says what is wrong
-        return
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        where = f"{key}={path}" if key else str(path)
-        raise UserError(f"{where}: this is a pipe, a socket or a device; give a regular file.")
-
-
 def check_no_links(path: pathlib.Path) -> None:
     """Checks that a path, if it exists, and all below it are regular files and folders.
 

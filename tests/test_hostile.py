@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlrcml_jax import config_files, schema
-from hlrcml_jax.data import archives, readers
+from hlrcml_jax.data import files, readers
 from hlrcml_jax.data.layout import Layout
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
@@ -43,7 +43,7 @@ def read(path, content, **layout):
 
 
 def test_a_bomb_does_not_fill_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MIN_LIMIT", 1000)
+    monkeypatch.setattr(files, "MIN_LIMIT", 1000)
     with pytest.raises(UserError, match=r"bomb.csv.gz: more than .* bytes come out of it"):
         read(tmp_path / "bomb.csv.gz", gzip.compress(b"user,item\n" + b"0,0\n" * 10**6))
 

@@ -10,36 +10,43 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from hlrcml_jax.data.files import most_bytes, naming
 from hlrcml_jax.errors import UserError
 
-# Tables expand about tenfold; decompression bombs a thousandfold and more.
-MAX_RATIO, MIN_LIMIT = 200, 1 << 28
 BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
+PATTERN = set("*?[]{}")  # characters that libraries take for patterns of file names
 
 
 @contextlib.contextmanager
 def unpacked(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """The file, decompressed to a temporary copy if it ends in .gz, .xz or .zip.
 
-    A zip must hold exactly one file.
+    A zip must hold exactly one file. A path that a library might take for a pattern is given as a
+    link in a temporary folder. Errors in the copy name the file.
 
     Raises:
       UserError: when it cannot be decompressed, or a zip holds several files.
     """
     openers = {".gz": gzip.open, ".xz": lzma.open, ".zip": _open_only_member}
-    if path.suffix not in openers:
+    if path.suffix not in openers and not PATTERN & set(str(path)):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="hlrcml_jax-") as folder:
-        plain = pathlib.Path(folder) / path.with_suffix("").name
+        plain = pathlib.Path(folder, "content")
+        if path.suffix not in openers:
+            plain.symlink_to(path.absolute())
+            with naming(path, plain):
+                yield plain
+            return
         try:
             with openers[path.suffix](path) as source, plain.open("wb") as target:
-                _copy(source, target, max(MIN_LIMIT, MAX_RATIO * path.stat().st_size), path)
+                _copy(source, target, most_bytes(path), path)
         except BROKEN as error:
             raise UserError(
                 f"{path}: cannot be unpacked ({error}); fetch it again, or unpack it yourself."
             ) from None
-        yield plain
+        with naming(path, plain):
+            yield plain
 
 
 def _copy(source: BinaryIO, target: BinaryIO, most: int, path: pathlib.Path) -> None:

@@ -3,27 +3,51 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import polars as pl
 
 from hlrcml_jax.data import diagnosis as mistakes
+from hlrcml_jax.data.account import Counts
 from hlrcml_jax.data.layout import Layout
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, listed, shortened
 
 ROLES = ("user", "item", "value", "time")
 
-# Column names recognised without configuration, in lower case and without `_`.
+# Column names recognised without configuration, in order of preference, as `_usual` writes them.
 USUAL_NAMES = {
-    "user": ("userid", "user", "uid", "customerid", "reviewerid"),
-    "item": (
-        *("itemid", "item", "iid", "movieid", "artistid", "productid", "asin", "songid"),
-        *("businessid", "trackid", "bookid"),
+    "user": (
+        *("userid", "user", "uid", "customerid", "reviewerid", "visitorid", "accountid"),
+        *("memberid", "profileid", "listenerid", "personid", "customer", "username"),
     ),
-    "value": ("rating", "value", "score", "count", "weight", "plays", "playcount", "stars"),
-    "time": ("timestamp", "time", "date", "unixtime", "datetime"),
+    "item": (
+        *("itemid", "item", "iid", "movieid", "artistid", "productid", "asin", "parentasin"),
+        *("songid", "businessid", "trackid", "bookid", "isbn", "gameid", "articleid", "newsid"),
+        *("videoid", "animeid", "recipeid", "venueid", "appid", "stockcode", "sku", "product"),
+    ),
+    "value": (
+        *("rating", "ratings", "bookrating", "userrating", "reviewrating", "overall", "value"),
+        *("score", "reviewscore", "count", "weight", "plays", "playcount", "stars"),
+    ),
+    "time": (
+        *("timestamp", "time", "date", "unixtime", "unixtimestamp", "unixreviewtime", "datetime"),
+        *("eventtime", "eventtimestamp", "timestamps", "ts", "createdat", "updatedat"),
+        *("purchasedat", "playedat", "listenedat", "ratedat", "visitedat", "orderedat"),
+        *("purchasedate", "eventdate", "orderdate", "invoicedate", "reviewdate"),
+    ),
 }
+
+
+def _usual(name: str) -> str:
+    """The name in lower case without `_`, `-`, `.` and spaces, and without RecBole's type."""
+    return re.sub(r"[\s_.-]", "", name.split(":")[0].lower())
+
+
+def matters(name: str, layout: Layout) -> bool:
+    """Whether a column of this name is one that is looked for."""
+    return name in layout.columns or any(_usual(name) in usual for usual in USUAL_NAMES.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +86,8 @@ class TextTable:
         names = self.names()
         if wanted in names:
             return wanted
-        return names[int(wanted)] if wanted.isdigit() and int(wanted) < len(names) else None
+        is_index = wanted.isascii() and wanted.isdecimal() and len(wanted) < 10
+        return names[int(wanted)] if is_index and int(wanted) < len(names) else None
 
     def _find(self, role: str) -> str | None:
         wanted = self.layout.columns[ROLES.index(role)]
@@ -70,14 +95,14 @@ class TextTable:
             return name
         names = self.names()
         if not wanted:
-            for name in names:
-                if name.lower().replace("_", "") in USUAL_NAMES[role]:
-                    return name
+            by_usual = {_usual(name): name for name in reversed(names)}
+            for usual in filter(by_usual.get, USUAL_NAMES[role]):
+                return by_usual[usual]
             if not self.layout.header and ROLES.index(role) < len(names):
                 return names[ROLES.index(role)]
         return None
 
-    def column(self, role: str, section: str = "columns") -> str:
+    def column(self, role: str) -> str:
         """The name of the column for a role.
 
         Raises:
@@ -86,37 +111,46 @@ class TextTable:
         if name := self._find(role):
             return name
         wanted = self.layout.columns[ROLES.index(role)]
-        listed = ", ".join(repr(name) for name in self.names())
         what = f"no column {wanted!r}" if wanted else f"no column that looks like the {role}"
-        separator = f" (separator {self.layout.separator!r})" if self.format == "delimited" else ""
-        between = "data.titles.separator" if section == "titles" else "data.separator"
+        section = self.layout.section
+        keys = f"{section}.{role}" if section != "data" else f"data.columns.{role}"
+        place, separator = str(self.path), ""
+        if self.format == "delimited":
+            place, separator = f"{place}, line 1", f" (separator {self.layout.separator!r})"
+            keys = f"{section}.separator or {keys}"
         raise UserError(
-            f"{self.path}, line 1: {what} among {listed}{separator}; "
-            f"set {between} or data.{section}.{role}."
+            f"{place}: {what} among {listed(self.names()) or 'none'}{separator}; set {keys}."
         )
 
-    def collect(self, roles: Sequence[str], threshold: float | None) -> pl.DataFrame:
-        """The typed table; every row is checked first."""
+    def collect(
+        self, roles: Sequence[str], threshold: float | None, as_text: Collection[str] = ()
+    ) -> tuple[pl.DataFrame, Counts]:
+        """(the typed table, the counts of all rows); every row is checked first.
+
+        Args:
+          roles: the columns to read, if present.
+          threshold: rows with a smaller value are dropped.
+          as_text: roles whose ids stay as they are written.
+        """
         used = {}
         for role in (role for role in ROLES if role in roles):
             given = self.layout.columns[ROLES.index(role)]
             if given or role in ("user", "item") or self._find(role):
                 used[role] = self.column(role)
         if threshold is not None and "value" not in used:
-            return above(pl.DataFrame(schema=["user"]), threshold)
-        # Blank lines are rows of nulls; any other missing value is an error.
-        rows = self.lines.with_row_index("row").filter(
-            ~pl.all_horizontal(pl.exclude("row").is_null())
-        )
-        fields = [pl.col(column).str.strip_chars().alias(role) for role, column in used.items()]
-        rows = rows.select("row", *fields)
+            above(pl.DataFrame(schema=["user"]), threshold)
+        rows = self._rows(used)
         checks = {role: _CHECKS[role](pl.col(role)) for role in used}
         summary = [
             expression.alias(f"{role} {name}")
             for role, check in checks.items()
             for name, expression in check.summary().items()
         ]
+        if threshold is not None:
+            summary += [pl.col(role).n_unique().alias(f"{role} n") for role in ("user", "item")]
         with self.readable():
+            if self.format == "jsonl":
+                mistakes.check_fields(self.path, list(used.values()))
             stats = rows.select(pl.len(), *summary).collect(engine="streaming").row(0, named=True)
         if not stats["len"]:
             raise UserError(f"{self.path}: it has a header but no interactions.")
@@ -125,20 +159,45 @@ class TextTable:
             wrong = check.wrong(own)
             if wrong is not None:
                 raise self._error(rows, used[role], role, *wrong)
-            rows = rows.with_columns(check.typed(own).alias(role))
+            typed = pl.col(role).cast(pl.Categorical) if role in as_text else check.typed(own)
+            rows = rows.with_columns(typed.alias(role))
         if threshold is not None:
             _check_reached(stats["value largest"], threshold)
             rows = rows.filter(pl.col("value") >= threshold)
+        counts = Counts(stats["len"], stats.get("user n", 0), stats.get("item n", 0))
         with self.readable():
-            return rows.select(role for role in ROLES if role in used).collect(engine="streaming")
+            wanted = rows.select(role for role in ROLES if role in used)
+            return wanted.collect(engine="streaming"), counts
+
+    def _rows(self, used: Mapping[str, str]) -> pl.LazyFrame:
+        """The used columns by role, stripped, with the index of each row."""
+        rows = self.lines.with_row_index("row")
+        if self.format == "delimited":
+            # Blank lines are rows of nulls; any other missing value is an error.
+            rows = rows.filter(~pl.all_horizontal(pl.exclude("row").is_null()))
+        fields = [pl.col(column).str.strip_chars().alias(role) for role, column in used.items()]
+        return rows.select("row", *fields)
 
     def _error(self, rows, column, role, is_wrong: pl.Expr, template: str) -> UserError:
         with self.readable():
             first = rows.filter(is_wrong).head(1).select("row", role).collect(engine="streaming")
         row, text = first.row(0)
         line = mistakes.line_number(self.path, self.format, self.layout, row)
-        sentence = template.format(text=text, column=column, role=role)
-        return UserError(f"{self.path}, line {line}: {sentence}.")
+        text = text if text is None else shortened(text)
+        sentence = template.format(text=text, column=shortened(column), role=role)
+        unit = "row" if self.format == "parquet" else "line"
+        return UserError(f"{self.path}, {unit} {line}: {sentence}.")
+
+
+def is_integer(text: pl.Expr) -> pl.Expr:
+    """Whether an id is an integer of 64 bits without leading zeros, or a whole fraction (12.0)."""
+    return text.str.contains(r"^(?:0|-?[1-9]\d*)(?:\.00?)?$") & as_integer(text).is_not_null()
+
+
+def as_integer(text: pl.Expr) -> pl.Expr:
+    """The integer that an id is, or null."""
+    whole = text.str.strip_suffix(".00").str.strip_suffix(".0")
+    return whole.cast(pl.Int64, strict=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,17 +208,16 @@ class _Ids:
 
     @property
     def _parsed(self) -> pl.Expr:
-        return self.text.cast(pl.Int64, strict=False)
+        return as_integer(self.text)
 
     @property
     def _missing(self) -> pl.Expr:
         return self.text.is_null() | (self.text == "")
 
     def summary(self) -> dict[str, pl.Expr]:
-        plain = self._parsed.cast(pl.String) == self.text
         return {
             "missing": self._missing.any(),
-            "plain": plain.fill_null(False).all(),
+            "plain": is_integer(self.text).fill_null(False).all(),
             "least": self._parsed.min(),
         }
 
@@ -212,6 +270,25 @@ class _Numbers(_Ids):
         return self._parsed
 
 
+# ISO 8601, also with a space for the T; the zone may be absent (UTC), a letter or an offset.
+_DATE = r"(\d{4}[-/]\d{2}[-/]\d{2})"
+_CLOCK = r"(?:[Tt ]+(\d{2}:\d{2})(:\d{2})?([.,]\d+)?)?"
+_ZONE = r" *(?:[Zz]|UTC|GMT|([+-])(\d{2}):?(\d{2})?)?"
+
+
+def seconds_of_date(text: pl.Expr) -> pl.Expr:
+    """Seconds since 1970-01-01 UTC of a date, or of a date and time; null for other text."""
+    parts = text.str.extract_groups(f"^{_DATE}{_CLOCK}{_ZONE}$").struct
+    date, clock, second, fraction, sign, hours, minutes = map(parts.field, "1234567")
+    plain = date.str.replace_all("/", "-") + pl.lit(" ")
+    plain += clock.fill_null("00:00") + second.fill_null(":00")
+    whole = plain.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False).dt.epoch("s")
+    part = fraction.str.replace(",", ".").cast(pl.Float64).fill_null(0.0)
+    offset = 60 * hours.cast(pl.Int64) + minutes.cast(pl.Int64).fill_null(0)
+    zone = 60 * pl.when(sign == "-").then(-offset).otherwise(offset).fill_null(0)
+    return whole.cast(pl.Float64) + part - zone
+
+
 @dataclasses.dataclass(frozen=True)
 class _Times(_Numbers):
     """Checks of a time column: all seconds, or all dates."""
@@ -220,27 +297,25 @@ class _Times(_Numbers):
 
     @property
     def _date(self) -> pl.Expr:
-        date = self.text.str.to_datetime(strict=False, time_unit="ms")
-        return date.dt.epoch("ms").cast(pl.Float64) / 1000
+        return seconds_of_date(self.text)
 
     def summary(self) -> dict[str, pl.Expr]:
         return super().summary() | {
-            "no number": self._parsed.is_null().all(),
+            "dates": self._date.is_not_null().any(),
             "no date": self._date.is_null().any(),
+            "no number": self._parsed.is_null().all(),
         }
 
     def wrong(self, stats: dict[str, Any]) -> tuple[pl.Expr, str] | None:
-        if stats["no number"] and not stats["missing"]:
-            if not stats["no date"]:
-                return None
-            return (
-                self._date.is_null(),
-                "{text!r} in column {column!r} ({role}) is not " + self.kind,
-            )
-        return super().wrong(stats)
+        if stats["missing"] or not (stats["dates"] or stats["no number"]):
+            return super().wrong(stats)
+        if not stats["no date"]:
+            return None
+        others = " where other rows hold dates" if stats["dates"] else ""
+        return self._date.is_null(), self._template + others
 
     def typed(self, stats: dict[str, Any]) -> pl.Expr:
-        return self._date if stats["no number"] else self._parsed
+        return self._date if stats["dates"] else self._parsed
 
 
 _CHECKS = {"user": _Ids, "item": _Ids, "value": _Numbers, "time": _Times}

@@ -6,10 +6,13 @@ import itertools
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 import scipy.sparse
+
+from hlrcml_jax.data.account import EMPTY, Account
 
 PARTS = ("train", "valid", "test", "history")
 ARRAYS = ("data", "indices", "indptr")  # of a CSR matrix
@@ -30,6 +33,7 @@ class Dataset:
       item_ids: original ids by item index.
       titles: titles by item index, or None.
       categories: lists of categories by item index, or None.
+      account: what the preparation took away, and its warnings.
     """
 
     train: scipy.sparse.csr_array
@@ -40,6 +44,7 @@ class Dataset:
     item_ids: pl.Series
     titles: pl.Series | None = None
     categories: pl.Series | None = None
+    account: Account = EMPTY
 
     @property
     def n_users(self) -> int:
@@ -76,6 +81,7 @@ class Dataset:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes the data set and its digests into an empty folder; nothing is pickled."""
+        self.account.save(folder)
         for part, name in itertools.product(PARTS, ARRAYS):
             np.save(folder / f"{part}.{name}.npy", getattr(getattr(self, part), name))
         self.user_ids.alias("id").to_frame().write_parquet(folder / "users.parquet")
@@ -90,7 +96,9 @@ class Dataset:
     def load(cls, folder: pathlib.Path) -> "Dataset":
         """Loads what `save` wrote; interactions are memory-mapped."""
         items = pl.read_parquet(folder / "items.parquet", glob=False)
-        named = {name: items[name] for name in ("titles", "categories") if name in items.columns}
+        named: dict[str, Any] = {
+            name: items[name] for name in ("titles", "categories") if name in items.columns
+        }
         users = pl.read_parquet(folder / "users.parquet", glob=False)
         shape = (len(users), len(items))
 
@@ -101,7 +109,16 @@ class Dataset:
             return scipy.sparse.csr_array((data, indices, indptr), shape=shape)
 
         train, valid, test, history = map(read, PARTS)
-        return cls(train, valid, test, history, users["id"], items["id"], **named)
+        return cls(
+            train,
+            valid,
+            test,
+            history,
+            users["id"],
+            items["id"],
+            **named,
+            account=Account.load(folder),
+        )
 
 
 def is_intact(folder: pathlib.Path) -> bool:

@@ -2,19 +2,29 @@
 
 import dataclasses
 import hashlib
+import http.client
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 import zipfile
 
+import rich.markup
 import rich.progress
 
+from hlrcml_jax import storage
+from hlrcml_jax.data.archives import BROKEN
+from hlrcml_jax.data.files import check_regular
 from hlrcml_jax.data.layout import ItemFile, Layout
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, shortened
 
+TIMEOUT = 20  # seconds without a byte
+MAX_SECONDS, MIN_RATE = 3600, 1000  # of a download; bytes a second
+MAX_BYTES = 1 << 30  # the largest archive of the catalogue has a quarter
+UNREACHED = (OSError, http.client.HTTPException, subprocess.SubprocessError, ValueError)
 MOVIELENS = "https://files.grouplens.org/datasets/movielens"
 
 
@@ -81,8 +91,8 @@ def _csv(name: str, checksum: str) -> Entry:
 
 def _dat(name: str, folder: str, checksum: str) -> Entry:
     """A MovieLens set of files with `::` between the fields."""
-    layout = Layout("::", False, ("", "0", "1", ""))
-    items = _items("movies.dat", layout, "latin1", "2")
+    layout = Layout("::", False, ("", "0", "1", ""), "latin-1")
+    items = _items("movies.dat", layout, "2")
     content = Content(folder, "ratings.dat", "ratings.dat", items)
     return Entry(((Archive(f"{MOVIELENS}/{name}.zip", checksum), content),))
 
@@ -96,7 +106,7 @@ CATALOG = {
                     "ml-100k",
                     "u.data",
                     "u.data",
-                    _items("u.item", Layout("|", False, ("", "0", "1", "")), "latin1"),
+                    _items("u.item", Layout("|", False, ("", "0", "1", ""), "latin-1")),
                 ),
             ),
             (
@@ -158,27 +168,27 @@ def locate(name: str, path: pathlib.Path | None, cache_dir: pathlib.Path) -> Fil
     target = downloads / name
     if path is not None:
         source, content = sources[0]
-        if not path.is_file():
-            raise UserError(f"data.path={str(path)!r}: no such file or folder.")
+        check_regular(path)
         _verify(path, source.checksum)
         return _extract(path, content, target)
     if target.is_dir():
         return _in_folder(target, sources)
-    downloads.mkdir(parents=True, exist_ok=True)
+    with storage.writing(f"data.cache_dir={str(cache_dir)!r}"):
+        downloads.mkdir(parents=True, exist_ok=True)
     failures = []
-    with tempfile.TemporaryDirectory(dir=downloads) as scratch:
-        for source, content in sources:
+    for source, content in sources:
+        with tempfile.TemporaryDirectory(dir=downloads) as scratch:
             try:
                 archive = _fetch(source, downloads, pathlib.Path(scratch))
-            except (OSError, subprocess.CalledProcessError) as error:
-                failures.append(f"{_address(source)}: {_reason(error)}")
+            except UNREACHED as error:
+                failures.append(shortened(f"{_address(source)}: {_reason(error)}", 140))
                 _say(failures[-1])
                 continue
-            _verify(archive, source.checksum)
             _say(f"{name} from {_address(source)}, {source.checksum.split(':')[0]} verified")
             return _extract(archive, content, target)
+    tried = f"{len(failures)} sources, the last " if len(failures) > 1 else ""
     raise UserError(
-        f"{name} could not be fetched ({'; '.join(failures)}); put its files into a folder and "
+        f"{name} could not be fetched ({tried}{failures[-1]}); put its files into a folder and "
         "set data.path to it."
     )
 
@@ -202,36 +212,85 @@ def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         lines = error.stderr.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"pip exited with status {error.returncode}"
-    return str(getattr(error, "reason", error))
+    if isinstance(error, http.client.HTTPException):
+        return f"the answer is not HTTP, or was cut ({type(error).__name__})"
+    return str(getattr(error, "reason", error)) or type(error).__name__
 
 
 def _fetch(source: Archive | Wheel, downloads: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
-    """Downloads the archive, unless it is in `downloads` already."""
+    """Downloads the archive, unless it is in `downloads` already, and verifies it.
+
+    Raises:
+      OSError, or another of UNREACHED: when the source does not give the published file.
+      UserError: when the file in `downloads` is another.
+    """
     if isinstance(source, Wheel):
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q"]
-        subprocess.run([*pip, "-d", scratch, source.requirement], check=True, capture_output=True)
-        return next(scratch.glob("*.whl"))
-    name = source.url.rsplit("/", 1)[1]
-    if (downloads / name).is_file():
-        return downloads / name
-    with urllib.request.urlopen(source.url, timeout=20) as response:
-        size = int(response.headers.get("Content-Length") or 0)
+        command = [*pip, "-d", str(scratch), source.requirement]
+        subprocess.run(command, check=True, capture_output=True, timeout=MAX_SECONDS)
+        fetched = next(scratch.glob("*.whl"), None)
+        if fetched is None:
+            raise OSError("pip downloaded no wheel")
+    else:
+        name = source.url.rsplit("/", 1)[1]
+        if (downloads / name).is_file():
+            _verify(downloads / name, source.checksum)
+            return downloads / name
+        fetched = scratch / name
+        _download(source.url, fetched)
+    if wrong := _difference(fetched, source.checksum):
+        with fetched.open("rb") as file:
+            start = file.read(1000).lstrip().lower()
+        if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+            raise OSError("a web page came instead of the archive (is there a login portal?)")
+        raise OSError(f"what came {wrong}; it was not kept")
+    return fetched
+
+
+def _download(url: str, target: pathlib.Path) -> None:
+    """Writes what a server sends to a file; ends when too much, too little or too slowly comes."""
+    begun = time.monotonic()
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+        size = _size(response.headers.get("Content-Length"))
+        if size > MAX_BYTES:
+            raise OSError(f"the server announces {size:,} bytes")
         with (
-            rich.progress.wrap_file(response, size, description=f"Fetching {name}") as source_file,
-            (scratch / name).open("wb") as file,
+            rich.progress.wrap_file(
+                response, size, description=f"Fetching {target.name}"
+            ) as source,
+            target.open("wb") as file,
         ):
-            shutil.copyfileobj(source_file, file)
-    return scratch / name
+            while part := source.read(1 << 16):
+                file.write(part)
+                seconds = time.monotonic() - begun
+                if file.tell() > (size or MAX_BYTES):
+                    raise OSError(f"more than {size or MAX_BYTES:,} bytes came")
+                if seconds > MAX_SECONDS or file.tell() < MIN_RATE * (seconds - TIMEOUT):
+                    raise OSError(f"only {file.tell():,} bytes came in {seconds:.0f} s")
+            if file.tell() < size:
+                raise OSError(f"the download was cut after {file.tell():,} of {size:,} bytes")
 
 
-def _verify(archive: pathlib.Path, checksum: str) -> None:
+def _size(header: str | None) -> int:
+    """The announced number of bytes, or 0 if it is unknown."""
+    return int(header) if header and header.isascii() and header.isdecimal() else 0
+
+
+def _difference(archive: pathlib.Path, checksum: str) -> str | None:
+    """How the file differs from the published one, or None."""
     kind, expected = checksum.split(":")
     with archive.open("rb") as file:
         actual = hashlib.file_digest(file, kind).hexdigest()
-    if actual != expected:
+    if actual == expected:
+        return None
+    return f"has the {kind} {actual[:12]}… and not the published {expected[:12]}…"
+
+
+def _verify(archive: pathlib.Path, checksum: str) -> None:
+    if wrong := _difference(archive, checksum):
         raise UserError(
-            f"{archive}: its {kind} is {actual} and not the published {expected}; "
-            "delete the file and fetch it again, or check where it came from."
+            f"{archive}: it {wrong}; delete the file and fetch it again, or check where it came "
+            "from."
         )
 
 
@@ -248,7 +307,7 @@ def _extract(archive: pathlib.Path, content: Content, target: pathlib.Path) -> F
                 ):
                     shutil.copyfileobj(member, file)
         move_whole(scratch, target)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (*BROKEN, KeyError) as error:
         raise UserError(f"{archive}: not the expected archive ({error}).") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -265,4 +324,4 @@ def move_whole(scratch: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _say(sentence: str) -> None:
-    rich.print(f"[dim]{sentence}[/dim]", file=sys.stderr)
+    rich.print(f"[dim]{rich.markup.escape(sentence)}[/dim]", file=sys.stderr)

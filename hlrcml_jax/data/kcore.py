@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import polars as pl
 
+from hlrcml_jax.data.account import EMPTY, Account, Counts
 from hlrcml_jax.errors import UserError
 
 
@@ -18,6 +19,7 @@ class Positives:
       time_E: times, in the file's unit, or None.
       user_ids: original ids by user index, ascending.
       item_ids: original ids by item index, ascending.
+      account: what duplicates and the n-core took away.
     """
 
     user_E: np.ndarray
@@ -25,6 +27,7 @@ class Positives:
     time_E: np.ndarray | None
     user_ids: pl.Series
     item_ids: pl.Series
+    account: Account = EMPTY
 
 
 def positives(table: pl.DataFrame, min_per_user: int = 0, min_per_item: int = 0) -> Positives:
@@ -50,6 +53,8 @@ def positives(table: pl.DataFrame, min_per_user: int = 0, min_per_item: int = 0)
         pl.col("item") == pl.col("item").shift()
     )
     pairs = pairs.filter(~repeated.fill_null(False))
+    found = Counts(len(user_E), len(user_ids), len(item_ids))
+    distinct = dataclasses.replace(found, rows=len(pairs))
     user_E, item_E = pairs["user"].to_numpy(), pairs["item"].to_numpy()
     kept_E = core(user_E, item_E, min_per_user, min_per_item)
     if not len(kept_E):
@@ -60,12 +65,16 @@ def positives(table: pl.DataFrame, min_per_user: int = 0, min_per_item: int = 0)
         )
     kept_users, user_E = _reindex(user_E[kept_E])
     kept_items, item_E = _reindex(item_E[kept_E])
+    left = Counts(len(user_E), len(kept_users), len(kept_items))
+    n_core = f"data.min_per_user={min_per_user} and data.min_per_item={min_per_item}"
+    account = EMPTY.step("merging duplicates", found, distinct).step(n_core, distinct, left)
     return Positives(
         user_E,
         item_E,
         pairs["time"].to_numpy()[kept_E] if "time" in pairs.columns else None,
         user_ids.gather(kept_users),
         item_ids.gather(kept_items),
+        account,
     )
 
 

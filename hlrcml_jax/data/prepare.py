@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -16,13 +17,15 @@ from hlrcml_jax import schema, storage
 from hlrcml_jax.data import downloads as catalog
 from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import readers, splits
-from hlrcml_jax.data.columns import ROLES
-from hlrcml_jax.data.dataset import PARTS, Dataset, is_intact, to_csr
-from hlrcml_jax.data.layout import ItemFile, Layout
-from hlrcml_jax.errors import UserError, warn
+from hlrcml_jax.data.account import EMPTY, Counts
+from hlrcml_jax.data.columns import ROLES, as_integer
+from hlrcml_jax.data.dataset import PARTS, Dataset, count_items, is_intact, to_csr
+from hlrcml_jax.data.files import check_regular, expanded
+from hlrcml_jax.data.layout import USUAL_QUOTE, ItemFile, Layout
+from hlrcml_jax.errors import UserError, listed, warn
 
 # Part of every cache key: raise it when the same inputs would give a different data set.
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 
 
 def prepare(data: schema.Data) -> Dataset:
@@ -51,9 +54,9 @@ def prepare(data: schema.Data) -> Dataset:
     if not folder.is_dir():
         dataset = _read(data, files, items)
         if data.split.keep < 1:
-            train = splits.thin(dataset.train, data.split.keep, data.split.seed)
-            dataset = dataclasses.replace(dataset, train=train)
+            dataset = _thinned(dataset, data.split)
         _check(dataset)
+        dataset = dataclasses.replace(dataset, account=dataset.account.warn(*_unknown(dataset)))
         _store(dataset, folder)
     return Dataset.load(folder)
 
@@ -65,15 +68,21 @@ def cache_folder(configured: str) -> pathlib.Path:
       UserError: when it cannot be created, or others can write to it.
     """
     default = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hlrcml_jax")
-    folder = pathlib.Path(configured or default).expanduser()
-    return storage.private_folder(folder, "data.cache_dir")
+    return storage.private_folder(expanded(configured or default), "data.cache_dir")
 
 
 def _layout(
     path: pathlib.Path, section: schema.Data | schema.Titles, columns: tuple[str, str, str, str]
 ) -> Layout:
     separator = section.separator or ("\t" if ".tsv" in path.suffixes else ",")
-    return Layout(separator, section.header, columns)
+    name = "data.titles" if isinstance(section, schema.Titles) else "data"
+    layout = Layout(separator, section.header, columns, section.encoding, section.quote, name)
+    if section.quote not in ("", USUAL_QUOTE) and (layout.is_long or section.quote == separator):
+        raise UserError(
+            f"{name}.quote={section.quote!r} needs a separator of one other byte, and "
+            f"{name}.separator is {separator!r}; set {name}.quote='auto'."
+        )
+    return layout
 
 
 def _inputs(data: schema.Data, cache_dir):
@@ -81,7 +90,7 @@ def _inputs(data: schema.Data, cache_dir):
     columns = (data.columns.user, data.columns.item, data.columns.value, data.columns.time)
     items, options = None, data.titles
     if options.path:
-        path = pathlib.Path(options.path).expanduser()
+        path = expanded(options.path)
         items = ItemFile(
             path,
             _layout(path, options, ("", options.item, options.value, "")),
@@ -94,9 +103,9 @@ def _inputs(data: schema.Data, cache_dir):
         for part, path in zip(PARTS, paths, strict=False):
             if not path:
                 raise UserError(f"data.split.kind='given' needs data.split.{part}_path.")
-        paths = [pathlib.Path(path).expanduser() for path in paths]
+        paths = [expanded(path) for path in paths]
         return [(path, data.format, _layout(path, data, columns)) for path in paths], items
-    path = pathlib.Path(data.path).expanduser() if data.path else None
+    path = expanded(data.path) if data.path else None
     if data.name:
         files = catalog.locate(data.name, path, cache_dir)
         layout = _layout(files.interactions, data, columns)
@@ -113,7 +122,7 @@ def _key(data: schema.Data, files, items) -> str:
     paths = [path for path, *_ in files] + ([items.path] if items else [])
     digest = hashlib.sha256()
     for path in paths:
-        storage.check_file(path)
+        check_regular(path)
         try:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -134,20 +143,104 @@ def _key(data: schema.Data, files, items) -> str:
 def _read(data: schema.Data, files, items) -> Dataset:
     by_time = data.split.kind in splits.BY_TIME
     roles = ROLES if by_time else ("user", "item", "value")
-    tables = [
-        readers.read_interactions(path, format, layout, data.threshold, roles)
-        for path, format, layout in files
-    ]
+    tables, before = _tables(files, data.threshold, roles)
+    after = list(map(readers.count, tables))
+    account = EMPTY
+    for (path, *_), all_rows, kept in zip(files, before, after, strict=True):
+        if data.threshold is not None:
+            name = f"data.threshold={data.threshold}"
+            account = account.step(
+                name if len(files) == 1 else f"{name} in {path.name}", all_rows, kept
+            )
     given = data.split.kind == "given"
     dataset = _given(tables, files) if given else _split(tables[0], data)
-    if items is None:
-        return dataset
+    similar = (_differ_in_writing(dataset, role) for role in ("user", "item"))
+    account = account.warn(*filter(None, similar))
+    steps = (*account.steps, *dataset.account.steps)
+    dataset = dataclasses.replace(dataset, account=dataclasses.replace(account, steps=steps))
+    return dataset if items is None else _titled(dataset, items)
+
+
+def _tables(
+    files, threshold: float | None, roles: Sequence[str]
+) -> tuple[list[pl.DataFrame], list[Counts]]:
+    """(table of each file, counts before the threshold); ids are typed over all files together."""
+
+    def read(as_text):
+        return [
+            readers.read_counted(path, format, layout, threshold, roles, as_text)
+            for path, format, layout in files
+        ]
+
+    found = read(())
+    types = {role: {table[role].dtype for table, _ in found} for role in ("user", "item")}
+    mixed = [role for role, kinds in types.items() if pl.Int64 in kinds and len(kinds) > 1]
+    # 12.0 is 12 in a column of integers only, so that files of integers are read again as text.
+    found = read(mixed) if mixed else found
+    return [table for table, _ in found], [counts for _, counts in found]
+
+
+def _titled(dataset: Dataset, items: ItemFile) -> Dataset:
+    """With titles by id; where items have integers as ids, so have the titles: 012 and 12.0 too.
+
+    Raises:
+      UserError: when no item has a title. Nothing is ranked by titles, but an error before the
+        training costs seconds, and an unreadable report the whole run.
+    """
+    found = readers.read_items(items)
+    id = pl.col("id")
+    if dataset.item_ids.dtype == pl.Int64:
+        id = pl.coalesce(as_integer(id).cast(pl.String), id)
+    found = found.with_columns(id).unique("id", keep="last", maintain_order=True)
     wanted = dataset.item_ids.cast(pl.String).alias("id").to_frame()
-    table = wanted.join(readers.read_items(items), on="id", how="left", maintain_order="left")
+    table = wanted.join(found, on="id", how="left", maintain_order="left")
+    if table["title"].null_count() == len(table):
+        theirs = listed(found["id"].head(1))
+        raise UserError(
+            f"{items.path}: none of its ids ({theirs or 'it is empty'}) is an item of the data "
+            f"({listed(wanted['id'].head(1))}); check data.titles.item, or leave data.titles.path "
+            "empty."
+        )
     return dataclasses.replace(
         dataset,
         titles=table["title"].fill_null(table["id"]),
         categories=table["categories"] if items.categories else None,
+    )
+
+
+def _unknown(dataset: Dataset) -> Iterator[str]:
+    """A warning for each part of which no user has a history, or no item is in training."""
+    for part in ("valid", "test"):
+        predicted, known = getattr(dataset, part), dataset.known(part)
+        for role, found, trained in (
+            ("user", np.diff(predicted.indptr), np.diff(known.indptr)),
+            ("item", count_items(predicted), count_items(dataset.train)),
+        ):
+            if found.any() and not trained[found > 0].any():
+                yield f"no {role} of the {part} part of the split is in its training part."
+
+
+def _differ_in_writing(dataset: Dataset, role: str) -> str | None:
+    """A warning when text ids differ only in leading zeros or in `.0`."""
+    ids = dataset.user_ids if role == "user" else dataset.item_ids
+    if ids.dtype == pl.Int64:
+        return None
+    number = pl.col("id").str.replace(r"\.0+$", "").str.replace(r"^0+(\d)", "$1")
+    is_number = pl.col("id").str.contains(r"^\d+(?:\.0+)?$")
+    same = (
+        ids.cast(pl.String)
+        .alias("id")
+        .to_frame()
+        .filter(is_number)
+        .group_by(number.alias("number"))
+    )
+    groups = same.agg("id").filter(pl.col("id").list.len() > 1).sort("number")
+    if groups.is_empty():
+        return None
+    pair = listed(groups["id"][0].sort().head(2))
+    return (
+        f"some {role} ids differ only in leading zeros or in '.0', like {pair} ({len(groups):,} "
+        f"such groups), and are taken for different {role}s, since not all ids are plain integers."
     )
 
 
@@ -167,7 +260,24 @@ def _split(table: pl.DataFrame, data: schema.Data) -> Dataset:
         to_csr(positives.user_E[part_E == part], positives.item_E[part_E == part], shape)
         for part in (splits.TRAIN, splits.VALID, splits.TEST, splits.HISTORY)
     ]
-    return Dataset(*parts, user_ids=positives.user_ids, item_ids=positives.item_ids)
+    return Dataset(
+        *parts,
+        user_ids=positives.user_ids,
+        item_ids=positives.item_ids,
+        account=positives.account,
+    )
+
+
+def _thinned(dataset: Dataset, options: schema.Split) -> Dataset:
+    train = splits.thin(dataset.train, options.keep, options.seed)
+    before, after = (
+        Counts(part.nnz, len(np.unique(part.tocoo().row)), len(np.unique(part.indices)))
+        for part in (dataset.train, train)
+    )
+    name = f"data.split.keep={options.keep} in the training part"
+    return dataclasses.replace(
+        dataset, train=train, account=dataset.account.step(name, before, after)
+    )
 
 
 def _given(tables, files) -> Dataset:
@@ -178,7 +288,7 @@ def _given(tables, files) -> Dataset:
         if {column.dtype for column in columns} != {pl.Int64}:
             columns = [column.cast(pl.String) for column in columns]
         if all(path.suffix == ".npz" for path, *_ in files):
-            size = max(readers.load_matrix(path).shape[axis] for path, *_ in files)
+            size = max(readers.matrix_shape(path)[axis] for path, *_ in files)
             columns.append(pl.int_range(size, dtype=pl.Int64, eager=True))
         distinct, index_E = preprocess.index_ids(pl.concat(columns))
         ids[role] = distinct, np.split(index_E, np.cumsum([len(column) for column in columns]))
@@ -186,6 +296,9 @@ def _given(tables, files) -> Dataset:
     parts = [
         to_csr(ids["user"][1][part], ids["item"][1][part], shape) for part in range(len(tables))
     ]
+    for role in ("user", "item"):
+        distinct, index_by_part = ids[role]
+        _check_known(role, distinct, index_by_part, [path for path, *_ in files])
     for a, b in itertools.combinations(range(len(parts)), 2):
         shared = (parts[a].astype(np.int8) * parts[b].astype(np.int8)).nnz
         if shared:
@@ -193,8 +306,25 @@ def _given(tables, files) -> Dataset:
                 f"{files[b][0]}: {shared} of its interactions are in {files[a][0]} as well; "
                 "remove them from one of the two."
             )
+    account = EMPTY
+    for table, part, (path, *_) in zip(tables, parts, files, strict=True):
+        before = readers.count(table)
+        after = dataclasses.replace(before, rows=part.nnz)
+        account = account.step(f"merging duplicates in {path.name}", before, after)
     parts.append(to_csr(np.empty(0, int), np.empty(0, int), shape))
-    return Dataset(*parts, user_ids=ids["user"][0], item_ids=ids["item"][0])
+    return Dataset(*parts, user_ids=ids["user"][0], item_ids=ids["item"][0], account=account)
+
+
+def _check_known(role: str, ids: pl.Series, index_by_part, paths: Sequence[pathlib.Path]) -> None:
+    """Refuses a part of which no user, or no item, is in training: the ids are not the same."""
+    trained = np.unique(index_by_part[0])
+    for index_E, path in zip(index_by_part[1:], paths[1:], strict=False):
+        if len(index_E) and len(trained) and not np.isin(index_E, trained).any():
+            here, there = (listed(map(str, ids.gather([index[0]]))) for index in (index_E, trained))
+            raise UserError(
+                f"{path}: none of its {role}s is in the training part ({here} here, {there} "
+                f"there); check data.columns.{role}, and how ids are written."
+            )
 
 
 def _check(dataset: Dataset) -> None:

@@ -3,19 +3,23 @@
 Files are streamed, so that only the needed columns and rows are in memory.
 """
 
-import contextlib
+import dataclasses
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import cast
 
 import polars as pl
-import scipy.sparse
 
 from hlrcml_jax.data import diagnosis as mistakes
+from hlrcml_jax.data import json_lines, text
+from hlrcml_jax.data.account import Counts
 from hlrcml_jax.data.archives import unpacked
-from hlrcml_jax.data.columns import ROLES, TextTable, above
+from hlrcml_jax.data.columns import ROLES, TextTable, above, as_integer, is_integer, matters
+from hlrcml_jax.data.files import check_regular
 from hlrcml_jax.data.layout import ItemFile, Layout
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.data.matrix import read_matrix
+from hlrcml_jax.errors import UserError, listed, shortened
 
 _YELP = ("user_id", "business_id", "stars", "date")
 
@@ -29,6 +33,7 @@ LAYOUTS = {
     "yelp_academic_dataset_review.json": Layout(columns=_YELP),
 }
 ADJACENCY = ("adjacency", "adjacency_counted")
+JSON_LINES = ("jsonl", "yelp_academic_dataset_review.json")
 
 
 def guess_format(path: pathlib.Path) -> str:
@@ -48,126 +53,184 @@ def read_interactions(
     threshold: float | None = None,
     roles: Sequence[str] = ROLES,
 ) -> pl.DataFrame:
+    """The table of `read_counted` alone."""
+    return read_counted(path, format, layout, threshold, roles)[0]
+
+
+def read_counted(
+    path: pathlib.Path,
+    format: str,
+    layout: Layout,
+    threshold: float | None = None,
+    roles: Sequence[str] = ROLES,
+    as_text: Collection[str] = (),
+) -> tuple[pl.DataFrame, Counts]:
     """Reads any supported file, also compressed by gzip, xz or zip.
 
     Args:
       path: the file.
       format: one of registry.FORMATS, or "auto" to go by the file name.
-      layout: for the formats "delimited", "jsonl" and "parquet" only.
+      layout: for the formats "delimited", "jsonl" and "parquet" only; its encoding and quotes for
+        all text.
       threshold: rows with a smaller value are dropped; needs the role "value".
       roles: the columns to read, if present.
+      as_text: roles whose ids are not converted to integers.
 
     Returns:
-      Columns `user` and `item` (Int64, or text if an id is not a plain integer), and, if present,
-      `value` (Float64) and `time` (Float64, as in the file, or seconds for dates).
+      Columns `user` and `item` (Int64 if all ids are integers without leading zeros or whole
+      fractions like 12.0; else text as written), and, if present, `value` (Float64) and `time`
+      (Float64, as in the file, or seconds for dates). And, if there is a threshold, the counts
+      before it.
 
     Raises:
       UserError: naming the file and, if any, the line and column.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file.")
+    check_regular(path)
     format = guess_format(path) if format == "auto" else format
-    layout = LAYOUTS.get(format, layout)
-    with unpacked(path) as plain, _named(path, plain):
-        if plain.stat().st_size == 0:
-            raise UserError(f"{plain}: the file is empty.")
+    if format in LAYOUTS:
+        layout = LAYOUTS[format].with_options_of(layout)
+    with unpacked(path) as plain:
+        _check_not_empty(plain)
         if format == "npz":
-            table = _read_npz(plain)
-        elif format in ADJACENCY:
-            table = _read_adjacency(plain, counted=format == "adjacency_counted")
+            table, _ = read_matrix(plain)
+            table = table.with_columns(pl.col(*as_text).cast(pl.String)) if as_text else table
+        elif format == "parquet":
+            return _scan_parquet(plain, layout).collect(roles, threshold, as_text)
         else:
-            source = _open(plain, format, layout)
-            return source.collect(roles, threshold)
-    return above(table, threshold)
+            delimited = format not in (*ADJACENCY, *JSON_LINES)
+            with text.readable(plain, layout, delimited) as copy:
+                _check_not_empty(copy)
+                if format not in ADJACENCY:
+                    source = _scan(copy, format, layout)
+                    return source.collect(roles, threshold, as_text)
+                table = _read_adjacency(copy, layout, format == "adjacency_counted", as_text)
+    return above(table, threshold), count(table)
 
 
-@contextlib.contextmanager
-def _named(path: pathlib.Path, plain: pathlib.Path):
-    """Errors in the unpacked copy name the original file."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(str(error).replace(str(plain), str(path))) from None
+def count(table: pl.DataFrame) -> Counts:
+    """The rows, users and items of a table."""
+    return Counts(len(table), table["user"].n_unique(), table["item"].n_unique())
+
+
+def matrix_shape(path: pathlib.Path) -> tuple[int, int]:
+    """Numbers of users and items of a matrix, with those without interactions."""
+    with unpacked(path) as plain:
+        return read_matrix(plain)[1]
+
+
+def _check_not_empty(path: pathlib.Path) -> None:
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty.")
 
 
 def read_items(file: ItemFile) -> pl.DataFrame:
-    """Columns `id` and `title` as text and, if configured, `categories` as lists of text."""
-    path = file.path
-    if not path.is_file():
-        raise UserError(f"{path}: no such file.")
-    # polars only reads UTF-8; item files are small enough to re-encode.
-    try:
-        content = path if file.encoding == "utf8" else path.read_text(file.encoding).encode()
-    except UnicodeError as error:
-        raise UserError(f"{path}: the text is not {file.encoding} ({error}).") from None
+    """Columns `id` and `title` as text and, if configured, `categories` as lists of text.
+
+    All of them are stripped; of an id that occurs again the last row counts.
+    """
+    check_regular(file.path)
+    with unpacked(file.path) as plain, text.readable(plain, file.layout) as path:
+        _check_not_empty(path)
+        return _read_items(path, file)
+
+
+def _read_items(path: pathlib.Path, file: ItemFile) -> pl.DataFrame:
     layout = file.layout
-    source = TextTable(path, "delimited", layout, _scan_delimited(content, layout, path))
+    source = TextTable(path, "delimited", layout, _scan_delimited(path, layout))
     guess = not layout.columns[ROLES.index("item")] and file.usual in source.names()
-    ids = file.usual if guess else source.column("item", "titles")
-    columns = {"id": ids, "title": source.column("value", "titles")}
+    columns = {
+        "id": file.usual if guess else source.column("item"),
+        "title": source.column("value"),
+    }
     if file.categories:
         column = source.named(file.categories)
         if column is None:
             raise UserError(
-                f"{path}, line 1: no column {file.categories!r}; set data.titles.categories."
+                f"{path}, line 1: no column {file.categories!r} among {listed(source.names())}; "
+                "set data.titles.categories."
             )
         columns["categories"] = column
-    rows = source.lines.select(pl.col(column).alias(name) for name, column in columns.items())
+    rows = source.lines.select(
+        pl.col(column).str.strip_chars().alias(name) for name, column in columns.items()
+    )
     if file.categories:
         # MovieLens's text for no category.
         none = pl.col("categories") == "(no genres listed)"
-        text = pl.when(none).then(None).otherwise(pl.col("categories"))
-        rows = rows.with_columns(text.str.split(file.category_separator).alias("categories"))
+        texts = pl.when(none).then(None).otherwise(pl.col("categories"))
+        rows = rows.with_columns(texts.str.split(file.category_separator).alias("categories"))
     with source.readable():
         return rows.drop_nulls(["id", "title"]).unique("id", keep="last").collect()
 
 
-def _open(path: pathlib.Path, format: str, layout: Layout) -> TextTable:
-    kind = "jsonl" if format == "yelp_academic_dataset_review.json" else format
-    kind = kind if kind in ("jsonl", "parquet") else "delimited"
-    if kind == "delimited":
-        return TextTable(path, kind, layout, _scan_delimited(path, layout))
-    try:
-        table = pl.scan_parquet(path) if kind == "parquet" else pl.scan_ndjson(path)
-        plain = {
-            name: dtype for name, dtype in table.collect_schema().items() if not dtype.is_nested()
-        }
-    except mistakes.UNREADABLE as error:
-        raise mistakes.why_unreadable(path, kind, layout, error) from None
-    lines = table.select(pl.col(name).cast(pl.String) for name in plain)
-    return TextTable(path, kind, layout, lines)
+def _scan(path: pathlib.Path, format: str, layout: Layout) -> TextTable:
+    """A lazy table of a delimited file or of JSON lines."""
+    if format in JSON_LINES:
+        source = TextTable(path, "jsonl", layout, pl.LazyFrame())
+        with source.readable():
+            lines = json_lines.scan(path, functools.partial(matters, layout=layout))
+        return dataclasses.replace(source, lines=lines)
+    lines = _scan_delimited(path, layout)
+    if format == "inter":  # RecBole appends the type to the column name
+        lines = _renamed(lines, lambda name: name.split(":")[0])
+    return TextTable(path, "delimited", layout, lines)
 
 
-def _scan_delimited(source, layout: Layout, path: pathlib.Path | None = None) -> pl.LazyFrame:
-    """All fields as text, in columns named by the header or by index.
+def _scan_parquet(path: pathlib.Path, layout: Layout) -> TextTable:
+    source = TextTable(path, "parquet", layout, pl.LazyFrame())
+    with source.readable():
+        table = pl.scan_parquet(path, glob=False)
+        schema = table.collect_schema()
+    texts = [_as_text(name, dtype) for name, dtype in schema.items() if not dtype.is_nested()]
+    return dataclasses.replace(source, lines=table.select(texts))
 
-    Args:
-      source: the file, or its content as bytes.
-      layout: of the file.
-      path: of the file, if the source is its content.
-    """
-    path = path or source
-    single = len(layout.separator) == 1
+
+def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
+    """A typed column as the text that a text file would have; NaN is a missing value."""
+    column = pl.col(name)
+    if dtype in (pl.Date, pl.Datetime):
+        column = column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6  # a zone's instant is UTC
+    elif dtype == pl.Duration:
+        column = column.dt.total_microseconds() / 1e6
+    elif dtype == pl.Time:
+        column = column.cast(pl.Int64) / 1e9
+    elif dtype.is_float():
+        column = column.fill_nan(None)
+        whole = (column == column.floor()) & (column.abs() < 2.0**63)
+        integer = pl.when(whole).then(column).cast(pl.Int64, strict=False).cast(pl.String)
+        return pl.coalesce(integer, column.cast(pl.String)).alias(name)
+    return column.cast(pl.String)
+
+
+def _renamed(lines: pl.LazyFrame, rename: Callable[[str], str]) -> pl.LazyFrame:
+    """With stripped names, where these stay distinct."""
+    names = lines.collect_schema().names()
+    plain = [rename(name).strip() for name in names]
+    distinct = len(set(plain)) == len(plain) and plain != names
+    return lines.rename(dict(zip(names, plain, strict=True))) if distinct else lines
+
+
+def _scan_delimited(path: pathlib.Path, layout: Layout) -> pl.LazyFrame:
+    """All fields as text, in columns named by the header or by index."""
     try:
         lines = pl.scan_csv(
-            source,
-            separator=layout.separator if single else "\x01",
-            has_header=layout.header and single,
+            path,
+            separator="\x01" if layout.is_long else layout.separator,
+            has_header=layout.header and not layout.is_long,
             quote_char=layout.quote,
             infer_schema=False,
+            glob=False,
         )
         names = lines.collect_schema().names()
     except pl.exceptions.NoDataError:
         raise UserError(f"{path}: the file is empty.") from None
     except mistakes.UNREADABLE as error:
         raise mistakes.why_unreadable(path, "delimited", layout, error) from None
-    if not single:
+    if layout.is_long:
         return _split_long(path, lines, layout)
     if not layout.header:
         return lines.rename(dict(zip(names, map(str, range(len(names))), strict=True)))
-    # RecBole appends the type to the column name.
-    plain = [name.split(":")[0].strip() for name in names]
-    return lines.rename(dict(zip(names, plain, strict=True))) if plain != names else lines
+    quote = layout.quote or ""
+    return _renamed(lines, lambda name: name.replace(2 * quote, quote) if quote else name)
 
 
 def _split_long(path: pathlib.Path, lines: pl.LazyFrame, layout: Layout) -> pl.LazyFrame:
@@ -194,19 +257,22 @@ def _split_long(path: pathlib.Path, lines: pl.LazyFrame, layout: Layout) -> pl.L
     return table.slice(1) if layout.header else table
 
 
-def parse_ids(texts: pl.Series) -> pl.Series:
-    """Ids as Int64 if all are plain integers, else as text."""
-    integers = texts.cast(pl.Int64, strict=False)
-    if integers.null_count() == 0 and (integers.cast(pl.String) == texts).all():
-        return integers
-    return texts
+def _parse_ids(frame: pl.DataFrame, column: str, role: str, as_text: Collection[str]) -> pl.Series:
+    """Ids as Int64 if all are integers, else as text."""
+    id = pl.col(column)
+    plain = role not in as_text and frame.select(is_integer(id).all()).item()
+    return frame.select((as_integer(id) if plain else id).alias(role)).to_series()
 
 
-def _read_adjacency(path: pathlib.Path, counted: bool) -> pl.DataFrame:
+def _read_adjacency(
+    path: pathlib.Path, given: Layout, counted: bool, as_text: Collection[str]
+) -> pl.DataFrame:
     """One user per line: `user item …`, or `count item …`, where the line index is the user id."""
-    source = TextTable(path, "delimited", Layout("\x01", False), pl.LazyFrame())
+    layout = dataclasses.replace(given, separator="\x01", header=False, quoting="")
+    source = TextTable(path, "delimited", layout, pl.LazyFrame())
     with source.readable():
-        lines = _scan_delimited(path, source.layout).collect().to_series().str.strip_chars()
+        lines = _scan_delimited(path, source.layout).collect().to_series()
+        lines = lines.str.replace_all("\t", " ").str.strip_chars()
     frame = lines.str.split(" ").alias("fields").to_frame().with_row_index("row")
     frame = frame.filter(lines.is_not_null() & (lines != ""))
     frame = frame.with_columns(pl.col("fields").list.eval(pl.element().filter(pl.element() != "")))
@@ -218,39 +284,19 @@ def _read_adjacency(path: pathlib.Path, counted: bool) -> pl.DataFrame:
         if not wrong.is_empty():
             row, head, items = wrong.row(0)
             raise UserError(
-                f"{path}, line {row + 1}: the count is {head!r} but {len(items)} items follow."
+                f"{path}, line {row + 1}: the count is {shortened(head)!r} but {len(items)} items "
+                "follow."
             )
         frame = frame.with_columns(user=pl.int_range(pl.len(), dtype=pl.Int64))
     else:
-        frame = frame.with_columns(parse_ids(frame["head"]).alias("user"))
+        frame = frame.with_columns(_parse_ids(frame, "head", "user", as_text))
     frame = frame.filter(pl.col("item").list.len() > 0).explode("item")
     if frame.is_empty():
         raise UserError(f"{path}: it has no interactions.")
-    frame = frame.with_columns(parse_ids(frame["item"]).alias("item"))
+    frame = frame.with_columns(_parse_ids(frame, "item", "item", as_text))
     for role in ("user", "item"):
         if frame[role].dtype == pl.Int64:
             row, least = frame.select("row", role).row(cast(int, frame[role].arg_min()))
             if least < 0:
                 raise UserError(f"{path}, line {row + 1}: the {role} id {least} is negative.")
     return frame.select("user", "item")
-
-
-def _read_npz(path: pathlib.Path) -> pl.DataFrame:
-    """The nonzeros of a scipy sparse matrix of users x items, with their values."""
-    matrix = load_matrix(path).tocoo()
-    return pl.DataFrame(
-        {
-            "user": matrix.row.astype("int64"),
-            "item": matrix.col.astype("int64"),
-            "value": matrix.data.astype("float64"),
-        }
-    )
-
-
-def load_matrix(path: pathlib.Path) -> scipy.sparse.csr_array:
-    """Loads a matrix saved by `scipy.sparse.save_npz`; nothing is unpickled."""
-    try:
-        with path.open("rb") as file:
-            return scipy.sparse.csr_array(scipy.sparse.load_npz(file))
-    except Exception as error:  # numpy and scipy raise many kinds
-        raise UserError(f"{path}: not a scipy sparse matrix ({error}).") from None

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from hlrcml_jax import processes, storage
 from hlrcml_jax.data.dataset import Dataset
-from hlrcml_jax.errors import printable
+from hlrcml_jax.errors import printable, warn
 from hlrcml_jax.ranking.metrics import shown
 
 # Metrics that tables show in percent, with their column heads.
@@ -162,3 +162,18 @@ class Stopwatch:
         """Seconds since the last lap."""
         start, self._start = self._start, time.perf_counter()
         return self._start - start
+
+
+def print_prepared(data: Dataset) -> None:
+    """Prints what the preparation took away, and what is left."""
+    print_account(data)
+    say(f"Ready: {describe(data)}.")
+
+
+def print_account(data: Dataset) -> None:
+    """Prints what each step of the preparation took away, a line each, and its warnings."""
+    for step in data.account.steps:
+        rich.get_console().print(plain(step), style="dim")
+    if processes.is_first_process():
+        for sentence in data.account.warnings:
+            warn(sentence)

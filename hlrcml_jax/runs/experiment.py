@@ -111,6 +111,7 @@ def _fit(configs, workdirs, keep_going: bool = False) -> list[Run]:
         each = zip(configs, workdirs, strict=True)
         begun = [stack.enter_context(begin_run(config, workdir)) for config, workdir in each]
         hardware = devices.described()
+        report.print_account(begun[0][0].dataset)  # all runs of a group have the same data
         for run, _ in begun:
             report.say(f"{run.config.model.name} on {report.describe(run.dataset)}; {hardware}.")
         fit_runs(begun, _vectors_of, keep_going)

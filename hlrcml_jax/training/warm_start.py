@@ -7,7 +7,7 @@ import polars as pl
 import rich
 from rich.text import Text
 
-from hlrcml_jax import storage
+from hlrcml_jax.data.files import check_regular
 from hlrcml_jax.errors import UserError, printable
 
 Vectors = tuple[pl.Series | None, np.ndarray]  # (ids as text or None, vectors (N, D))
@@ -24,8 +24,8 @@ def read_vectors(key: str, path: pathlib.Path) -> Vectors:
     Raises:
       UserError: when it cannot be read.
     """
-    storage.check_file(path, key.partition("=")[0])
     try:
+        check_regular(path)
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):

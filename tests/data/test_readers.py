@@ -80,6 +80,7 @@ def test_formats(tmp_path, name, text, layout):
     ("format", "text"),
     [
         ("adjacency", "7 3 1\n\n8\n9  1 2 \n"),
+        ("adjacency", "7\t3 1\n9\t1\t2\n"),
         ("adjacency_counted", "2 3 1\n0\n2 1 2\n"),
     ],
 )
@@ -104,17 +105,17 @@ def test_ids_stay_as_written_unless_all_are_plain_integers(tmp_path):
 def test_items(tmp_path):
     path = tmp_path / "u.item"
     path.write_bytes("1|Am\u00e9lie (2001)|x\n2|Se7en|y y\n".encode("latin1"))
-    layout = Layout("|", False, ("", "0", "1", ""))
-    found = readers.read_items(ItemFile(path, layout, "latin1", "2", " ")).sort("id")
+    layout = Layout("|", False, ("", "0", "1", ""), "latin-1", section="data.titles")
+    found = readers.read_items(ItemFile(path, layout, "2", " ")).sort("id")
     assert found.rows() == [("1", "Amélie (2001)", ["x"]), ("2", "Se7en", ["y", "y"])]
     with pytest.raises(UserError, match=r"u.item, line 1: no column 'genres'.*titles.categories"):
-        readers.read_items(ItemFile(path, layout, "latin1", "genres"))
+        readers.read_items(ItemFile(path, layout, "genres"))
 
 
 def test_titles_that_no_column_looks_like(tmp_path):
     (tmp_path / "items.csv").write_text("item,name\n1,One\n")
     with pytest.raises(UserError, match=r"items.csv, line 1: .* the value .*data.titles.value"):
-        readers.read_items(ItemFile(tmp_path / "items.csv", Layout()))
+        readers.read_items(ItemFile(tmp_path / "items.csv", Layout(section="data.titles")))
 
 
 def test_an_empty_matrix_has_no_interactions_also_with_a_threshold(tmp_path):
