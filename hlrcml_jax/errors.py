@@ -9,15 +9,19 @@ from typing import Any
 
 from absl import app
 
+LONGEST = 300  # characters of a sentence
+
 
 class UserError(Exception):
     """An error the user can fix: one sentence naming the file, line, column or key.
 
-    `run_program` prints it on stderr and exits with status 2; any other exception is a bug.
+    `run_program` prints it on stderr and exits with status 2; any other exception is a bug. Of a
+    sentence with a long quotation the middle is left out.
     """
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())  # quoted text may span lines
+        sentence = " ".join(super().__str__().splitlines())  # quoted text may span lines
+        return shortened(sentence, LONGEST)
 
 
 class Diverged(UserError):
@@ -26,6 +30,20 @@ class Diverged(UserError):
 
 class Terminated(BaseException):
     """The program was stopped by SIGTERM; `run_program` exits with status 0."""
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of at most `longest` characters; of a longer one the middle is left out."""
+    tail = longest // 2
+    return text if len(text) <= longest else f"{text[: longest - tail - 1]}…{text[-tail:]}"
+
+
+def quoted(value: Any) -> str:
+    """A short `repr` of any value, for a sentence."""
+    try:
+        return shortened(repr(value), 60)
+    except Exception:  # an integer of too many digits, or an object without one
+        return f"a value of type {type(value).__name__}"
 
 
 def warn(sentence: str) -> None:

@@ -12,6 +12,7 @@ from hlrcml_jax.keys import (
     at_least,
     factor,
     is_path,
+    is_whole,
     key,
     options,
     positive,
@@ -29,7 +30,7 @@ def _path(meaning: str) -> Any:
 
 def _is_stopping_metric(value: str) -> bool:
     name, _, cutoff = value.partition("@")
-    return value == "loss" or (name.isidentifier() and cutoff.isdigit() and int(cutoff) > 0)
+    return value == "loss" or (name.isidentifier() and is_whole(cutoff) and int(cutoff) > 0)
 
 
 def _are_cutoffs(value: tuple) -> bool:
@@ -320,7 +321,7 @@ class Evaluation:
     min_test_items: str = key(
         "1",
         "least test items of an evaluated user; 'k': at each k, at least k",
-        lambda value: value == "k" or (value.isdigit() and int(value) > 0),
+        lambda value: value == "k" or (is_whole(value) and int(value) > 0),
         may_change=True,
     )
     known: str = key(

@@ -18,7 +18,16 @@ import polars as pl
 import rich
 
 from hlrcml_jax import analyse as analysis
-from hlrcml_jax import config_files, devices, explain, frames, processes, storage
+from hlrcml_jax import (
+    arguments,
+    config_files,
+    devices,
+    explain,
+    frames,
+    processes,
+    settings,
+    storage,
+)
 from hlrcml_jax import export as export_lib
 from hlrcml_jax.config import Config, code_paths, validate
 from hlrcml_jax.errors import UserError
@@ -41,6 +50,7 @@ AnyConfig = ml_collections.ConfigDict | Config
 N_EXAMPLES = 3  # users in the report
 
 
+@settings.own_settings()
 def train_and_evaluate(
     config: AnyConfig, workdir: str | pathlib.Path
 ) -> dict[str, dict[str, float]]:
@@ -70,6 +80,7 @@ def train_and_evaluate(
     return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
 
 
+@settings.own_settings()
 def fit(config: AnyConfig, workdir: str | pathlib.Path) -> Run:
     """Prepares and trains without testing; see `train_and_evaluate`.
 
@@ -78,6 +89,7 @@ def fit(config: AnyConfig, workdir: str | pathlib.Path) -> Run:
     return _fit([config], [workdir])[0]
 
 
+@settings.own_settings()
 def fit_all(
     configs: Sequence[AnyConfig],
     workdirs: Sequence[str | pathlib.Path],
@@ -93,7 +105,13 @@ def fit_all(
       workdirs: one per run.
       side_by_side: most runs at a time; 0: as the device allows, 1 on a CPU.
     """
-    most = side_by_side or devices.side_by_side()
+    most = arguments.count("side_by_side", side_by_side, least=0) or devices.side_by_side()
+    configs, workdirs = (
+        arguments.several(name, given)
+        for name, given in (("configs", configs), ("workdirs", workdirs))
+    )
+    if len(configs) != len(workdirs):
+        raise UserError(f"there are {len(configs)} configs and {len(workdirs)} workdirs.")
     typed, alike = [validate(config) for config in configs], collections.defaultdict(list)
     for index, config in enumerate(typed):
         alone = index if config.parallel.tables == "sharded" else None
@@ -108,8 +126,10 @@ def fit_all(
 
 
 def _fit(configs, workdirs, keep_going: bool = False) -> list[Run]:
+    configs = [validate(config) for config in configs]
     with contextlib.ExitStack() as stack:
-        each = zip(configs, workdirs, strict=True)
+        paths = [arguments.path("workdir", workdir) for workdir in workdirs]
+        each = zip(configs, paths, strict=True)
         begun = [stack.enter_context(begin_run(config, workdir)) for config, workdir in each]
         hardware = devices.described()
         for run, _ in begun:
@@ -138,6 +158,7 @@ def _vectors_of(run: Run, name: str) -> Vectors:
     return ids.cast(pl.String), devices.to_host(params[name])[: len(ids)]
 
 
+@settings.own_settings()
 def test(best: Best) -> dict[str, dict[str, float]]:
     """Evaluates a checkpoint and popularity on test; see `train_and_evaluate`."""
     rows, run = _test(best), best.run
@@ -210,11 +231,13 @@ def _examples(best: Best) -> list[pl.DataFrame]:
     return [table for table in tables if len(table)]
 
 
+@settings.own_settings()
 def write_recommendations(best: Best) -> pathlib.Path:
     """Writes the top k of `recommend.users` to `recommendations.*` in the workdir."""
     return _write(best, "recommendations", _recommended)
 
 
+@settings.own_settings()
 def write_reasons(best: Best) -> pathlib.Path:
     """Writes the top k of `recommend.users` with reasons to `reasons.*` in the workdir."""
     run, path = best.run, _write(best, "reasons", _explained)
@@ -281,6 +304,7 @@ def _explained(best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataF
     return table
 
 
+@settings.own_settings()
 def export(best: Best) -> pathlib.Path:
     """Writes embeddings, memory and the scoring function to `export/` in the workdir."""
     run, model = best.run, build.model_of(best.run)
@@ -294,6 +318,7 @@ def export(best: Best) -> pathlib.Path:
     return folder
 
 
+@settings.own_settings()
 def analyse(best: Best) -> dict[str, dict[str, float]]:
     """Tests whether nearby relations of test interactions share categories; see `analyse.py`.
 

@@ -1,0 +1,195 @@
+"""Whatever a caller brings, and whatever its settings of jax: a result, or one sentence."""
+
+import datetime
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+import hlrcml_jax as hlr
+from hlrcml_jax.config import make_config, validate
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.keys import by_name
+from hlrcml_jax.runs import experiment
+from hlrcml_jax.schema import Config
+
+ARGUMENTS = {
+    "None": lambda: None,
+    "True": lambda: True,
+    "-1": lambda: -1,
+    "0": lambda: 0,
+    "1": lambda: 1,
+    "1.5": lambda: 1.5,
+    "2.0": lambda: 2.0,
+    "nan": lambda: float("nan"),
+    "inf": lambda: float("inf"),
+    "10**30": lambda: 10**30,
+    "10**5000": lambda: 10**5000,
+    "complex": lambda: 1j,
+    "''": lambda: "",
+    "x": lambda: "x",
+    "12": lambda: "12",
+    "²": lambda: "²",
+    "NUL": lambda: "a\0b",
+    "long": lambda: "x" * 10_000,
+    "bytes": lambda: b"12",
+    "[]": lambda: [],
+    "()": lambda: (),
+    "{}": dict,
+    "set": lambda: {1, 2},
+    "[1, 2]": lambda: [1, 2],
+    "[None]": lambda: [None],
+    "nested": lambda: [[1], [2]],
+    "pairs": lambda: [("a", 1), ("b", 2)],
+    "range": lambda: range(3),
+    "generator": lambda: (id for id in [1, 2]),
+    "empty generator": lambda: iter(()),
+    "history": lambda: {"a": [1, 2]},
+    "history, text": lambda: {"a": "12"},
+    "history, empty": lambda: {"a": []},
+    "history, None": lambda: {"a": None},
+    "history, generator": lambda: {"a": (id for id in [1, 2])},
+    "history, odd ids": lambda: {None: [1], ("a", 1): [2]},
+    "history, large id": lambda: {2**70: [1]},
+    "history of dicts": lambda: {"a": {"b": 1}},
+    "np.int64": lambda: np.int64(3),
+    "np.float32": lambda: np.float32(0.5),
+    "np.bool": lambda: np.bool_(True),
+    "np.str": lambda: np.str_("12"),
+    "array": lambda: np.arange(3),
+    "array, empty": lambda: np.zeros(0),
+    "array, 0 axes": lambda: np.array(1),
+    "array, 2 axes": lambda: np.zeros((2, 2)),
+    "array of objects": lambda: np.array([1, "x", None], object),
+    "jax array": lambda: jnp.arange(3),
+    "series": lambda: pl.Series([1, 2]),
+    "series, null": lambda: pl.Series([1, None]),
+    "series of lists": lambda: pl.Series([[1], [2]]),
+    "pandas series": lambda: pd.Series([1.0, 2.0]),
+    "frame": lambda: pl.DataFrame({"user_id": ["a", "a"], "item_id": [1, 2]}),
+    "frame, empty": pl.DataFrame,
+    "frame, no rows": lambda: pl.DataFrame({"user_id": [], "item_id": []}),
+    "frame, unknown columns": lambda: pl.DataFrame({"u": [1], "i": [2]}),
+    "frame, nulls": lambda: pl.DataFrame({"user_id": [1, None], "item_id": [None, 2]}),
+    "frame of lists": lambda: pl.DataFrame({"user_id": [[1]], "item_id": [[2]]}),
+    "lazy frame": lambda: pl.LazyFrame({"user_id": [1], "item_id": [2]}),
+    "pandas frame": lambda: pd.DataFrame({"user_id": [1, 1], "item_id": [1, 2]}),
+    "pandas frame, nan": lambda: pd.DataFrame({"user_id": [1, np.nan], "item_id": [1, 2]}),
+    "date": lambda: datetime.date(2020, 1, 1),
+    "function": lambda: len,
+    "type": lambda: int,
+    "object": object,
+    "error": lambda: ValueError("x"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(small, tmp_path_factory):
+    """The folder of two workdirs: of a trained model and of a solved one."""
+    folder = tmp_path_factory.mktemp("callers")
+    for name in ("hlr", "ease"):
+        values = small | {"train.epochs": 1, "model.name": name}
+        hlr.fit(make_config(values), folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["hlr", "ease"])
+def recommender(request, trained):
+    return hlr.load(trained / request.param)
+
+
+def outcome(function, *args, **named):
+    """None, or the sentence; no other end."""
+    try:
+        function(*args, **named)
+    except UserError as error:
+        assert 0 < len(str(error)) <= 300
+        assert "\n" not in str(error)
+        return str(error)
+    return None
+
+
+# For each method: good arguments, and those that are replaced one by one.
+METHODS = {
+    "find": {"text": "1"},
+    "recommend": {"users": [1], "k": 3, "filter_viewed": True, "items": None},
+    "recommend_new": {"histories": {"a": [1]}, "k": 3, "filter_viewed": True, "items": None},
+    "similar_items": {"items": [1], "k": 3},
+    "scores": {"users": [1], "items": [1]},
+    "explain": {"user": 1, "items": [1], "most": 0, "history": None},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_argument_of_a_recommender(recommender, method):
+    try_all(getattr(recommender, method), METHODS[method])
+
+
+def try_all(function, good):
+    """Replaces each of the good arguments in turn by all `ARGUMENTS`."""
+    for name, (label, make) in itertools.product(good, ARGUMENTS.items()):
+        try:
+            outcome(function, **good | {name: make()})
+        except Exception as error:
+            pytest.fail(f"{function.__name__}({name}={label}): {type(error).__name__}: {error}")
+
+
+def test_every_argument_of_functions(trained, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiment, "fit_runs", lambda *_: None)  # nothing is trained
+    config, workdir = make_config(small), trained / "hlr"
+    try_all(hlr.make_config, {"values": {}})
+    try_all(validate, {"config": config})
+    try_all(hlr.load, {"workdir": workdir, "allow_code": False, "train__epochs": 3, "k": 1})
+    for function in (hlr.fit, hlr.train_and_evaluate):
+        try_all(function, {"config": config, "workdir": workdir})
+    try_all(hlr.fit_all, {"configs": [config], "workdirs": [tmp_path / "all"], "side_by_side": 0})
+
+
+@pytest.mark.parametrize("key", by_name(Config))
+def test_every_value_of_a_key(key):
+    for make in ARGUMENTS.values():
+        outcome(make_config, {key: make()})
+
+
+def test_what_callers_get(trained):
+    recommender = hlr.load(trained / "hlr")
+    of_list = recommender.scores([1, 2], [3, 4])
+    assert recommender.scores(iter([1, 2]), (id for id in [3, 4])).equals(of_list)
+    assert recommender.scores([1.0, np.int64(2)], pd.Series([3.0, 4.0])).equals(of_list)
+    new = recommender.recommend_new({"a": ["12"]}, k=40)
+    assert recommender.recommend_new({"a": "12"}, k=40).equals(new)
+    assert recommender.recommend_new({"a": [12]}, k=10**30).equals(new)
+    for empty, full in (
+        (recommender.recommend_new({}), new),
+        (recommender.recommend_new(pl.DataFrame({"user_id": [], "item_id": []})), new),
+        (recommender.scores([1], []), of_list),
+        (recommender.similar_items([]), recommender.similar_items(1)),
+        (recommender.explain(1, []), recommender.explain(1, 2)),
+        (recommender.explain([], [1]), recommender.explain(1, 2)),
+        (recommender.explain("a", [1], history=[]), recommender.explain("a", 1, history=[2])),
+    ):
+        assert empty.is_empty()
+        assert empty.columns == full.columns
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda r: r.recommend(1, k=0), "k is 0; it is at least 1."),
+        (lambda r: r.recommend(1, k=1.5), "k is 1.5; it takes a whole number of at least 1."),
+        (lambda r: r.recommend({"a": 1}), "users is a dict; it takes an id or a list of ids."),
+        (lambda r: r.recommend(pl.DataFrame({"a": [1]})), "users is a DataFrame; "),
+        (lambda r: r.recommend_new([("a", 1)]), "histories are a mapping {user id: item ids}, or "),
+        (lambda r: r.recommend_new(pl.DataFrame({"u": [1]})), "this has 'columns u'."),
+        (lambda r: make_config(None), "values of a config are a mapping"),
+        (lambda r: hlr.fit(None, "x"), "a config is made by make_config; this is None."),
+        (lambda r: hlr.fit_all([], ["x"]), "there are 0 configs and 1 workdirs."),
+        (lambda r: hlr.load(None), "workdir is None; it takes the path of a folder."),
+    ],
+)
+def test_sentences_name_what_is_wrong(trained, call, sentence):
+    assert sentence in outcome(call, hlr.load(trained / "ease"))
