@@ -163,8 +163,8 @@ def _check_together(config: Config) -> None:
     metric = config.early_stopping.metric.partition("@")[0]
     if metric not in ("loss", *METRICS, *own):
         raise UserError(
-            f"config key early_stopping.metric cannot be {quoted(config.early_stopping.metric)}; it "
-            f"is 'loss', or one of these with @k: {', '.join((*METRICS, *own))}."
+            f"config key early_stopping.metric cannot be {quoted(config.early_stopping.metric)}; "
+            f"it is 'loss', or one of these with @k: {', '.join((*METRICS, *own))}."
         )
 
 

@@ -2,7 +2,10 @@
 
 import datetime
 import itertools
+import os
+import pickle
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -11,9 +14,10 @@ import pytest
 
 import hlrcml_jax as hlr
 from hlrcml_jax.config import make_config, validate
+from hlrcml_jax.data.dataset import to_csr
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.keys import by_name
-from hlrcml_jax.runs import experiment
+from hlrcml_jax.runs import build, experiment
 from hlrcml_jax.schema import Config
 
 ARGUMENTS = {
@@ -193,3 +197,88 @@ def test_what_callers_get(trained):
 )
 def test_sentences_name_what_is_wrong(trained, call, sentence):
     assert sentence in outcome(call, hlr.load(trained / "ease"))
+
+
+SETTINGS = {
+    "jax_enable_x64": True,
+    "jax_disable_jit": True,
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_numpy_rank_promotion": "raise",
+    "jax_transfer_guard": "disallow",
+    "jax_debug_nans": True,
+    "jax_debug_infs": True,
+    "jax_debug_key_reuse": True,
+    "jax_check_tracer_leaks": True,
+    "jax_default_prng_impl": "rbg",
+    "jax_threefry_partitionable": False,
+    "jax_enable_checks": True,
+}
+
+
+@pytest.fixture(scope="module")
+def usual(trained, small, tmp_path_factory):
+    return used(trained, small, tmp_path_factory.mktemp("usual"))
+
+
+def used(trained, small, folder):
+    """Results of all that uses jax: a run that is trained, and one that is loaded."""
+    metrics = hlr.train_and_evaluate(make_config(small | {"train.epochs": 1}), folder / "run")
+    recommender = hlr.load(trained / "hlr")
+    lists = recommender.recommend([1, 2], k=5)
+    new = recommender.recommend_new({"a": [1, 2, 3]}, k=5)
+    why = recommender.explain(1, [2])
+    similar = recommender.similar_items(1, k=3)
+    return metrics, (lists, new, why, similar, recommender.scores(1, [1, 2]))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_the_caller_change_nothing_and_stay(trained, small, usual, name, tmp_path):
+    before = jax.config.values[name]
+    jax.config.update(name, SETTINGS[name])
+    try:
+        metrics, tables = used(trained, small, tmp_path)
+        assert jax.config.values[name] == SETTINGS[name]
+    finally:
+        jax.config.update(name, before)
+    assert metrics == usual[0]
+    for table, expected in zip(tables, usual[1], strict=True):
+        assert table.equals(expected)
+
+
+def test_a_new_users_list_does_not_depend_on_the_company(trained):
+    """Histories are longer than `max_prefs`, so preferences are drawn from them."""
+    recommender = hlr.load(trained / "hlr")
+    histories = {f"u{n}": list(range(n, n + 12)) for n in range(6)} | {"short": [3]}
+    together = recommender.recommend_new(histories, k=5)
+    for user, history in histories.items():
+        alone = recommender.recommend_new({user: history[::-1]}, k=5)
+        expected = together.filter(pl.col("user_id") == user)
+        assert alone["item_id"].equals(expected["item_id"])
+        np.testing.assert_allclose(alone["score"], expected["score"], rtol=1e-4, atol=1e-6)
+    known = to_csr(np.repeat([0, 1], 12), np.r_[np.arange(12), np.arange(12) + 20], (2, 40))
+    for row in (0, 1):
+        alone = build.make_new_scorer(recommender._run, known[[row]]).preferences(np.zeros(1, int))
+        company = build.make_new_scorer(recommender._run, known).preferences(np.array([row]))
+        np.testing.assert_array_equal(alone, company)
+
+
+def test_a_recommender_is_pickled_by_its_workdir(trained):
+    recommender = hlr.load(trained / "hlr", recommend__k=7)
+    text = pickle.dumps(recommender)
+    assert len(text) < 10_000
+    again = pickle.loads(text)
+    assert again._run.config == recommender._run.config
+    assert again.recommend([1, 2], k=5).equals(recommender.recommend([1, 2], k=5))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_process_forked_after_use_gets_one_sentence(trained):
+    recommender = hlr.load(trained / "ease")
+    reader, writer = os.pipe()
+    process = os.fork()
+    if not process:
+        os.write(writer, (outcome(recommender.recommend, 1) or "").encode())
+        os._exit(0)
+    os.waitpid(process, 0)
+    assert b"start processes by the methods 'spawn' or 'forkserver'" in os.read(reader, 1000)
