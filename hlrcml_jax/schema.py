@@ -307,7 +307,7 @@ class Evaluation:
     )
     definitions: str = key(
         "standard",
-        "definitions of the metrics: trec_eval's, or the paper's",
+        "definitions of the metrics: trec_eval's, or the paper's; training resumes with the same",
         choices=registry.DEFINITIONS,
         may_change=True,
     )
@@ -320,7 +320,8 @@ class Evaluation:
     )
     min_test_items: str = key(
         "1",
-        "least test items of an evaluated user; 'k': at each k, at least k",
+        "least test items of an evaluated user; 'k': at each k, at least k; training resumes with "
+        "the same",
         lambda value: value == "k" or (is_whole(value) and int(value) > 0),
         may_change=True,
     )
@@ -330,9 +331,17 @@ class Evaluation:
         choices=("train+valid", "train"),
         may_change=True,
     )
-    n_cohorts: int = key(5, "cohorts of users behind ±; at least 1", at_least(1), may_change=True)
+    n_cohorts: int = key(
+        5,
+        "cohorts of users behind ±; at least 1; training resumes with the same",
+        at_least(1),
+        may_change=True,
+    )
     cohort_size: int = key(
-        10_000, "most users in a cohort; at least 1", at_least(1), may_change=True
+        10_000,
+        "most users in a cohort; at least 1; training resumes with the same",
+        at_least(1),
+        may_change=True,
     )
 
 

@@ -184,6 +184,7 @@ def _test(best: Best) -> dict[str, Evaluation]:
     text = {
         "metrics": tested.summary(),
         "n_users": len(tested.user_B),
+        "n_users_at": {str(k or "all"): tested.n_users(k) for k in tested.protocol.cutoffs},
         "epoch": best.epoch,
         "parameters": build.count_parameters(run),
         "protocol": {
@@ -201,12 +202,12 @@ def _test(best: Best) -> dict[str, Evaluation]:
 
     processes.in_first_process(write)
     if not len(tested.user_B):
-        rich.print("The test part is empty: nothing to evaluate.")
+        rich.print("No user has enough test items: nothing to evaluate.")
     else:
         report.print_metrics(
             f"Test, {len(tested.user_B):,} users, {build.protocol_of(run).definitions} definitions",
             {label: evaluation.summary() for label, evaluation in rows.items()},
-            build.protocol_of(run).cutoffs,
+            tested.cutoffs,
         )
     return rows
 

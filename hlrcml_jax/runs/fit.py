@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import rich
 
-from hlrcml_jax import devices, processes
+from hlrcml_jax import config_files, devices, processes
+from hlrcml_jax.errors import UserError, quoted
 from hlrcml_jax.keys import flatten
-from hlrcml_jax.ranking.evaluation import evaluate
+from hlrcml_jax.ranking.evaluation import choose_users, evaluate
 from hlrcml_jax.ranking.scorer import Scorer
 from hlrcml_jax.reporting.console import Stopwatch, TrainingProgress
 from hlrcml_jax.reporting.log import MetricsLog
@@ -22,6 +23,14 @@ from hlrcml_jax.schema import Config
 from hlrcml_jax.training.loop import Epoch, Record, Training, train
 from hlrcml_jax.training.step import TrainState
 from hlrcml_jax.training.warm_start import Vectors, warm_start
+
+# Keys by which validation metrics are measured; they may change for tests.
+DEFINES_METRIC = (
+    "evaluation.definitions",
+    "evaluation.min_test_items",
+    "evaluation.n_cohorts",
+    "evaluation.cohort_size",
+)
 
 
 def in_common(config: Config) -> dict[str, Any]:
@@ -46,6 +55,8 @@ def fit_runs(
       Diverged: the loss is no longer finite.
       Terminated: on SIGTERM, after saving.
     """
+    for run, _ in begun:
+        _check_users(run)
     if build.model_of(begun[0][0]).spec.closed_form:
         for run, checkpoints in begun:
             _solve(run, checkpoints)
@@ -60,6 +71,51 @@ def fit_runs(
         if runs:
             trainings = [training for _, training in runs]
             train(trainings, _epoch_of(runs), keep_going)
+
+
+def _check_users(run: Run) -> None:
+    """Checks that some user has enough validation items for the early-stopping metric.
+
+    Raises:
+      UserError: when none has.
+    """
+    protocol, valid = build.protocol_of(run), run.dataset.valid
+    if _is_ranked(run) and not len(choose_users(valid, protocol, (_cutoff(run),))):
+        raise UserError(
+            f"config key evaluation.min_test_items={run.config.evaluation.min_test_items}: no user "
+            f"has so many validation items, so {run.config.early_stopping.metric} has no value; "
+            "lower it, or set early_stopping.metric to another cut-off or to loss."
+        )
+
+
+def _check_comparable(run: Run) -> None:
+    """Checks that the epochs so far were validated as the next ones are.
+
+    Raises:
+      UserError: when they were not.
+    """
+    saved, now = config_files.read_workdir(run.workdir), flatten(run.config)
+    if saved is None or not _is_ranked(run):
+        return
+    for name in DEFINES_METRIC:
+        was = saved["config"].get(name, now[name])
+        if was != now[name]:
+            raise UserError(
+                f"{run.workdir}: its epochs were validated with {name}={quoted(was)}, and values "
+                f"with {quoted(now[name])} cannot be compared; set it back, or test with it by "
+                "--mode=evaluate."
+            )
+
+
+def _is_ranked(run: Run) -> bool:
+    """Whether a ranking metric on validation chooses the epoch."""
+    is_trained = not build.model_of(run).spec.closed_form
+    return is_trained and run.dataset.valid.nnz > 0 and run.config.early_stopping.metric != "loss"
+
+
+def _cutoff(run: Run) -> int:
+    """k of the early-stopping metric."""
+    return int(run.config.early_stopping.metric.partition("@")[2])
 
 
 @contextlib.contextmanager
@@ -104,6 +160,8 @@ def _open(
 def _latest(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState] | None:
     """(epoch, state) of the latest checkpoint; rewrites the config, unless all are damaged."""
     latest = checkpoints.latest(build.empty_state(run))
+    if latest is not None:
+        _check_comparable(run)
     # Keys marked `may_change` may differ from last time.
     processes.in_first_process(run.write_config)
     return latest
@@ -138,6 +196,10 @@ class _Validation:
             return -loss, {"loss_valid": loss}
         params = build.placement_of(run).keep(state.params)
         record = validate(run, self._scorer, params)
+        if self._metric not in record:
+            raise UserError(
+                f"config key early_stopping.metric={self._metric}: it is not a number for any user."
+            )
         return record[self._metric], record
 
     @functools.cached_property
@@ -160,10 +222,9 @@ class _Validation:
 
 def validate(run: Run, scorer: Scorer, params: dict[str, Any]) -> Record:
     """All metrics on validation, at the cut-off of the early-stopping metric."""
-    cutoff = int(run.config.early_stopping.metric.partition("@")[2])
     ready, protocol = build.params_for(run, params, "valid"), build.protocol_of(run)
-    evaluation = evaluate(scorer, ready, run.dataset, "valid", protocol, (cutoff,))
-    return {name: evaluation.mean(name) for name in evaluation.values}
+    evaluation = evaluate(scorer, ready, run.dataset, "valid", protocol, (_cutoff(run),))
+    return {**evaluation.means()}
 
 
 def _epoch_of(runs: Sequence[tuple[Run, Training]]) -> Epoch:
