@@ -110,6 +110,8 @@ def _value(name: str, key: Key, text: str) -> Any:
             return text
         if key.kind is bool:
             return BOOLS[text.lower()]
+        if key.kind in (int, float) and not text.isascii():  # Python takes digits of any script
+            raise ValueError
         if key.kind is int:
             return int(text, 0)
         if key.kind is float:

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from conftest import ROOT
 
 import hlrcml_jax as hlr
+from hlrcml_jax import command_line
 from hlrcml_jax.config import make_config, validate
 from hlrcml_jax.data.dataset import to_csr
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.keys import by_name
+from hlrcml_jax.keys import LARGEST, by_name
 from hlrcml_jax.runs import build, experiment
 from hlrcml_jax.schema import Config
 
@@ -157,6 +159,45 @@ def test_every_argument_of_functions(trained, small, tmp_path, monkeypatch):
 def test_every_value_of_a_key(key):
     for make in ARGUMENTS.values():
         outcome(make_config, {key: make()})
+
+
+NUMBERS = (
+    "2147483648",
+    "9223372036854775808",
+    "1" + 400 * "0",
+    "9" * 5000,
+    "1e400",
+    "nan",
+    "²",
+    "٣",
+)
+
+
+@pytest.mark.parametrize("text", NUMBERS, ids=lambda text: text[:20])
+def test_numbers_that_no_key_takes(text):
+    source = str(ROOT / "configs" / "default.py")
+    for name, key in by_name(Config).items():
+        sentence = outcome(command_line.read, [f"--config.{name}={text}"], source, None)
+        if key.kind is int or (key.kind is float and text in ("1e400", "nan", "²", "٣")):
+            assert f"config.{name}" in sentence or f"config key {name} " in sentence
+
+
+def test_the_largest_numbers(small, tmp_path):
+    """Where no memory is taken for them, they are right; else they are refused before."""
+    largest = LARGEST[int]
+    free = {name: largest for name in ("early_stopping.patience", "evaluation.n_cohorts")}
+    free |= {name: largest for name in ("evaluation.cohort_size", "scoring.batch_size")}
+    free |= {name: largest for name in ("seed", "data.split.seed", "recommend.k")}
+    free |= {name: largest for name in ("optimizer.cosine_epochs", "optimizer.warmup_epochs")}
+    free |= {"optimizer.schedule": "cosine", "evaluation.cutoffs": (1, largest)}
+    free |= {"train.epochs": 1, "scoring.memory_mb": largest}
+    metrics = hlr.train_and_evaluate(make_config(small | free), tmp_path / "free")
+    assert metrics[f"ndcg@{largest}"]["mean"] > metrics["ndcg@1"]["mean"]
+    for name in ("model.dim", "model.memory_slots", "model.max_prefs", "train.batch_size"):
+        config = make_config(small | {name: largest})
+        assert name in outcome(hlr.fit, config, tmp_path / name)
+    config = make_config(small | {"negatives.candidates": largest})
+    assert "negatives.candidates" in outcome(hlr.fit, config, tmp_path / "candidates")
 
 
 def test_what_callers_get(trained):

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import importlib
-import math
-import os
 import warnings
 from typing import Any, ClassVar, cast
 
@@ -13,7 +11,7 @@ import scipy.linalg
 import scipy.sparse
 import threadpoolctl
 
-from hlrcml_jax import schema
+from hlrcml_jax import devices, schema
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.models.base import Model, Spec
 from hlrcml_jax.models.distances import cosine, products
@@ -195,7 +193,7 @@ def inverse(matrix_IxI: np.ndarray, block: int = BLOCK) -> np.ndarray:
 
 def _from_weights(train, weights) -> dict[str, Any]:
     n = train.shape[1]
-    n_bytes, there = BYTES_PER_PAIR * n**2, _memory()
+    n_bytes, there = BYTES_PER_PAIR * n**2, devices.host_memory()
     if n > MAX_ITEMS or n_bytes > there:
         raise UserError(
             f"this model has a weight for each pair of items, and {n:,} items take "
@@ -207,14 +205,6 @@ def _from_weights(train, weights) -> dict[str, Any]:
         "items": np.ascontiguousarray(weights().T, np.float32),
         "model": {},
     }
-
-
-def _memory() -> float:
-    """Bytes of memory of this machine; infinite where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return math.inf
 
 
 def _counts(train) -> np.ndarray:

@@ -58,7 +58,8 @@ class Evaluation:
         return self._rows() | overall
 
     def _rows(self) -> dict[str, dict[str, float]]:
-        cohorts = np.array_split(np.arange(len(self.user_B)), self.protocol.n_cohorts)
+        n_cohorts = min(self.protocol.n_cohorts, max(1, len(self.user_B)))
+        cohorts = np.array_split(np.arange(len(self.user_B)), n_cohorts)
         table = {}
         for name, value_B in self.values.items():
             measured = [value_B[cohort][~np.isnan(value_B[cohort])] for cohort in cohorts]

@@ -254,6 +254,17 @@ def _make_state(run: Run) -> TrainState:
     return init_state(trainer.placement.fill_up(params), trainer.optimizer)
 
 
+def least_bytes(run: Run) -> int:
+    """Bytes of the parameters, their two moments and the indices of a batch; 0 if solved."""
+    config, model = run.config, model_of(run)
+    if model.spec.closed_form:
+        return 0
+    dim, slots = config.model.dim, config.model.memory_slots
+    rows = run.dataset.n_users + run.dataset.n_items + (2 * slots if model.spec.needs_past else 0)
+    indices = config.train.batch_size * (2 + _max_prefs(run) + config.negatives.candidates)
+    return 4 * (3 * rows * dim + indices)
+
+
 def count_parameters(run: Run) -> int:
     """Number of trained parameters."""
     params = empty_state(run).params

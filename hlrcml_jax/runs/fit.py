@@ -56,6 +56,7 @@ def fit_runs(
       Terminated: on SIGTERM, after saving.
     """
     for run, _ in begun:
+        _check_size(run)
         _check_users(run)
     if build.model_of(begun[0][0]).spec.closed_form:
         for run, checkpoints in begun:
@@ -71,6 +72,22 @@ def fit_runs(
         if runs:
             trainings = [training for _, training in runs]
             train(trainings, _epoch_of(runs), keep_going)
+
+
+def _check_size(run: Run) -> None:
+    """Checks that the parameters and the indices of a batch may fit, before memory is taken.
+
+    Raises:
+      UserError: when they do not.
+    """
+    config = run.config
+    n_bytes, there = build.least_bytes(run), devices.host_memory()
+    if config.parallel.tables == "replicated" and n_bytes > there:
+        raise UserError(
+            f"the config asks for at least {n_bytes / 1e9:,.0f} GB, and this machine has "
+            f"{there / 1e9:,.0f} GB; lower model.dim, model.memory_slots, model.max_prefs, "
+            "negatives.candidates or train.batch_size."
+        )
 
 
 def _check_users(run: Run) -> None:

@@ -96,12 +96,13 @@ def test_the_inverse_by_blocks(train, block):
     np.testing.assert_allclose(found, np.linalg.inv(matrix), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("limit", [{"MAX_ITEMS": 59}, {"_memory": lambda: 71_999}])
+@pytest.mark.parametrize(
+    "limit", [(solved, "MAX_ITEMS", 59), (devices, "host_memory", lambda: 71_999)]
+)
 @pytest.mark.parametrize("model", [EASE(), ItemKNN()])
 def test_too_many_items_for_all_pairs(train, monkeypatch, model, limit):
     """60 items have 3,600 pairs of 20 bytes."""
-    for name, value in limit.items():
-        monkeypatch.setattr(solved, name, value)
+    monkeypatch.setattr(*limit)
     with pytest.raises(UserError, match="60 items take 0 GB"):
         model.fit(train, seed=0)
 
