@@ -11,14 +11,17 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import scipy.sparse
 from conftest import ROOT
 
 import hlrcml_jax as hlr
 from hlrcml_jax import command_line
+from hlrcml_jax import functional as F
 from hlrcml_jax.config import make_config, validate
 from hlrcml_jax.data.dataset import to_csr
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.keys import LARGEST, by_name
+from hlrcml_jax.models.cml import CML
 from hlrcml_jax.runs import build, experiment
 from hlrcml_jax.schema import Config
 
@@ -153,6 +156,30 @@ def test_every_argument_of_functions(trained, small, tmp_path, monkeypatch):
     for function in (hlr.fit, hlr.train_and_evaluate):
         try_all(function, {"config": config, "workdir": workdir})
     try_all(hlr.fit_all, {"configs": [config], "workdirs": [tmp_path / "all"], "side_by_side": 0})
+
+
+def test_every_argument_of_pure_functions():
+    matrix = scipy.sparse.csr_array(np.random.default_rng(0).random((6, 8)) < 0.4)
+    model, users, key = CML(), np.arange(2), jax.random.key(0)
+    sampler = F.make_sampler(matrix, max_prefs=3)
+    prefs_BxS, mask_BxS = F.preferences(sampler, key, users)
+    params = jax.jit(lambda: F.init_params(key, model, 6, 8, dim=4))()
+    optimizer = F.make_optimizer(0.1, F.row_radii(1.0))
+    state = jax.jit(lambda: F.init_state(params, optimizer))()
+    batch = next(F.batches(sampler, key, 4))
+    step = {"model": model, "objective": F.Objective(F.logistic), "optimizer": optimizer}
+    step |= {"state": state, "batch": batch}
+    of_pairs = {"model": model, "params": params, "user_B": users, "item_T": users}
+    good = {
+        F.make_sampler: {"interactions": matrix, "max_prefs": 3, "candidates": 1},
+        F.batches: {"sampler": sampler, "key": key, "batch_size": 4},
+        F.preferences: {"sampler": sampler, "key": key, "user_B": users},
+        F.train_step: step,
+        F.scores: of_pairs | {"prefs_BxS": prefs_BxS, "mask_BxS": mask_BxS},
+    }
+    for function, arguments in good.items():
+        try_all(function, arguments)
+    assert "has no 'own'" in outcome(F.make_sampler, matrix, own=1)
 
 
 @pytest.mark.parametrize("key", by_name(Config))
