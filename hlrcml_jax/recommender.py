@@ -15,6 +15,7 @@ import polars as pl
 from hlrcml_jax import arguments, config_files, explain, frames, settings
 from hlrcml_jax.config import make_config
 from hlrcml_jax.data.dataset import count_items, to_csr
+from hlrcml_jax.errors import UserError, quoted
 from hlrcml_jax.keys import flatten
 from hlrcml_jax.ranking.lists import Ranker
 from hlrcml_jax.runs import build
@@ -61,6 +62,8 @@ class Recommender:
     """
 
     def __init__(self, best: Best):
+        if not isinstance(best, Best):
+            raise UserError(f"a Recommender is made by hlrcml_jax.load, not of {quoted(best)}.")
         run = best.run
         self._run, self._model, self._dataset = run, build.model_of(run), run.dataset
         self._trained, self._ready, self._params = best.params, best.ready, best.on_host

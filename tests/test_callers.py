@@ -1,6 +1,7 @@
 """Whatever a caller brings, and whatever its settings of jax: a result, or one sentence."""
 
 import datetime
+import inspect
 import itertools
 import os
 import pickle
@@ -137,6 +138,17 @@ def test_every_argument_of_a_recommender(recommender, method):
     try_all(getattr(recommender, method), METHODS[method])
 
 
+def test_no_public_argument_is_left_out():
+    methods = inspect.getmembers(hlr.Recommender, inspect.isfunction)
+    public = {name: method for name, method in methods if not name.startswith("_")}
+    assert public.keys() == METHODS.keys()
+    for name, method in public.items():
+        assert list(inspect.signature(method).parameters)[1:] == list(METHODS[name])
+    tried = {"Recommender", "fit", "fit_all", "load", "make_config", "train_and_evaluate"}
+    assert set(hlr.__all__) == tried
+    assert sum(map(len, METHODS.values())) * len(ARGUMENTS) > 1000
+
+
 def try_all(function, good):
     """Replaces each of the good arguments in turn by all `ARGUMENTS`."""
     for name, (label, make) in itertools.product(good, ARGUMENTS.items()):
@@ -151,6 +163,7 @@ def test_every_argument_of_functions(trained, small, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "fit_runs", lambda *_: None)  # nothing is trained
     config, workdir = make_config(small), trained / "hlr"
     try_all(hlr.make_config, {"values": {}})
+    try_all(hlr.Recommender, {"best": None})
     try_all(validate, {"config": config})
     try_all(hlr.load, {"workdir": workdir, "allow_code": False, "train__epochs": 3, "k": 1})
     for function in (hlr.fit, hlr.train_and_evaluate):
