@@ -74,7 +74,7 @@ def main(_) -> None:
     started = time.perf_counter()
     ready = build.with_new_users(run, params, new.train)
     seconds = time.perf_counter() - started
-    scorer = build.make_scorer(run, new.train)
+    scorer = build.make_new_scorer(run, new.train)
     folded = evaluate(scorer, ready, new, "test", build.protocol_of(run)).summary()
     whole = config_with_them(values, run.dataset, folder / "parts")
     trained = experiment.train_and_evaluate(whole, folder / "with")

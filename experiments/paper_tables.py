@@ -98,6 +98,11 @@ class Results:
     def __init__(self, workdirs: list[pathlib.Path], metrics: list[str], stopping: str):
         self.stopping = stopping
         summaries = [json.loads((path / "test_metrics.json").read_text()) for path in workdirs]
+        for path, found in zip(workdirs, summaries, strict=True):
+            if absent := [name for name in metrics if name not in found["metrics"]]:
+                raise UserError(
+                    f"{path}: no test user has enough items for {absent[0]}; leave it out."
+                )
         logs = [read_log(path / "metrics.jsonl") for path in workdirs]
         users = [pl.read_parquet(path / "test_users.parquet") for path in workdirs]
         n_cohorts = summaries[0]["protocol"]["n_cohorts"]

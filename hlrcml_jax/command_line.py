@@ -9,7 +9,7 @@ import ml_collections
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import config_files
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, shortened
 from hlrcml_jax.keys import Key, flatten
 
 PREFIXES = ("--config.", "-config.", "--noconfig.")
@@ -122,6 +122,8 @@ def _value(name: str, key: Key, text: str) -> Any:
             return text
         if key.kind is bool:
             return BOOLS[text.lower()]
+        if key.kind in (int, float) and not text.isascii():  # Python takes digits of any script
+            raise ValueError
         if key.kind is int:
             return int(text, 0)
         if key.kind is float:
@@ -129,7 +131,8 @@ def _value(name: str, key: Key, text: str) -> Any:
         return _sequence(text)
     except (ValueError, KeyError):
         raise UserError(
-            f"--config.{name}={text}: it takes a value of type {key.kind.__name__} ({key.text})."
+            f"--config.{name}={shortened(text, 60)}: it takes a value of type {key.kind.__name__} "
+            f"({key.text})."
         ) from None
 
 

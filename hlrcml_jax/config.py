@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from hlrcml_jax import custom, keys
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, quoted
 from hlrcml_jax.keys import Key, flatten, is_path
 from hlrcml_jax.registry import METRICS, OTHER_METRICS
 from hlrcml_jax.schema import Config
@@ -35,6 +35,11 @@ def make_config(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     Raises:
       UserError: as `validate`.
     """
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        raise UserError(
+            f"values of a config are a mapping {{key: value}} with dotted keys, as "
+            f'{{"train.epochs": 5}}, not {quoted(values)}.'
+        )
     return keys.to_config_dict(_validated(flatten(Config()) | dict(values)))
 
 
@@ -44,6 +49,8 @@ def validate(config: ml_collections.ConfigDict | Config) -> Config:
     Raises:
       UserError: naming a key that is unknown, missing, of the wrong type or out of range.
     """
+    if not isinstance(config, ml_collections.ConfigDict | Config):
+        raise UserError(f"a config is made by make_config; this is {quoted(config)}.")
     return _validated(flatten(config))
 
 
@@ -156,8 +163,8 @@ def _check_together(config: Config) -> None:
     metric = config.early_stopping.metric.partition("@")[0]
     if metric not in ("loss", *METRICS, *own):
         raise UserError(
-            f"config key early_stopping.metric cannot be {config.early_stopping.metric!r}; it is "
-            f"'loss', or one of these with @k: {', '.join((*METRICS, *own))}."
+            f"config key early_stopping.metric cannot be {quoted(config.early_stopping.metric)}; "
+            f"it is 'loss', or one of these with @k: {', '.join((*METRICS, *own))}."
         )
 
 

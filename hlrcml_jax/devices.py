@@ -45,6 +45,14 @@ def workers() -> int:
     return (os.cpu_count() or 1) if on_cpu() and device_count() == 1 else 1
 
 
+def host_memory() -> float:
+    """Bytes of memory of this machine; infinite where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
+
+
 def on_cpu() -> bool:
     """Whether to loop over blocks that fit in a core's cache; other devices take all at once."""
     return jax.default_backend() == "cpu"

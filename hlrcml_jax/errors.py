@@ -59,6 +59,14 @@ def listed(names: Iterable[str], most: int = 6) -> str:
     return f"{text} and {more:,} more" if more > 0 else text
 
 
+def quoted(value: Any) -> str:
+    """A short `repr` of any value, for a sentence."""
+    try:
+        return shortened(repr(value), 60)
+    except Exception:  # an integer of too many digits, or an object without one
+        return f"a value of type {type(value).__name__}"
+
+
 def warn(sentence: str) -> None:
     """Prints a warning on stderr."""
     # One write: library threads may write too.

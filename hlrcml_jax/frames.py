@@ -11,7 +11,7 @@ import polars as pl
 
 from hlrcml_jax import processes, storage
 from hlrcml_jax.data.dataset import Dataset
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, quoted
 from hlrcml_jax.ranking.lists import Ranking
 
 USERS_PER_PART = 20_000  # of a file that is written in parts
@@ -28,20 +28,30 @@ def indices(ids: pl.Series, wanted: Iterable[Any], kind: str) -> np.ndarray:
 
     Args:
       ids: all ids, by index.
-      wanted: ids to look up.
+      wanted: ids to look up; a whole float is an integer where the ids are integers.
       kind: "user" or "item", for the error message.
 
     Raises:
       UserError: naming the first id that is not in the data.
     """
-    wanted = [str(id).strip() for id in wanted]
+    whole = ids.dtype.is_integer()
+    wanted = [_as_text(id, whole) for id in wanted]
     table = pl.DataFrame({"id": ids}).with_row_index("index")
     asked = pl.DataFrame({"id": pl.Series(wanted, dtype=pl.String).cast(ids.dtype, strict=False)})
     index = asked.join(table, on="id", how="left", maintain_order="left")["index"]
     if index.null_count():
         unknown = wanted[index.is_null().to_list().index(True)]
-        raise UserError(f"there is no {kind} {unknown!r} in the data.")
+        raise UserError(f"there is no {kind} {quoted(unknown)} in the data.")
     return index.to_numpy().astype(np.int64)
+
+
+def _as_text(id: Any, whole: bool) -> str:
+    if whole and isinstance(id, float | np.floating) and float(id).is_integer():
+        return str(int(id))
+    try:
+        return str(id).strip()
+    except ValueError:  # an integer of more digits than Python writes
+        return quoted(id)
 
 
 def frame(ranking: Ranking, user_ids: pl.Series, dataset: Dataset) -> pl.DataFrame:

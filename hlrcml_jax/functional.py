@@ -27,6 +27,7 @@ weight 0 are padding. Parameters, states and batches are trees of arrays, so tha
 the transformations of jax apply to them.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator
@@ -38,7 +39,8 @@ import numpy as np
 import optax
 import scipy.sparse
 
-from hlrcml_jax import devices
+from hlrcml_jax import arguments, devices
+from hlrcml_jax.errors import UserError, quoted
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.past import TablePast, from_items
 from hlrcml_jax.training.batch import Batch
@@ -89,6 +91,13 @@ def make_sampler(
       candidates: N, negatives of an example.
       **how: further attributes of `Sampler`.
     """
+    if not scipy.sparse.issparse(interactions) or interactions.format != "csr":
+        raise UserError(f"interactions is {quoted(interactions)}; it takes a matrix in CSR format.")
+    max_prefs = arguments.count("max_prefs", max_prefs, least=0)
+    candidates = arguments.count("candidates", candidates)
+    known = [field.name for field in dataclasses.fields(Sampler)]
+    if unknown := set(how) - set(known):
+        raise UserError(f"a Sampler has no {quoted(min(unknown))}; it has {', '.join(known)}.")
     return jax.device_put(Sampler.of(interactions, max_prefs, candidates=candidates, **how))
 
 
@@ -102,6 +111,12 @@ def batches(sampler: Sampler, key: jax.Array, batch_size: int) -> Iterator[Batch
       key: of this epoch; the same key gives the same batches.
       batch_size: B.
     """
+    _check("sampler", sampler, Sampler)
+    _check_key(key)
+    return _batches(sampler, key, arguments.count("batch_size", batch_size))
+
+
+def _batches(sampler: Sampler, key: jax.Array, batch_size: int) -> Iterator[Batch]:
     known = sampler.known
     positives = Positives(known.users(), known.item_E, known.first, known.start_U1[-1], known.total)
     order_key, draw_key = jax.random.split(key)
@@ -118,6 +133,9 @@ def preferences(
     sampler: Sampler, key: jax.Array, user_B: np.ndarray | jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Preferences (B, S) of users for scoring, and their mask (B, S); no item is excluded."""
+    _check("sampler", sampler, Sampler)
+    _check_key(key)
+    _check_array("user_B", user_B, 1, jnp.integer)
     return evaluation_preferences(sampler, key, jnp.asarray(user_B), jnp.asarray(user_B))
 
 
@@ -139,21 +157,26 @@ def train_step(
       batch: the examples.
       constants: of the epoch (`constants_of`), if the model has any.
     """
+    _check("model", model, Model)
+    _check("objective", objective, Objective)
+    _check("optimizer", optimizer, optax.GradientTransformation)
+    _check("state", state, TrainState)
+    _check("batch", batch, Batch)
+    if constants is not None:
+        _check("constants", constants, dict)
     loss, gradients = jax.value_and_grad(objective, argnums=1)(
         model, state.params, batch, constants
     )
     return apply_gradients(state, optimizer, gradients), loss
 
 
-@functools.partial(jax.jit, static_argnums=0)
-@devices.exact
 def scores(
     model: Model,
     params: dict[str, Any],
-    user_B: jax.Array,
-    item_T: jax.Array,
-    prefs_BxS: jax.Array,
-    mask_BxS: jax.Array,
+    user_B: np.ndarray | jax.Array,
+    item_T: np.ndarray | jax.Array,
+    prefs_BxS: np.ndarray | jax.Array,
+    mask_BxS: np.ndarray | jax.Array,
 ) -> jax.Array:
     """Scores (B, T) of users and items, higher is better.
 
@@ -168,6 +191,42 @@ def scores(
       prefs_BxS: preferences of each user, (B, 0) for a model that uses none.
       mask_BxS: True where a preference is real.
     """
+    _check("model", model, Model)
+    _check("params", params, dict)
+    if not {"items", "model"} <= set(params):
+        raise UserError("params have no 'items' and 'model'; they are made by init_params.")
+    _check_array("user_B", user_B, 1, jnp.integer)
+    _check_array("item_T", item_T, 1, jnp.integer)
+    _check_array("prefs_BxS", prefs_BxS, 2, jnp.integer)
+    _check_array("mask_BxS", mask_BxS, 2, jnp.bool_)
+    if not len(user_B) == len(prefs_BxS) == len(mask_BxS) or prefs_BxS.shape != mask_BxS.shape:
+        shapes = [x.shape for x in (user_B, prefs_BxS, mask_BxS)]
+        raise UserError(f"user_B, prefs_BxS and mask_BxS do not match: {quoted(shapes)}.")
+    return _scores(model, params, user_B, item_T, prefs_BxS, mask_BxS)
+
+
+def _check(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise UserError(f"{name} is {quoted(value)}; it takes a {kind.__name__}.")
+
+
+def _check_array(name: str, value: Any, ndim: int, kind: type) -> None:
+    is_array = isinstance(value, np.ndarray | jax.Array)
+    if not is_array or value.ndim != ndim or not jnp.issubdtype(value.dtype, kind):
+        wanted = f"an array of {ndim} axes and of type {kind.__name__}"
+        raise UserError(f"{name} is {quoted(value)}; it takes {wanted}.")
+
+
+def _check_key(key: Any) -> None:
+    is_array = isinstance(key, jax.Array)
+    is_new = is_array and not key.shape and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not is_new and not (is_array and key.shape == (2,) and key.dtype == jnp.uint32):
+        raise UserError(f"key is {quoted(key)}; it takes one key, as jax.random.key(0).")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@devices.exact
+def _scores(model, params, user_B, item_T, prefs_BxS, mask_BxS) -> jax.Array:
     bound, items_IxD = model.bind({"params": params["model"]}), params["items"]
     past_BxSxD = jnp.where(mask_BxS[:, :, None], items_IxD[prefs_BxS], 0.0)
     user_BxD = params["users"][user_B] if "users" in params else from_items(past_BxSxD, mask_BxS)

@@ -16,7 +16,10 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, quoted
+
+# On the devices numbers have 32 bits.
+LARGEST = {bool: 1, int: 2**31 - 1, float: 3.4e38}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +67,24 @@ class Key:
             value = tuple(value)
         if self.kind is not object and type(value) is not self.kind:
             raise UserError(
-                f"config key {name} is {value!r}, of type {type(value).__name__}; it takes "
+                f"config key {name} is {quoted(value)}, of type {type(value).__name__}; it takes "
                 f"a value of type {self.kind.__name__}{f' ({self.text})' if self.text else ''}."
             )
         is_code = self.code and is_path(value)
-        if (
-            (self.choices and not is_code and value not in self.choices)
-            or (isinstance(value, float) and not math.isfinite(value))
-            or not self.allowed(value)
-        ):
-            raise UserError(f"config key {name} cannot be {value!r}: {self.text}.")
+        if (self.choices and not is_code and value not in self.choices) or not self.allowed(value):
+            raise UserError(f"config key {name} cannot be {quoted(value)}: {self.text}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not abs(number) <= LARGEST[type(number)]:
+                raise UserError(
+                    f"config key {name} cannot be {quoted(value)}: its numbers are finite, and at "
+                    f"most {LARGEST[type(number)]:,}."
+                )
         return value
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number in ASCII digits, within the range of a key."""
+    return text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= LARGEST[int]
 
 
 def is_path(value: Any) -> bool:

@@ -47,7 +47,7 @@ def _run(config: config_lib.Config, workdir: str) -> None:
     # Imported here, because --help and config errors need no jax.
     import rich
 
-    from hlrcml_jax import processes
+    from hlrcml_jax import processes, settings
     from hlrcml_jax.data.prepare import prepare
     from hlrcml_jax.reporting import console as report
     from hlrcml_jax.runs import experiment
@@ -56,7 +56,7 @@ def _run(config: config_lib.Config, workdir: str) -> None:
 
     processes.join(_COORDINATOR.value, _N_PROCESSES.value, _PROCESS.value, _TIMEOUT.value)
     rich.get_console().quiet = not processes.is_first_process()
-    with processes.together():
+    with settings.own_settings(), processes.together():
         if _MODE.value == "prepare":
             processes.in_first_process(lambda: report.print_prepared(prepare(config.data)))
         elif _MODE.value == "train":

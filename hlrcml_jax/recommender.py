@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import config_files, explain, frames
+from hlrcml_jax import arguments, config_files, explain, frames, settings
+from hlrcml_jax.config import make_config
 from hlrcml_jax.data.dataset import count_items, to_csr
+from hlrcml_jax.errors import UserError, quoted
+from hlrcml_jax.keys import flatten
 from hlrcml_jax.ranking.lists import Ranker
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.build import Best, best_checkpoint
@@ -22,6 +25,7 @@ from hlrcml_jax.runs.workdir import open_run
 Ids = Any  # one id, or an iterable of ids
 
 
+@settings.own_settings()
 def load(workdir: str | pathlib.Path, allow_code: bool = False, **changes: Any) -> "Recommender":
     """Loads the best checkpoint of a run.
 
@@ -34,25 +38,39 @@ def load(workdir: str | pathlib.Path, allow_code: bool = False, **changes: Any) 
     Raises:
       UserError: when there is no run, no checkpoint, or the data cannot be found.
     """
+    workdir = arguments.path("workdir", workdir)
+    allow_code = arguments.flag("allow_code", allow_code)
     values = {name.replace("__", "."): value for name, value in changes.items()}
     # However the run sharded its tables, here they are replicated.
     values["parallel.tables"] = "replicated"
-    run = open_run(config_files.from_workdir(workdir, values, allow_code), workdir)
-    return Recommender(best_checkpoint(run))
+    config = config_files.from_workdir(workdir, values, allow_code)
+    return Recommender(best_checkpoint(open_run(config, workdir)))
+
+
+@settings.own_settings()
+def _reload(values: dict[str, Any], workdir: str) -> "Recommender":
+    return Recommender(best_checkpoint(open_run(make_config(values), workdir)))
 
 
 class Recommender:
     """Recommendations of a trained model, as polars frames with the ids of the data.
+
+    It is pickled by its workdir and config, and loaded again from there.
 
     Args:
       best: the best checkpoint of a run whose tables are not sharded.
     """
 
     def __init__(self, best: Best):
+        if not isinstance(best, Best):
+            raise UserError(f"a Recommender is made by hlrcml_jax.load, not of {quoted(best)}.")
         run = best.run
         self._run, self._model, self._dataset = run, build.model_of(run), run.dataset
         self._trained, self._ready, self._params = best.params, best.ready, best.on_host
         self._scorer = build.make_scorer(run, "test")
+
+    def __reduce__(self):
+        return _reload, (flatten(self._run.config), str(self._run.workdir))
 
     @property
     def users(self) -> pl.Series:
@@ -73,13 +91,14 @@ class Recommender:
         Returns:
           `item_id` and `title` (if the data has titles), the most popular item first.
         """
-        titles, wanted = self._dataset.titles, text.lower()
+        titles, wanted = self._dataset.titles, arguments.text("text", text).lower()
         texts = (self.items if titles is None else titles).cast(pl.String).str.to_lowercase()
         item_R = np.flatnonzero(texts.str.contains(wanted, literal=True).fill_null(False))
         count_I = count_items(self._dataset.train)
         item_R = item_R[np.argsort(-count_I[item_R], kind="stable")]
         return pl.DataFrame(frames.item_columns(item_R, self._dataset))
 
+    @settings.own_settings()
     def recommend(
         self,
         users: Ids = None,
@@ -104,6 +123,7 @@ class Recommender:
         user_C = np.arange(len(self.users)) if users is None else self._indices(users, "user")
         return self._rank(self._scorer, self._ready, user_C, self.users, k, filter_viewed, items)
 
+    @settings.own_settings()
     def recommend_new(
         self,
         histories: Mapping[Any, Iterable[Any]] | pl.DataFrame,
@@ -124,6 +144,7 @@ class Recommender:
         user_C = np.arange(len(ids))
         return self._rank(scorer, ready, user_C, ids, k, filter_viewed, items)
 
+    @settings.own_settings()
     def similar_items(self, items: Ids, k: int = 10) -> pl.DataFrame:
         """The k items most similar to each of some items, the item itself excluded.
 
@@ -135,6 +156,7 @@ class Recommender:
           `to_item_id`, `item_id`, `title` (if the data has titles), `score` (minus the squared
           distance; for inner-product models the cosine, or the weight) and `rank`.
         """
+        k = arguments.count("k", k)
         item_T = self._indices(items, "item")
         similarity_TxI = self._model.item_similarity(np.asarray(self._trained["items"]), item_T)
         similarity_TxI[np.arange(len(item_T)), item_T] = -np.inf
@@ -147,6 +169,7 @@ class Recommender:
         columns["rank"] = np.tile(np.arange(1, k + 1), len(item_T))
         return pl.DataFrame(columns)
 
+    @settings.own_settings()
     def scores(self, users: Ids, items: Ids) -> pl.DataFrame:
         """Scores of all pairs, including viewed items; for most models minus the squared distance.
 
@@ -158,6 +181,8 @@ class Recommender:
           `user_id`, `item_id` and `score`, in the order of the users, then of the items.
         """
         user_C, item_T = self._indices(users, "user"), self._indices(items, "item")
+        if not len(item_T):
+            return self.scores(users, self.items[0]).clear()
         distinct_T, column_T = np.unique(item_T, return_inverse=True)
         only_I = np.zeros(len(self.items), bool)
         only_I[distinct_T] = True
@@ -172,6 +197,7 @@ class Recommender:
         pairs["score"] = pl.Series(np.concatenate(parts)[:, column_T].ravel())
         return pl.DataFrame(pairs)
 
+    @settings.own_settings()
     def explain(
         self, user: Any, items: Ids, most: int = 0, history: Iterable[Any] | None = None
     ) -> pl.DataFrame:
@@ -190,45 +216,40 @@ class Recommender:
         Raises:
           UserError: for an unknown id, or a model without attention.
         """
+        most = arguments.count("most", most, least=0)
         if history is None:
             ids, scorer, params = self.users, self._scorer, self._params
             user_N = self._indices(user, "user")
         else:
-            ids, scorer, ready = self._new_users({user: history})
+            ids, scorer, ready = self._new_users(arguments.one_history(user, history))
             params, user_N = build.on_host(self._run, ready), np.zeros(1, int)
         item_N = self._indices(items, "item")
         pairs = np.repeat(user_N, len(item_N)), np.tile(item_N, len(user_N))
+        if not len(pairs[0]):
+            return self.explain(self.users[0], self.items[0], 1).clear()
         why = explain.reasons(self._model, params, scorer, *pairs, most)
         columns = {"user_id": ids.gather(pairs[0]), **frames.item_columns(pairs[1], self._dataset)}
         table = pl.DataFrame(columns).with_row_index("pair")
         return table.join(why.frame(self._dataset), "pair", maintain_order="right").drop("pair")
 
     def _indices(self, wanted: Ids, kind: str) -> np.ndarray:
-        single = isinstance(wanted, str | bytes) or not isinstance(wanted, Iterable)
         ids = {"user": self.users, "item": self.items}[kind]
-        return frames.indices(ids, [wanted] if single else wanted, kind)
+        return frames.indices(ids, arguments.ids(f"{kind}s", wanted), kind)
 
     def _rank(self, scorer, ready, user_C, ids, k, filter_viewed, items) -> pl.DataFrame:
+        k, hide_known = arguments.count("k", k), arguments.flag("filter_viewed", filter_viewed)
         only_I = None
         if items is not None:
             only_I = np.zeros(len(self.items), bool)
             only_I[self._indices(items, "item")] = True
-        rankings = scorer.rank(ready, user_C, k, filter_viewed, only_I)
+        rankings = scorer.rank(ready, user_C, k, hide_known, only_I)
         return frames.concat(rankings, ids, self._dataset)
 
     def _new_users(self, histories) -> tuple[pl.Series, Ranker, dict[str, Any]]:
         """(ids, scorer with their histories, parameters with their embeddings on the devices)."""
-        if isinstance(histories, Mapping):
-            pairs = [(user, item) for user, items in histories.items() for item in items]
-            user_R, item_R = zip(*pairs, strict=True) if pairs else ((), ())
-            ids = list(histories)
-        else:
-            user_R, item_R = (list(histories[name]) for name in ("user_id", "item_id"))
-            ids = list(dict.fromkeys(user_R))
-        row_of = {user: row for row, user in enumerate(ids)}
-        row_R = np.array([row_of[user] for user in user_R], np.int64)
-        shape = (len(ids), len(self.items))
-        known = to_csr(row_R, frames.indices(self.items, item_R, "item"), shape)
-        scorer = build.make_scorer(self._run, known, self._scorer.rarity_I)
+        ids, row_R, item_R = arguments.histories(histories)
+        index_R = frames.indices(self.items, item_R, "item")
+        known = to_csr(np.array(row_R, np.int64), index_R, (len(ids), len(self.items)))
+        scorer = build.make_new_scorer(self._run, known, self._scorer.rarity_I)
         params = build.with_new_users(self._run, self._trained, known)
-        return pl.Series("user_id", ids, strict=False), scorer, params
+        return pl.Series("user_id", ids, dtype=None if ids else pl.String), scorer, params

@@ -12,6 +12,7 @@ from hlrcml_jax.keys import (
     at_least,
     factor,
     is_path,
+    is_whole,
     key,
     options,
     positive,
@@ -44,7 +45,7 @@ _QUOTE = "quote character around fields; '' for none, auto is \" where the separ
 
 def _is_stopping_metric(value: str) -> bool:
     name, _, cutoff = value.partition("@")
-    return value == "loss" or (name.isidentifier() and cutoff.isdigit() and int(cutoff) > 0)
+    return value == "loss" or (name.isidentifier() and is_whole(cutoff) and int(cutoff) > 0)
 
 
 def _are_cutoffs(value: tuple) -> bool:
@@ -337,7 +338,7 @@ class Evaluation:
     )
     definitions: str = key(
         "standard",
-        "definitions of the metrics: trec_eval's, or the paper's",
+        "definitions of the metrics: trec_eval's, or the paper's; training resumes with the same",
         choices=registry.DEFINITIONS,
         may_change=True,
     )
@@ -350,8 +351,9 @@ class Evaluation:
     )
     min_test_items: str = key(
         "1",
-        "least test items of an evaluated user; 'k': at each k, at least k",
-        lambda value: value == "k" or (value.isdigit() and int(value) > 0),
+        "least test items of an evaluated user; 'k': at each k, at least k; training resumes with "
+        "the same",
+        lambda value: value == "k" or (is_whole(value) and int(value) > 0),
         may_change=True,
     )
     known: str = key(
@@ -360,9 +362,17 @@ class Evaluation:
         choices=("train+valid", "train"),
         may_change=True,
     )
-    n_cohorts: int = key(5, "cohorts of users behind ±; at least 1", at_least(1), may_change=True)
+    n_cohorts: int = key(
+        5,
+        "cohorts of users behind ±; at least 1; training resumes with the same",
+        at_least(1),
+        may_change=True,
+    )
     cohort_size: int = key(
-        10_000, "most users in a cohort; at least 1", at_least(1), may_change=True
+        10_000,
+        "most users in a cohort; at least 1; training resumes with the same",
+        at_least(1),
+        may_change=True,
     )
 
 

@@ -12,7 +12,18 @@ from hlrcml_jax.registry import MODELS
 PACKAGE = ROOT / "hlrcml_jax"
 # From the ground up; a module imports from its own floor and from those below.
 FLOORS = (
-    ("errors", "keys", "registry", "schema", "custom", "storage", "devices", "processes"),
+    (
+        "errors",
+        "arguments",
+        "settings",
+        "keys",
+        "registry",
+        "schema",
+        "custom",
+        "storage",
+        "devices",
+        "processes",
+    ),
     ("config", "config_files", "command_line"),
     ("data",),
     ("models",),

@@ -11,14 +11,15 @@ import scipy.linalg
 import scipy.sparse
 import threadpoolctl
 
-from hlrcml_jax import schema
+from hlrcml_jax import devices, schema
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.keys import field_of
 from hlrcml_jax.models.base import Model, Spec
 from hlrcml_jax.models.distances import cosine, products
 
 MAX_ITEMS = 50_000
-
+BYTES_PER_PAIR = 20  # of items: a weight in float64, and its copies in float32
+BLOCK = 1024  # rows of a matrix that are inverted, or filled, at a time
 
 _SPEC = Spec(ball=False, closed_form=True, users_from_items=False, sharded=False)
 _HISTORY_SPEC = dataclasses.replace(_SPEC, rows_are_histories=True)
@@ -129,7 +130,7 @@ class ItemKNN(ClosedForm):
             "tfidf": library.TFIDFRecommender,
             "bm25": library.BM25Recommender,
         }
-        knn = kinds[self.similarity](K=self.neighbours)
+        knn = kinds[self.similarity](K=min(self.neighbours, train.shape[1]))
         with _quietly():
             knn.fit(scipy.sparse.csr_matrix(train, dtype=np.float32), show_progress=False)
         return _from_weights(train, lambda: knn.similarity.toarray())
@@ -147,23 +148,60 @@ class EASE(ClosedForm):
 
     def fit(self, train, seed):
         def weights():
-            x = train.astype(np.float64)
-            gram_IxI = (x.T @ x).toarray()
-            gram_IxI[np.diag_indices_from(gram_IxI)] += self.l2
-            factor = scipy.linalg.cho_factor(gram_IxI, overwrite_a=True)
-            inverse_IxI = scipy.linalg.cho_solve(factor, np.eye(len(gram_IxI)), overwrite_b=True)
-            weights_IxI = inverse_IxI / -np.diag(inverse_IxI)
-            np.fill_diagonal(weights_IxI, 0.0)
-            return weights_IxI
+            inverse_IxI = inverse(_gram(train, self.l2))
+            inverse_IxI /= -np.diag(inverse_IxI)
+            np.fill_diagonal(inverse_IxI, 0.0)
+            return inverse_IxI
 
         return _from_weights(train, weights)
 
 
+def _gram(train: scipy.sparse.csr_array, l2: float) -> np.ndarray:
+    """X'X + l2 I, (I, I), in float64."""
+    x_UxI = train.astype(np.float64)
+    x_IxU, n = x_UxI.T.tocsr(), train.shape[1]
+    gram_IxI = np.empty((n, n))
+    for start in range(0, n, BLOCK):
+        gram_IxI[start : start + BLOCK] = (x_IxU[start : start + BLOCK] @ x_UxI).toarray()
+    gram_IxI[np.diag_indices(n)] += l2
+    return gram_IxI
+
+
+def inverse(matrix_IxI: np.ndarray, block: int = BLOCK) -> np.ndarray:
+    """The inverse of a symmetric positive definite matrix, in its place.
+
+    LAPACK inverts blocks of the diagonal only, because its 32-bit indices overflow in a matrix of
+    many rows; the rest are products (Gauss and Jordan, by blocks).
+
+    Args:
+      matrix_IxI: float64; it is overwritten.
+      block: rows of a block.
+    """
+    n = len(matrix_IxI)
+    for start in range(0, n, block):
+        own = slice(start, start + block)
+        factor = scipy.linalg.cho_factor(matrix_IxI[own, own])
+        inverse_BxB = scipy.linalg.cho_solve(factor, np.eye(len(factor[0])))
+        column_IxB = matrix_IxI[:, own].copy()
+        column_IxB[own] = 0.0
+        solved_IxB = column_IxB @ inverse_BxB
+        for first in range(0, n, block):
+            rows = slice(first, first + block)
+            matrix_IxI[rows] -= solved_IxB[rows] @ column_IxB.T
+        matrix_IxI[:, own] = solved_IxB
+        matrix_IxI[own] = solved_IxB.T
+        matrix_IxI[own, own] = -inverse_BxB
+    return np.negative(matrix_IxI, out=matrix_IxI)
+
+
 def _from_weights(train, weights) -> dict[str, Any]:
-    if train.shape[1] > MAX_ITEMS:
+    n = train.shape[1]
+    n_bytes, there = BYTES_PER_PAIR * n**2, devices.host_memory()
+    if n > MAX_ITEMS or n_bytes > there:
         raise UserError(
-            f"this model has a weight for each pair of items, and {train.shape[1]:,} items are "
-            f"more than {MAX_ITEMS:,}; raise data.min_per_item, or choose another model.name."
+            f"this model has a weight for each pair of items, and {n:,} items take "
+            f"{n_bytes / 1e9:,.0f} GB; there may be {MAX_ITEMS:,} items and are {there / 1e9:,.0f} "
+            "GB of memory. Raise data.min_per_item, or choose another model.name."
         )
     return {
         "users": np.zeros((train.shape[0], 1), np.float32),

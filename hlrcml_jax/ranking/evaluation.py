@@ -24,7 +24,7 @@ class Evaluation:
       user_B: user indices, in the order of the cohorts.
       values: (B,) values by "metric@k"; NaN for users that the metric excludes.
       overall: "median_rank@k" and "coverage@k" over all lists.
-      item_BxK: the lists, K the largest cut-off; -1 for unfilled ranks.
+      item_BxK: the lists, K the largest cut-off, at most I; -1 for unfilled ranks.
       protocol: of the evaluation.
     """
 
@@ -34,24 +34,41 @@ class Evaluation:
     item_BxK: np.ndarray
     protocol: Protocol
 
-    def mean(self, name: str) -> float:
-        """Mean of a metric over all users."""
-        return float(np.nanmean(self.values[name])) if len(self.user_B) else 0.0
+    @property
+    def cutoffs(self) -> tuple[int, ...]:
+        """The k of the protocol that have users; all of them if none has."""
+        reached = [k for k in self.protocol.cutoffs if self.n_users(k)]
+        return tuple(reached) or self.protocol.cutoffs
+
+    def n_users(self, k: int) -> int:
+        """Number of users with enough relevant items for metrics at k."""
+        value_B = self.values.get(metrics.metric_name("recall", k), np.empty(0))
+        return int(np.isfinite(value_B).sum())
+
+    def means(self) -> dict[str, float]:
+        """Mean over users of each metric; metrics without a user are absent."""
+        return {name: row["mean"] for name, row in self._rows().items()}
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Mean over users, and standard deviation of the cohort means, of each metric."""
-        cohorts = np.array_split(np.arange(len(self.user_B)), self.protocol.n_cohorts)
-        cohorts = [cohort for cohort in cohorts if len(cohort)]
+        """Mean over users, and standard deviation of the cohort means, of each metric.
+
+        Metrics without a user are absent.
+        """
+        overall = {name: {"mean": value, "std": 0.0} for name, value in self.overall.items()}
+        return self._rows() | overall
+
+    def _rows(self) -> dict[str, dict[str, float]]:
+        n_cohorts = min(self.protocol.n_cohorts, max(1, len(self.user_B)))
+        cohorts = np.array_split(np.arange(len(self.user_B)), n_cohorts)
         table = {}
         for name, value_B in self.values.items():
-            means = [
-                np.nanmean(value_B[cohort])
-                for cohort in cohorts
-                if not np.isnan(value_B[cohort]).all()
-            ]
-            std = float(np.std(means)) if means else 0.0
-            table[name] = {"mean": self.mean(name) if means else 0.0, "std": std}
-        return table | {name: {"mean": value, "std": 0.0} for name, value in self.overall.items()}
+            measured = [value_B[cohort][~np.isnan(value_B[cohort])] for cohort in cohorts]
+            measured = [value_N for value_N in measured if len(value_N)]
+            if measured:
+                mean = np.concatenate(measured).mean(dtype=np.float32)
+                std = np.std([value_N.mean() for value_N in measured])
+                table[name] = {"mean": float(mean), "std": float(std)}
+        return table
 
 
 def choose_users(
@@ -86,11 +103,13 @@ def evaluate(
     cutoffs = tuple(cutoffs or protocol.cutoffs)
     relevant = getattr(dataset, part)
     user_B = choose_users(relevant, protocol, cutoffs)
-    longest = dataset.n_items if 0 in cutoffs else max(cutoffs)
+    # A list holds no more than the catalogue.
+    longest = dataset.n_items if 0 in cutoffs else min(max(cutoffs), dataset.n_items)
+    kept = min(max(cutoffs), dataset.n_items)
     by_k = protocol.min_test_items == 0
     longest_row = int(np.diff(relevant.indptr).max(initial=1))
     values: list[dict[str, np.ndarray]] = []
-    lists = [np.empty((0, max(cutoffs)), np.int32)]
+    lists = [np.empty((0, kept), np.int32)]
     own = metrics.custom_metrics(protocol.metrics)
     for ranking in scorer.rank(params, user_B, longest):
         rows = UserItems.rows(relevant[ranking.user_C], longest_row)
@@ -98,9 +117,7 @@ def evaluate(
         measured = _measure(rows, items, cutoffs, protocol.definitions, by_k, own)
         values.append(jax.device_get(measured))
         # Only the top of a full ranking is kept, to bound memory.
-        item_CxK = ranking.item_CxK[:, : max(cutoffs)]
-        short = max(cutoffs) - item_CxK.shape[1]
-        lists.append(np.pad(item_CxK, ((0, 0), (0, short)), constant_values=-1))
+        lists.append(ranking.item_CxK[:, :kept])
     joined = {}
     if values:
         joined = {name: np.concatenate([chunk[name] for chunk in values]) for name in values[0]}

@@ -69,7 +69,12 @@ def ndcg(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
     >>> round(float(ndcg(jnp.array([[0.0, 1.0]]), jnp.array([1]), 2)[0]), 4)
     0.6309
     """
-    return dcg(hits_BxK, k) / ideal_dcg(relevant_B, k)
+    return dcg(hits_BxK, k) / ideal_dcg(relevant_B, _length(hits_BxK, k))
+
+
+def _length(hits_BxK: jax.Array, k: int) -> int:
+    """Length of the first k of a list: one that is shorter than k holds all items."""
+    return min(k, hits_BxK.shape[1])
 
 
 def ndcg_local(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
@@ -78,7 +83,8 @@ def ndcg_local(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
     As in the paper's program, the hits are those of the whole list of K items.
     """
     hits_B = jnp.sum(hits_BxK, axis=1)
-    return jnp.where(hits_B > 0, dcg(hits_BxK, k) / ideal_dcg(jnp.maximum(hits_B, 1), k), jnp.nan)
+    ideal_B = ideal_dcg(jnp.maximum(hits_B, 1), _length(hits_BxK, k))
+    return jnp.where(hits_B > 0, dcg(hits_BxK, k) / ideal_B, jnp.nan)
 
 
 def precision(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
-from hlrcml_jax import devices
+from hlrcml_jax import devices, settings
 from hlrcml_jax.data.dataset import Known
 from hlrcml_jax.models.base import Model, Related
 from hlrcml_jax.ranking.kernels import BITS, PIECE, Blocks, compiled, is_long, plan_blocks
@@ -42,6 +42,7 @@ class Scorer:
       placement: of the tables. Sharded, each device ranks its own items for all users; else users
         are split over the devices.
       rarity_I: see `sampling.rarity`; by default that of `known`.
+      draw_U: number by which each user's preferences are drawn; by default the user's index.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Scorer:
         storage: str = "float32",
         placement: devices.Placement = devices.REPLICATED,
         rarity_I: np.ndarray | None = None,
+        draw_U: np.ndarray | None = None,
     ):
         self.known = known
+        self._draw_U = draw_U
         self.max_prefs = max_prefs
         self._model = model
         self._memory_mb = memory_mb
@@ -132,6 +135,7 @@ class Scorer:
 
         from_history = self._model.spec.rows_are_histories
 
+        @settings.own_settings()
         def prepare(part):
             """The arrays of a worker's users for all blocks."""
             of_users = [x[part] for x in (padded_C.astype(np.int32), row_CxS, mask_CxS)]
@@ -148,13 +152,17 @@ class Scorer:
         parts = np.split(np.arange(chunk), devices.workers())
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
             users = list(pool.map(prepare, parts))
+            rank, finish = (
+                settings.own_settings()(steps.rank),
+                settings.own_settings()(steps.finish),
+            )
             related = self._empty_related(params, len(context_X), blocks.targets)
             for first in range(0, n_own, blocks.targets):
                 start = devices.replicate(np.int32(first))
                 related, start = steps.relate(params, context, start, related)
                 block = itertools.repeat((params, context, related, start))
-                users = list(pool.map(steps.rank, users, block))
-            lists = devices.all_parts(list(pool.map(steps.finish, users)))
+                users = list(pool.map(rank, users, block))
+            lists = devices.all_parts(list(pool.map(finish, users)))
         item_CxK, score_CxK = (
             # With sharded items, all devices have the same lists.
             np.concatenate([x[: self._user_parts].reshape(-1, k) for x in xs])[: len(user_C)]
@@ -220,7 +228,7 @@ class Scorer:
 
     def _preferences(self, known_CxI, user_C) -> tuple[np.ndarray, np.ndarray]:
         rows = UserItems.rows(known_CxI, self._longest)
-        user_C = user_C.astype(np.int32)
+        user_C = (user_C if self._draw_U is None else self._draw_U[user_C]).astype(np.int32)
         row_C = np.arange(len(user_C), dtype=np.int32)
         rows, rarity_I, *of_users = jax.device_put((rows, self.rarity_I, user_C, row_C))
         sampler = Sampler(rows, rarity_I, self.max_prefs, weights=self._weights)

@@ -63,7 +63,7 @@ def write(
       usage_M: see `analyse.memory_usage`; None without a memory.
     """
     tested = next(iter(rows.values()))
-    k = shown(tested.protocol.cutoffs)
+    k = shown(tested.cutoffs)
     title = _escaped(f"{config.model.name}: {dataset.size}")
     protocol = (
         f"{len(tested.user_B):,} test users, the whole catalogue ranked; "
@@ -141,8 +141,9 @@ def _groups(dataset: Dataset, tested: Evaluation, k: int):
     by_user = {}
     for group, (low, high) in enumerate(zip(edges, last, strict=True)):
         value_N = tested.values[f"ndcg@{k}"][group_B == group]
+        value_N = value_N[~np.isnan(value_N)]
         if len(value_N):
-            by_user[f"{low}–{high}" if low < high else str(low)] = float(np.nanmean(value_N))
+            by_user[f"{low}–{high}" if low < high else str(low)] = float(np.mean(value_N))
     # Which test interactions are in their user's list.
     relevant = data.test[tested.user_B].tocoo()
     keys_R = relevant.row.astype(np.int64) * data.n_items + relevant.col

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,6 +101,16 @@ def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
     return custom.bind("loss.kind", path, custom.values_of(code, options, options.options))
 
 
+def make_objective(loss: schema.Loss, hardest: int, is_logistic: bool = False) -> Objective:
+    """The objective of a config's `loss` section and `negatives.hardest`."""
+    made = make_loss(loss, is_logistic)
+    return Objective(made, hardest, loss.temperature, loss.copy_relation)
+
+
+# One object for each config, so that what is compiled for new users is found again.
+_known_objective = functools.lru_cache(maxsize=16)(make_objective)
+
+
 def make_trainer(run: Run, hyperparameters: Mapping[str, jax.Array] | None = None) -> Trainer:
     """The trainer of a run's config; some of its `HYPERPARAMETERS` may be overridden by arrays."""
     config = keys.replaced(run.config, hyperparameters or {})
@@ -108,12 +119,7 @@ def make_trainer(run: Run, hyperparameters: Mapping[str, jax.Array] | None = Non
     steps = steps_per_epoch(run.dataset.train.nnz, config.train.batch_size)
     return Trainer(
         model,
-        Objective(
-            make_loss(config.loss, model.spec.logistic),
-            config.negatives.hardest,
-            config.loss.temperature,
-            config.loss.copy_relation,
-        ),
+        make_objective(config.loss, config.negatives.hardest, model.spec.logistic),
         make_optimizer(
             learning_rate(config.optimizer, steps),
             row_radii(_radius(run), options.clip_memory, options.memory_radius),
@@ -170,13 +176,35 @@ def make_positives(run: Run, part: str) -> Positives:
     return devices.put(Positives.parts(matrix, *parts))
 
 
-def make_scorer(
-    run: Run, known: str | Known | scipy.sparse.csr_array, rarity_I: np.ndarray | None = None
+def make_scorer(run: Run, part: str) -> Scorer:
+    """A scorer with the histories for predicting a part, "valid" or "test"."""
+    return _scorer(run, run.dataset.known(part))
+
+
+def make_new_scorer(
+    run: Run, histories: scipy.sparse.csr_array, rarity_I: np.ndarray | None = None
 ) -> Scorer:
-    """A scorer with the histories for predicting a part ("valid" or "test"), or given ones."""
+    """A scorer of new users; the preferences of each depend on its history and the seed only.
+
+    Args:
+      run: the run.
+      histories: of the new users, CSR (N, I).
+      rarity_I: see `Scorer`.
+    """
+    rows = np.split(histories.indices.astype(np.int64), histories.indptr[1:-1])
+    digest_N = np.array([zlib.crc32(item_R.tobytes()) >> 1 for item_R in rows], np.int32)
+    return _scorer(run, histories, rarity_I, digest_N)
+
+
+def _scorer(
+    run: Run,
+    known: Known | scipy.sparse.csr_array,
+    rarity_I: np.ndarray | None = None,
+    draw_U: np.ndarray | None = None,
+) -> Scorer:
     return Scorer(
         model_of(run),
-        run.dataset.known(known) if isinstance(known, str) else known,
+        known,
         _max_prefs(run),
         run.config.model.prefs_sampling,
         run.config.scoring.memory_mb,
@@ -185,6 +213,7 @@ def make_scorer(
         run.config.scoring.storage,
         placement_of(run),
         rarity_I,
+        draw_U,
     )
 
 
@@ -219,6 +248,17 @@ def _make_state(run: Run) -> TrainState:
         run.config.model.users == "vectors",
     )
     return init_state(trainer.placement.fill_up(params), trainer.optimizer)
+
+
+def least_bytes(run: Run) -> int:
+    """Bytes of the parameters, their two moments and the indices of a batch; 0 if solved."""
+    config, model = run.config, model_of(run)
+    if model.spec.closed_form:
+        return 0
+    dim, slots = config.model.dim, config.model.memory_slots
+    rows = run.dataset.n_users + run.dataset.n_items + (2 * slots if model.spec.needs_past else 0)
+    indices = config.train.batch_size * (2 + _max_prefs(run) + config.negatives.candidates)
+    return 4 * (3 * rows * dim + indices)
 
 
 def count_parameters(run: Run) -> int:
@@ -278,7 +318,8 @@ def with_new_users(
         zeros = {"users": np.zeros((histories.shape[0], params["users"].shape[1]))}
         new = constants_fn(params | zeros, UserItems.of(histories))
         constants = jax.device_get({"users": new["users"], "items": trained["items"]})
-    fold_in = FoldIn(model, make_trainer(run).objective, _radius(run))
+    objective = _known_objective(config.loss, config.negatives.hardest, model.spec.logistic)
+    fold_in = FoldIn(model, objective, _radius(run))
     users = fold_in(
         params,
         histories,

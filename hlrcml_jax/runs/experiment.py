@@ -17,7 +17,16 @@ import numpy as np
 import polars as pl
 
 from hlrcml_jax import analyse as analysis
-from hlrcml_jax import config_files, devices, explain, frames, processes, storage
+from hlrcml_jax import (
+    arguments,
+    config_files,
+    devices,
+    explain,
+    frames,
+    processes,
+    settings,
+    storage,
+)
 from hlrcml_jax import export as export_lib
 from hlrcml_jax.config import Config, code_paths, validate
 from hlrcml_jax.errors import UserError
@@ -40,6 +49,7 @@ AnyConfig = ml_collections.ConfigDict | Config
 N_EXAMPLES = 3  # users in the report
 
 
+@settings.own_settings()
 def train_and_evaluate(
     config: AnyConfig, workdir: str | pathlib.Path
 ) -> dict[str, dict[str, float]]:
@@ -69,6 +79,7 @@ def train_and_evaluate(
     return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
 
 
+@settings.own_settings()
 def fit(config: AnyConfig, workdir: str | pathlib.Path) -> Run:
     """Prepares and trains without testing; see `train_and_evaluate`.
 
@@ -77,6 +88,7 @@ def fit(config: AnyConfig, workdir: str | pathlib.Path) -> Run:
     return _fit([config], [workdir])[0]
 
 
+@settings.own_settings()
 def fit_all(
     configs: Sequence[AnyConfig],
     workdirs: Sequence[str | pathlib.Path],
@@ -92,7 +104,13 @@ def fit_all(
       workdirs: one per run.
       side_by_side: most runs at a time; 0: as the device allows, 1 on a CPU.
     """
-    most = side_by_side or devices.side_by_side()
+    most = arguments.count("side_by_side", side_by_side, least=0) or devices.side_by_side()
+    configs, workdirs = (
+        arguments.several(name, given)
+        for name, given in (("configs", configs), ("workdirs", workdirs))
+    )
+    if len(configs) != len(workdirs):
+        raise UserError(f"there are {len(configs)} configs and {len(workdirs)} workdirs.")
     typed, alike = [validate(config) for config in configs], collections.defaultdict(list)
     for index, config in enumerate(typed):
         alone = index if config.parallel.tables == "sharded" else None
@@ -107,8 +125,10 @@ def fit_all(
 
 
 def _fit(configs, workdirs, keep_going: bool = False) -> list[Run]:
+    configs = [validate(config) for config in configs]
     with contextlib.ExitStack() as stack:
-        each = zip(configs, workdirs, strict=True)
+        paths = [arguments.path("workdir", workdir) for workdir in workdirs]
+        each = zip(configs, paths, strict=True)
         begun = [stack.enter_context(begin_run(config, workdir)) for config, workdir in each]
         hardware = devices.described()
         report.print_account(begun[0][0].dataset)  # all runs of a group have the same data
@@ -139,6 +159,7 @@ def _vectors_of(run: Run, name: str) -> Vectors:
     return ids.cast(pl.String), devices.to_host(params[name])[: len(ids)]
 
 
+@settings.own_settings()
 def test(best: Best) -> dict[str, dict[str, float]]:
     """Evaluates a checkpoint and popularity on test; see `train_and_evaluate`."""
     rows, run = _test(best), best.run
@@ -164,6 +185,7 @@ def _test(best: Best) -> dict[str, Evaluation]:
     text = {
         "metrics": tested.summary(),
         "n_users": len(tested.user_B),
+        "n_users_at": {str(k or "all"): tested.n_users(k) for k in tested.protocol.cutoffs},
         "epoch": best.epoch,
         "parameters": build.count_parameters(run),
         "protocol": {
@@ -181,12 +203,12 @@ def _test(best: Best) -> dict[str, Evaluation]:
 
     processes.in_first_process(write)
     if not len(tested.user_B):
-        report.say("The test part is empty: nothing to evaluate.")
+        report.say("No user has enough test items: nothing to evaluate.")
     else:
         report.print_metrics(
             f"Test, {len(tested.user_B):,} users, {build.protocol_of(run).definitions} definitions",
             {label: evaluation.summary() for label, evaluation in rows.items()},
-            build.protocol_of(run).cutoffs,
+            tested.cutoffs,
         )
     return rows
 
@@ -211,11 +233,13 @@ def _examples(best: Best) -> list[pl.DataFrame]:
     return [table for table in tables if len(table)]
 
 
+@settings.own_settings()
 def write_recommendations(best: Best) -> pathlib.Path:
     """Writes the top k of `recommend.users` to `recommendations.*` in the workdir."""
     return _write(best, "recommendations", _recommended)
 
 
+@settings.own_settings()
 def write_reasons(best: Best) -> pathlib.Path:
     """Writes the top k of `recommend.users` with reasons to `reasons.*` in the workdir."""
     run, path = best.run, _write(best, "reasons", _explained)
@@ -282,6 +306,7 @@ def _explained(best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataF
     return table
 
 
+@settings.own_settings()
 def export(best: Best) -> pathlib.Path:
     """Writes embeddings, memory and the scoring function to `export/` in the workdir."""
     run, model = best.run, build.model_of(best.run)
@@ -295,6 +320,7 @@ def export(best: Best) -> pathlib.Path:
     return folder
 
 
+@settings.own_settings()
 def analyse(best: Best) -> dict[str, dict[str, float]]:
     """Tests whether nearby relations of test interactions share categories; see `analyse.py`.
 

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from hlrcml_jax import devices, processes
+from hlrcml_jax import config_files, devices, processes
+from hlrcml_jax.errors import UserError, quoted
 from hlrcml_jax.keys import flatten
-from hlrcml_jax.ranking.evaluation import evaluate
+from hlrcml_jax.ranking.evaluation import choose_users, evaluate
 from hlrcml_jax.ranking.scorer import Scorer
 from hlrcml_jax.reporting.console import Stopwatch, TrainingProgress, say
 from hlrcml_jax.reporting.log import MetricsLog
@@ -21,6 +22,14 @@ from hlrcml_jax.schema import Config
 from hlrcml_jax.training.loop import Epoch, Record, Training, train
 from hlrcml_jax.training.step import TrainState
 from hlrcml_jax.training.warm_start import Vectors, warm_start
+
+# Keys by which validation metrics are measured; they may change for tests.
+DEFINES_METRIC = (
+    "evaluation.definitions",
+    "evaluation.min_test_items",
+    "evaluation.n_cohorts",
+    "evaluation.cohort_size",
+)
 
 
 def in_common(config: Config) -> dict[str, Any]:
@@ -45,6 +54,9 @@ def fit_runs(
       Diverged: the loss or a parameter is no longer finite.
       Terminated: on SIGTERM or SIGINT, after saving.
     """
+    for run, _ in begun:
+        _check_size(run)
+        _check_users(run)
     if build.model_of(begun[0][0]).spec.closed_form:
         for run, checkpoints in begun:
             _solve(run, checkpoints)
@@ -59,6 +71,67 @@ def fit_runs(
         if runs:
             trainings = [training for _, training in runs]
             train(trainings, _epoch_of(runs), keep_going)
+
+
+def _check_size(run: Run) -> None:
+    """Checks that the parameters and the indices of a batch may fit, before memory is taken.
+
+    Raises:
+      UserError: when they do not.
+    """
+    config = run.config
+    n_bytes, there = build.least_bytes(run), devices.host_memory()
+    if config.parallel.tables == "replicated" and n_bytes > there:
+        raise UserError(
+            f"the config asks for at least {n_bytes / 1e9:,.0f} GB, and this machine has "
+            f"{there / 1e9:,.0f} GB; lower model.dim, model.memory_slots, model.max_prefs, "
+            "negatives.candidates or train.batch_size."
+        )
+
+
+def _check_users(run: Run) -> None:
+    """Checks that some user has enough validation items for the early-stopping metric.
+
+    Raises:
+      UserError: when none has.
+    """
+    protocol, valid = build.protocol_of(run), run.dataset.valid
+    if _is_ranked(run) and not len(choose_users(valid, protocol, (_cutoff(run),))):
+        raise UserError(
+            f"config key evaluation.min_test_items={run.config.evaluation.min_test_items}: no user "
+            f"has so many validation items, so {run.config.early_stopping.metric} has no value; "
+            "lower it, or set early_stopping.metric to another cut-off or to loss."
+        )
+
+
+def _check_comparable(run: Run) -> None:
+    """Checks that the epochs so far were validated as the next ones are.
+
+    Raises:
+      UserError: when they were not.
+    """
+    saved, now = config_files.read_workdir(run.workdir), flatten(run.config)
+    if saved is None or not _is_ranked(run):
+        return
+    for name in DEFINES_METRIC:
+        was = saved["config"].get(name, now[name])
+        if was != now[name]:
+            raise UserError(
+                f"{run.workdir}: its epochs were validated with {name}={quoted(was)}, and values "
+                f"with {quoted(now[name])} cannot be compared; set it back, or test with it by "
+                "--mode=evaluate."
+            )
+
+
+def _is_ranked(run: Run) -> bool:
+    """Whether a ranking metric on validation chooses the epoch."""
+    is_trained = not build.model_of(run).spec.closed_form
+    return is_trained and run.dataset.valid.nnz > 0 and run.config.early_stopping.metric != "loss"
+
+
+def _cutoff(run: Run) -> int:
+    """k of the early-stopping metric."""
+    return int(run.config.early_stopping.metric.partition("@")[2])
 
 
 @contextlib.contextmanager
@@ -103,6 +176,8 @@ def _open(
 def _latest(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState] | None:
     """(epoch, state) of the latest checkpoint; rewrites the config, unless all are damaged."""
     latest = checkpoints.latest(build.empty_state(run))
+    if latest is not None:
+        _check_comparable(run)
     # Keys marked `may_change` may differ from last time.
     processes.in_first_process(run.write_config)
     return latest
@@ -137,6 +212,10 @@ class _Validation:
             return -loss, {"loss_valid": loss}
         params = build.placement_of(run).keep(state.params)
         record = validate(run, self._scorer, params)
+        if self._metric not in record:
+            raise UserError(
+                f"config key early_stopping.metric={self._metric}: it is not a number for any user."
+            )
         return record[self._metric], record
 
     @functools.cached_property
@@ -159,10 +238,9 @@ class _Validation:
 
 def validate(run: Run, scorer: Scorer, params: dict[str, Any]) -> Record:
     """All metrics on validation, at the cut-off of the early-stopping metric."""
-    cutoff = int(run.config.early_stopping.metric.partition("@")[2])
     ready, protocol = build.params_for(run, params, "valid"), build.protocol_of(run)
-    evaluation = evaluate(scorer, ready, run.dataset, "valid", protocol, (cutoff,))
-    return {name: evaluation.mean(name) for name in evaluation.values}
+    evaluation = evaluate(scorer, ready, run.dataset, "valid", protocol, (_cutoff(run),))
+    return {**evaluation.means()}
 
 
 def _epoch_of(runs: Sequence[tuple[Run, Training]]) -> Epoch:

@@ -63,10 +63,10 @@ class FoldIn:
           key: of all draws.
           **how: attributes of `sampling.Sampler`.
         """
-        n = histories.shape[0]
+        n, width = histories.shape[0], params["items"].shape[1]
         fixed = {name: params[name] for name in ("items", "model")}
         longest = _rounded(int(np.diff(histories.indptr).max(initial=1)))
-        parts = []
+        parts = [np.zeros((0, width), np.float32)]
         for start in range(0, n, USERS_PER_CALL):
             part = histories[start : start + USERS_PER_CALL]
             missing = _rounded(part.shape[0]) - part.shape[0]

@@ -132,13 +132,17 @@ def learning_rate(options: Any, steps_per_epoch: int) -> optax.ScalarOrSchedule:
       options: the `optimizer` section of a config.
       steps_per_epoch: converts epochs to steps.
     """
+
+    def steps_of(epochs: int) -> int:
+        return min(epochs * steps_per_epoch, 2**31 - 1)  # steps are counted in int32
+
     rate = options.learning_rate
     if options.schedule == "exponential":
         rate = optax.exponential_decay(rate, steps_per_epoch, options.decay, staircase=True)
     elif options.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(rate, options.cosine_epochs * steps_per_epoch)
+        rate = optax.cosine_decay_schedule(rate, steps_of(options.cosine_epochs))
     if options.warmup_epochs:
-        steps = options.warmup_epochs * steps_per_epoch
+        steps = steps_of(options.warmup_epochs)
         after = cast(optax.Schedule, rate) if callable(rate) else optax.constant_schedule(rate)
         warmup = optax.linear_schedule(0.0, options.learning_rate, steps)
         rate = optax.join_schedules([warmup, after], [steps])

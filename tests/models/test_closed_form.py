@@ -88,10 +88,28 @@ def test_ease_is_constrained_least_squares(train):
         assert found[item, item] == 0
 
 
-def test_too_many_items_for_all_pairs(train, monkeypatch):
-    monkeypatch.setattr(solved, "MAX_ITEMS", 59)
-    with pytest.raises(UserError, match="60 items are more than 59"):
-        EASE().fit(train, seed=0)
+@pytest.mark.parametrize("block", [1, 7, 60, 1024])
+def test_the_inverse_by_blocks(train, block):
+    x = train.toarray().astype(float)
+    matrix = x.T @ x + 5.0 * np.eye(60)
+    found = solved.inverse(matrix.copy(), block)
+    np.testing.assert_allclose(found, np.linalg.inv(matrix), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "limit", [(solved, "MAX_ITEMS", 59), (devices, "host_memory", lambda: 71_999)]
+)
+@pytest.mark.parametrize("model", [EASE(), ItemKNN()])
+def test_too_many_items_for_all_pairs(train, monkeypatch, model, limit):
+    """60 items have 3,600 pairs of 20 bytes."""
+    monkeypatch.setattr(*limit)
+    with pytest.raises(UserError, match="60 items take 0 GB"):
+        model.fit(train, seed=0)
+
+
+def test_more_neighbours_than_items(train):
+    few, many = (ItemKNN("cosine", n).fit(train, seed=0)["items"] for n in (60, 2**31 - 1))
+    np.testing.assert_array_equal(few, many)
 
 
 def test_without_the_library_its_models_say_what_to_install(train, monkeypatch):

@@ -141,8 +141,9 @@ def test_definitions_are_linked(hits, k, missed):
 
 
 def test_places_that_could_not_be_filled_are_misses():
-    short = by_name([[1, 0]], [3], (4,), "standard")
-    full = by_name([[1, 0, 0, 0]], [3], (4,), "standard")
+    """A list that is shorter than k holds the whole catalogue."""
+    short = by_name([[1, 0]], [2], (4,), "standard")
+    full = by_name([[1, 0, 0, 0]], [2], (4,), "standard")
     for name, value in full.items():
         np.testing.assert_allclose(short[name], value, rtol=1e-6, err_msg=name)
 

@@ -1,5 +1,6 @@
 """Blocked scores equal direct distances, whatever the blocks; lists are masked, ordered, exact."""
 
+import dataclasses
 import functools
 
 import forked
@@ -281,8 +282,8 @@ def test_evaluation_by_hand():
     by_user = dict(zip(found.user_B, found.values["mrr@5"], strict=True))
     # Lists: user 0 gets 3; user 1 gets 2, 3; user 2 gets 1, 2, 3.
     assert by_user == {0: 1.0, 1: 0.5, 2: 1.0}
-    np.testing.assert_allclose(found.mean("precision@1"), 2 / 3)
-    np.testing.assert_allclose(found.mean("recall@5"), 1.0)
+    np.testing.assert_allclose(found.means()["precision@1"], 2 / 3)
+    np.testing.assert_allclose(found.means()["recall@5"], 1.0)
     assert found.overall["coverage@1"] == 3 / 4  # items 3, 2 and 1
     assert found.overall["median_rank@1"] == 3
     assert found.summary()["recall@5"] == {"mean": 1.0, "std": 0.0}
@@ -333,11 +334,34 @@ def test_users_are_chosen_by_test_items_and_cohorts():
     assert sorted(choose_users(relevant, everyone)) == list(np.flatnonzero(counts))
 
 
-def test_nobody_to_evaluate():
+def evaluated(test, protocol):
+    """The evaluation of popularity on four items, of which each user has had the one of its row."""
     csr = scipy.sparse.csr_array
     train, empty = csr(np.eye(3, 4, dtype=bool)), csr((3, 4), dtype=bool)
-    dataset = Dataset(train, empty, empty, empty, None, None)
+    dataset = Dataset(train, empty, csr(np.array(test, bool)), empty, None, None)
     scorer = scoring.Scorer(Popularity(), train, 1, "uniform", 64, KEY)
     params = devices.replicate(Popularity().fit(train, seed=0))
-    found = evaluate(scorer, params, dataset, "test", PROTOCOL)
-    assert found.summary() == {}
+    return evaluate(scorer, params, dataset, "test", protocol)
+
+
+def test_metrics_without_users_are_absent():
+    nobody = evaluated(np.zeros((3, 4)), PROTOCOL)
+    assert (nobody.summary(), nobody.means(), nobody.n_users(5)) == ({}, {}, 0)
+    by_k = dataclasses.replace(PROTOCOL, cutoffs=(1, 2, 10), min_test_items=0)
+    found = evaluated([[0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]], by_k)
+    assert [found.n_users(k) for k in by_k.cutoffs] == [3, 2, 0]
+    assert found.cutoffs == (1, 2)
+    assert not [name for name in found.means() if name.endswith("@10")]
+    assert np.isfinite(list(found.means().values())).all()
+
+
+def test_a_cutoff_beyond_the_catalogue_takes_no_memory():
+    """At any k above the four items metrics are those at four, but for the division by k."""
+    test, large = [[0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 1]], 2**31 - 1
+    protocol = dataclasses.replace(PROTOCOL, cutoffs=(4, large))
+    found = evaluated(test, protocol)
+    assert found.item_BxK.shape == (3, 4)
+    for name in ("ndcg", "map", "mrr", "recall", "hit_rate"):
+        np.testing.assert_array_equal(found.values[f"{name}@{large}"], found.values[f"{name}@4"])
+    expected = found.values["precision@4"] * (4 / large)
+    np.testing.assert_allclose(found.values[f"precision@{large}"], expected, rtol=1e-6)

@@ -1,5 +1,7 @@
 """Every model and option through the whole of a run, in this process."""
 
+import json
+
 import jax
 import numpy as np
 import polars as pl
@@ -262,3 +264,43 @@ def test_vectors_that_do_not_fit(small, tmp_path, content, said):
     config = make_config(small, **{"pretrained.items": str(path)})
     with pytest.raises(UserError, match=rf"pretrained.items=.*{said}"):
         experiment.fit(config, tmp_path / "run")
+
+
+def test_metrics_at_a_k_that_no_user_reaches_are_absent(small, tmp_path):
+    """At each k users with k test items are measured; nobody has 20."""
+    options = {"evaluation.min_test_items": "k", "early_stopping.metric": "ndcg@1"}
+    found = experiment.train_and_evaluate(make_config(small, **options), tmp_path)
+    written = json.loads((tmp_path / "test_metrics.json").read_text())
+    assert written["metrics"] == found
+    count = written["n_users_at"]
+    assert count["1"] > count["5"] > count["20"] == 0
+    assert "ndcg@5" in found
+    assert "ndcg@20" not in found
+
+
+@pytest.mark.parametrize("least", ["k", "39"])
+def test_early_stopping_needs_users(small, tmp_path, least):
+    options = {"evaluation.min_test_items": least, "early_stopping.metric": "ndcg@30"}
+    with pytest.raises(UserError, match="no user has so many validation items, so ndcg@30"):
+        experiment.fit(make_config(small, **options), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("evaluation.definitions", "paper"),
+        ("evaluation.min_test_items", "2"),
+        ("evaluation.n_cohorts", 1),
+        ("evaluation.cohort_size", 5),
+    ],
+)
+def test_values_that_cannot_be_compared_are_not(small, tmp_path, name, value):
+    """Training is refused, a test is not, and the run goes on with what it was."""
+    one = {"train.epochs": 1}
+    experiment.fit(make_config(small, **one), tmp_path)
+    with pytest.raises(UserError, match=f"validated with {name}="):
+        experiment.fit(make_config(small, **{name: value}), tmp_path)
+    experiment.test(best_checkpoint(open_run(make_config(small, **{name: value}), tmp_path)))
+    experiment.fit(make_config(small), tmp_path)
+    assert len(losses(tmp_path)) == 3
