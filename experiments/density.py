@@ -28,10 +28,9 @@ def compare(share: float, folder: pathlib.Path, metrics: list[str], changes) -> 
     seeds = [int(seed) for seed in FLAGS.seeds]
     changes = changes | {"data.split.keep": share}
     paper_tables.run_all(FLAGS.configs, FLAGS.models, seeds, folder, changes)
-    results = {
-        model: paper_tables.Results([folder / f"{model}-{seed}" for seed in seeds], metrics)
-        for model in FLAGS.models
-    }
+    results = paper_tables.load_results(
+        FLAGS.configs, FLAGS.models, seeds, folder, changes, metrics
+    )
     table = paper_tables.tabulate(results, metrics, FLAGS.ours)
     return table.insert_column(0, pl.lit(share).alias("share"))
 

@@ -134,6 +134,18 @@ class Results:
         return (both["value"] - both["value_rival"]).drop_nans().to_numpy()
 
 
+def load_results(source: str, models, seeds, folder, changes, metrics) -> dict[str, Results]:
+    """The results of each model's finished runs, see `run_all`."""
+    return {
+        model: Results(
+            [folder / f"{model}-{seed}" for seed in seeds],
+            metrics,
+            load_config(source, model, changes).early_stopping.metric,
+        )
+        for model in models
+    }
+
+
 def tabulate(results: dict[str, Results], metrics: list[str], ours: list[str]) -> pl.DataFrame:
     """One row per model; metrics in percent."""
     others = [model for model in results if model not in ours]
@@ -204,14 +216,7 @@ def main(_) -> None:
     metrics = [name if "@" in name else f"{name}@{_K.value}" for name in _METRICS.value]
     changes = dict(map(config_files.parse_change, _SET.value))
     run_all(_CONFIGS.value, _MODELS.value, seeds, folder, changes)
-    results = {
-        model: Results(
-            [folder / f"{model}-{seed}" for seed in seeds],
-            metrics,
-            load_config(_CONFIGS.value, model, changes).early_stopping.metric,
-        )
-        for model in _MODELS.value
-    }
+    results = load_results(_CONFIGS.value, _MODELS.value, seeds, folder, changes, metrics)
     table = tabulate(results, metrics, _OURS.value)
     table.write_csv(folder / "table.csv")
     (folder / "table.tex").write_text(latex(table, metrics))

@@ -26,7 +26,7 @@ def mapped_product():
 
 LOWERED = {
     "mapped": mapped_product,
-    "scores": lambda: functional.scores.lower(MODEL, PARAMS, USERS, ITEMS, PREFS, MASK).as_text(),
+    "scores": lambda: functional._scores.lower(MODEL, PARAMS, USERS, ITEMS, PREFS, MASK).as_text(),
     "reasons": lambda: (
         explain._compiled(explain.shares, MODEL).lower(PARAMS["model"], *ROWS).as_text()
     ),

@@ -106,8 +106,8 @@ def _prepare(
     compiled = cache_folder(config.data.cache_dir) / "compiled"
     devices.keep_compiled(storage.private_folder(compiled, "data.cache_dir"))
     workdir = storage.absolute(workdir)
-    _check_links(workdir)
     saved = config_files.read_workdir(workdir)
+    _check_links(workdir)
     if saved is not None:
         _check_same(workdir, saved["config"], config)
     dataset = processes.in_first_process(lambda: prepare(config.data)) or prepare(config.data)
