@@ -277,8 +277,7 @@ def test_code_gets_the_keys_of_its_section(mine, small, tmp_path):
     experiment.fit(config, tmp_path)
 
 
-@pytest.mark.parametrize("rows", ["dense", "lazy"])
-@pytest.mark.parametrize("name", ["Scaled", "Remembering"])
+@pytest.mark.parametrize(("name", "rows"), [("Scaled", "lazy"), ("Remembering", "dense")])
 def test_parameters_may_have_any_name_and_all_are_trained(mine, small, tmp_path, name, rows):
     values = {"model.name": f"mine:{name}", "optimizer.rows": rows, "train.epochs": 1}
     run = experiment.fit(config_lib.make_config(small | values), tmp_path)
