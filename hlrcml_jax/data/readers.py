@@ -136,7 +136,9 @@ def read_items(file: ItemFile) -> pl.DataFrame:
 
 def _read_items(path: pathlib.Path, file: ItemFile) -> pl.DataFrame:
     layout = file.layout
-    source = TextTable(path, "delimited", layout, _scan_delimited(path, layout))
+    # RecBole's files of interactions and of items are alike.
+    kind = "inter" if file.path.name.removesuffix(".gz").endswith(".item") else "delimited"
+    source = _scan(path, kind, layout)
     guess = not layout.columns[ROLES.index("item")] and file.usual in source.names()
     columns = {
         "id": file.usual if guess else source.column("item"),

@@ -1,5 +1,6 @@
 """Files as people bring them: each gives the right table, or one sentence that says what to do."""
 
+import dataclasses
 import datetime
 import json
 import os
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 
 from hlrcml_jax import keys, schema
-from hlrcml_jax.data import readers
+from hlrcml_jax.data import downloads, readers
 from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import MAX_SENTENCE, UserError
@@ -506,3 +507,26 @@ def test_an_item_file_is_read_as_interactions_are(tmp_path):
         ItemFile(path, Layout(section="data.titles", columns=("", "", "title", "")), "kinds")
     )
     assert found.rows() == [("0", "Zéro", ["a", "b"])]
+
+
+def test_the_items_of_every_catalogue_entry_are_found(tmp_path):
+    """By the column names, indices and separators that the files of the data set have."""
+    rows = {
+        "u.item": "1|Toy Story (1995)|01-Jan-1995||url|0|1\n",
+        "ml-100k.item": "item_id:token\tmovie_title:token_seq\trelease_year:token\t"
+        "class:token_seq\n1\tToy Story (1995)\t1995\tAnimation Comedy\n",
+        "movies.dat": "1::Toy Story (1995)::Animation|Comedy\n",
+        "movies.csv": "movieId,title,genres\n1,Toy Story (1995),Animation|Comedy\n",
+    }
+    seen = set()
+    for entry in downloads.CATALOG.values():
+        for _, content in entry.sources:
+            name = content.items.path.name
+            (tmp_path / name).write_text(rows[name])
+            file = dataclasses.replace(content.items, path=tmp_path / name)
+            table = readers.read_items(file)
+            assert table.select("id", "title").row(0) == ("1", "Toy Story (1995)")
+            if file.categories:
+                assert table["categories"][0].to_list() == ["Animation", "Comedy"]
+            seen.add(name)
+    assert seen == set(rows)
