@@ -81,14 +81,18 @@ def run(folder, *flags, devices=1):
     return out
 
 
+def run_afresh(folder, *flags):
+    """Runs the program in a fresh interpreter in the folder; it must succeed."""
+    command = [sys.executable, "-m", "hlrcml_jax.main", *map(str, flags)]
+    paths = {"PYTHONPATH": str(ROOT)} | with_devices(1)
+    subprocess.run(command, cwd=folder, env=os.environ | paths, check=True)
+
+
 @pytest.fixture(scope="module")
 def trained(own, folder):
-    """The workdir of a run by the command line alone, in a fresh interpreter in the folder."""
-    command = [sys.executable, "-m", "hlrcml_jax.main", *own, "--config.train.epochs=2"]
+    """The workdir of a run by the command line alone."""
     workdir = folder / "run"
-    paths = {"PYTHONPATH": str(ROOT)} | with_devices(1)
-    command = [*map(str, command), f"--workdir={workdir}"]
-    subprocess.run(command, cwd=folder, env=os.environ | paths, check=True)
+    run_afresh(folder, *own, "--config.train.epochs=2", f"--workdir={workdir}")
     return workdir
 
 
@@ -123,7 +127,7 @@ def test_it_goes_through_every_mode(trained, folder):
     }
     for mode, name in left.items():
         (trained / name).unlink(missing_ok=True)
-        run(folder, f"--mode={mode}", f"--workdir={trained}", "--allow_code")
+        run_afresh(folder, f"--mode={mode}", f"--workdir={trained}", "--allow_code")
         assert (trained / name).exists()
 
 
