@@ -97,12 +97,6 @@ def options_of(key: str, code: Any, without: Collection[str] = ()) -> dict[str, 
     return options
 
 
-def values_of(code: Any, section: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of custom code's options: keys of a section by their names, and its options."""
-    names = [name for name, *_ in _parameters(code)]
-    return {name: getattr(section, name) for name in names if hasattr(section, name)} | {**options}
-
-
 def _parameters(code: Any) -> list[tuple[str, Any, Any, Mapping[str, Any]]]:
     """(name, annotation, default, metadata) of each field or parameter."""
     if dataclasses.is_dataclass(code):
@@ -132,8 +126,16 @@ def _hints(code: Any) -> dict[str, Any]:
         return {}
 
 
-def bind(key: str, path: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+def bind(
+    key: str, path: str, options: Mapping[str, Any], section: Any = None
+) -> Callable[..., Any]:
     """The function at a dotted path with its options bound, or the instance of a class with them.
+
+    Args:
+      key: the config key with the path, for error messages.
+      path: `package.module:name`.
+      options: values of its options.
+      section: of a config; other options take the values of its keys with their names.
 
     Raises:
       UserError: when it cannot be imported, or is not callable.
@@ -141,6 +143,9 @@ def bind(key: str, path: str, options: Mapping[str, Any]) -> Callable[..., Any]:
     function = resolve(key, path)
     if not callable(function):
         raise UserError(f"config key {key}: {path} is not a function.")
+    names = [name for name, *_ in _parameters(function)] if section is not None else []
+    values = {name: getattr(section, name) for name in names if hasattr(section, name)}
+    values |= options
     if isinstance(function, type):
-        return function(**options)
-    return functools.partial(function, **options) if options else function
+        return function(**values)
+    return functools.partial(function, **values) if values else function

@@ -97,8 +97,7 @@ def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
     if is_logistic and options.kind == "hinge":
         return logistic
     path = registry.LOSSES.get(options.kind, options.kind)
-    code = custom.resolve("loss.kind", path)
-    return custom.bind("loss.kind", path, custom.values_of(code, options, options.options))
+    return custom.bind("loss.kind", path, options.options, options)
 
 
 def make_objective(loss: schema.Loss, hardest: int, is_logistic: bool = False) -> Objective:
@@ -153,9 +152,7 @@ def make_sampler(run: Run, part: str = "train") -> Sampler:
         known = run.dataset.known("valid")[:]
     weights = negatives.weights
     if keys.is_path(weights):
-        code = custom.resolve("negatives.weights", weights)
-        values = custom.values_of(code, negatives, negatives.options)
-        weights = custom.bind("negatives.weights", weights, values)
+        weights = custom.bind("negatives.weights", weights, negatives.options, negatives)
     return Sampler.of(
         known,
         _max_prefs(run),

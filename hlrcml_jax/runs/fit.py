@@ -240,7 +240,7 @@ def validate(run: Run, scorer: Scorer, params: dict[str, Any]) -> Record:
     """All metrics on validation, at the cut-off of the early-stopping metric."""
     ready, protocol = build.params_for(run, params, "valid"), build.protocol_of(run)
     evaluation = evaluate(scorer, ready, run.dataset, "valid", protocol, (_cutoff(run),))
-    return {**evaluation.means()}
+    return evaluation.means()
 
 
 def _epoch_of(runs: Sequence[tuple[Run, Training]]) -> Epoch:
