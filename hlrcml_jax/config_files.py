@@ -40,7 +40,7 @@ def from_workdir(
     workdir: str | pathlib.Path,
     changes: Mapping[str, Any] | None = None,
     allow_code: bool = False,
-    trusted: Collection[str] = (),
+    trusted: Collection[str] | None = None,
 ) -> ml_collections.ConfigDict:
     """The validated config of a trained workdir, with overrides.
 
@@ -52,7 +52,7 @@ def from_workdir(
       workdir: of a run.
       changes: overrides by dotted key.
       allow_code: whether any code named in the config may be imported.
-      trusted: dotted paths that may be imported.
+      trusted: dotted paths that another config, which reads this workdir, names already.
 
     Raises:
       UserError: when there is no run, or its config names code that may not be imported.
@@ -62,10 +62,14 @@ def from_workdir(
         raise UserError(f"{workdir}: there is no config.json here; give --config=FILE.py.")
     changes = changes or {}
     for key, path in config_lib.code_paths(saved["config"]):
-        if not (allow_code or path in trusted or key in changes):
+        if not (allow_code or path in (trusted or ()) or key in changes):
+            advice = (
+                f"if you trust it, give --allow_code (allow_code=True), or {key} yourself"
+                if trusted is None
+                else "code is imported only where this run's own config names it, too"
+            )
             raise UserError(
-                f"{workdir}: its config.json names code to import, {key}={path}; if you trust it, "
-                f"give --allow_code (allow_code=True), or {key} yourself."
+                f"{workdir}: its config.json names code to import, {key}={path}; {advice}."
             )
     own = {name for name, key in config_lib.all_keys().items() if key.own}
     values = {name: value for name, value in saved["config"].items() if name not in own}

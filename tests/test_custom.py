@@ -250,8 +250,10 @@ def test_a_strangers_workdir_imports_nothing(mine, tmp_path, key):
         lambda: command_line.read(["--config.model.dim=8"], None, str(tmp_path)),
         lambda: command_line.describe_options([], None, str(tmp_path)),
     ):
-        with pytest.raises(UserError, match=rf"names code to import, {key}=mine:"):
+        with pytest.raises(UserError, match=rf"names code to import, {key}=mine:.*--allow_code"):
             read()
+    with pytest.raises(UserError, match="only where this run's own config names it"):
+        config_files.from_workdir(tmp_path, trusted=["mine:other"])
     assert not (mine / "imported").exists()
     given = {"evaluation.metrics": ["mine:first_hit"]}.get(key, path)
     config_files.from_workdir(tmp_path, {key: given})

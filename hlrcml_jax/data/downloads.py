@@ -171,10 +171,12 @@ def locate(name: str, path: pathlib.Path | None, cache_dir: pathlib.Path) -> Fil
         check_regular(path)
         _verify(path, source.checksum)
         return _extract(path, content, target)
-    if target.is_dir():
-        return _in_folder(target, sources)
+    found = _search(target, sources)
+    if found is not None and found.items is not None:
+        return found
     with storage.writing(f"data.cache_dir={str(cache_dir)!r}"):
         downloads.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)  # files were deleted from it
     failures = []
     for source, content in sources:
         with tempfile.TemporaryDirectory(dir=downloads) as scratch:
@@ -193,13 +195,21 @@ def locate(name: str, path: pathlib.Path | None, cache_dir: pathlib.Path) -> Fil
     )
 
 
-def _in_folder(folder: pathlib.Path, sources) -> Files:
+def _search(folder: pathlib.Path, sources) -> Files | None:
+    """The files of a source in a folder, with or without titles."""
     for _, content in sources:
         for base in (folder, folder / content.folder):
             if (base / content.interactions).is_file():
                 items = dataclasses.replace(content.items, path=base / content.items.path)
                 items = items if items.path.is_file() else None
                 return Files(base / content.interactions, content.format, items)
+    return None
+
+
+def _in_folder(folder: pathlib.Path, sources) -> Files:
+    found = _search(folder, sources)
+    if found is not None:
+        return found
     names = " or ".join(dict.fromkeys(content.interactions for _, content in sources))
     raise UserError(f"{folder}: there is no {names} in this folder; check data.path.")
 

@@ -131,3 +131,13 @@ def test_a_server_that_is_too_slow(toy, monkeypatch):
 def test_another_source_is_tried_after_one_that_sends_something_else(toy):
     with served(sized(PORTAL), sized(WHOLE)) as url:
         assert toy(url, url).n_users == 5
+
+
+@pytest.mark.parametrize("lost", ["ratings.csv", "movies.csv"])
+def test_a_download_that_lost_a_file_is_fetched_again(toy, tmp_path, lost):
+    with served(sized(WHOLE), sized(WHOLE)) as url:
+        titles = toy(url).titles
+        (file,) = tmp_path.rglob(lost)
+        file.unlink()
+        assert toy(url).titles.equals(titles)
+        assert file.exists()
