@@ -22,6 +22,8 @@ MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# What polars takes for gzip, zstd or zlib and unpacks, whatever the name: text may begin with "x^".
+PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x\x01", b"x^", b"x\x9c", b"x\xda")
 SAMPLE = 1 << 16  # bytes from which line ends and the encoding are told
 
 
@@ -52,7 +54,8 @@ def _as_utf8(path: pathlib.Path, layout: Layout, target: pathlib.Path) -> pathli
     marked = next((name for mark, name in MARKS if start.startswith(mark)), None)
     encoding = marked or layout.encoding
     old_mac = b"\r" in start and b"\n" not in start
-    if codecs.lookup(encoding).name == "utf-8" and not old_mac:
+    packed = start.startswith(PACKED)
+    if codecs.lookup(encoding).name == "utf-8" and not old_mac and not packed:
         if start.count(0) > len(start) // 4:
             raise wrong_encoding(str(path), layout, start)
         return path
@@ -60,13 +63,17 @@ def _as_utf8(path: pathlib.Path, layout: Layout, target: pathlib.Path) -> pathli
     try:
         with (
             path.open(encoding=encoding, newline=newline) as source,
-            target.open("w", encoding="utf-8", newline="") as file,
+            target.open("w", encoding="utf-8-sig" if packed else "utf-8", newline="") as file,
         ):
             while part := source.read(1 << 20):
                 file.write(part)
     except UnicodeError:
         if marked:
             raise UserError(f"{path}: it begins as {marked} and goes on as another text.") from None
+        if packed:
+            raise UserError(
+                f"{path}: it begins like a compressed file; unpack it, or let its name end in .gz."
+            ) from None
         raise wrong_encoding(str(path), layout, start) from None
     return target
 

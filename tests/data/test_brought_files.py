@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import gzip
 import json
 import os
 
@@ -530,3 +531,12 @@ def test_the_items_of_every_catalogue_entry_are_found(tmp_path):
                 assert table["categories"][0].to_list() == ["Animation", "Comedy"]
             seen.add(name)
     assert seen == set(rows)
+
+
+def test_text_that_begins_like_a_compressed_file(tmp_path):
+    """Which polars tells by its first bytes, whatever its name."""
+    table = read(tmp_path, "own.csv", 'x^2,user,item\n0,1,2\n0,3,4" vinyl\n')
+    assert table["item"].cast(pl.String).to_list() == ["2", '4" vinyl']
+    packed = gzip.compress(b"user,item\n1,2\n")
+    refused(r"own.csv: it begins like a compressed file", read, tmp_path, "own.csv", packed)
+    refused(r"own.jsonl: it begins like a compressed", read, tmp_path, "own.jsonl", packed)

@@ -41,7 +41,7 @@ def test_two_processes_are_two_devices_also_after_one_was_killed(
     flags = [*small, *(SHARDED if tables == "sharded" else [])]
     status, _, err = cli.run(*flags, f"--workdir={tmp_path / 'one'}", devices=2)
     assert status == 0, err
-    workdir = tmp_path / "two"
+    workdir = tmp_path / "two [1]"
     flags = [*flags, f"--workdir={workdir}"]
     if kill:
         first, second = start(cli, 2, flags, to_be_killed=True)
