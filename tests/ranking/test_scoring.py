@@ -142,11 +142,32 @@ def test_blocks_do_not_change_the_scores(name, blocks, monkeypatch):
     model, params, known = make_setting(name)
     (whole,) = rank(model, params, known, np.arange(N_USERS), 8)
     monkeypatch.setattr(scoring, "plan_blocks", lambda *_: blocks_lib.Blocks(*blocks))
+    monkeypatch.setattr(blocks_lib, "PIECE", 8)  # past items are related in pieces, too
     parts = rank(model, params, known, np.arange(N_USERS), 8)
     chunk = blocks[0] * devices.device_count() * devices.workers()
     assert len(parts) == -(-N_USERS // chunk)
     joined = np.concatenate([part.score_CxK for part in parts])
     np.testing.assert_allclose(joined, whole.score_CxK, rtol=1e-5, atol=1e-5)
+
+
+class Summed(MetricModel):
+    """Trusts that rows of past items are zero where masked."""
+
+    spec = Spec(history=True)
+
+    def users(self, user_BxD, past_BxSxD, mask_BxS):
+        return {"user_BxD": user_BxD + jnp.sum(past_BxSxD, axis=1)}
+
+
+def test_masked_past_items_are_zero():
+    model, params, known = Summed(), *make_setting("minimal")[1:]
+    (ranking,) = rank(model, params, known, np.arange(N_USERS), N_ITEMS)
+    rows = params["items"][ranking.prefs_CxS] * ranking.mask_CxS[:, :, None]
+    users = params["users"][ranking.user_C] + rows.sum(axis=1)
+    score = -np.square(users[:, None] - params["items"][None]).sum(axis=2)
+    for user, (items, scores) in enumerate(zip(ranking.item_CxK, ranking.score_CxK, strict=True)):
+        real = items >= 0
+        np.testing.assert_allclose(scores[real], score[user, items[real]], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["hlr", "hlr++", "hlr-r", "adacml"])

@@ -1,10 +1,12 @@
 """Runs side by side: each ends as it would have alone."""
 
+import itertools
 import json
 import signal
-import types
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,8 +15,9 @@ from hlrcml_jax import devices
 from hlrcml_jax.errors import Diverged, Terminated
 from hlrcml_jax.runs import experiment
 from hlrcml_jax.runs.build import best_checkpoint
-from hlrcml_jax.training.loop import Training
+from hlrcml_jax.training.loop import Training, train
 from hlrcml_jax.training.preemption import Terminations
+from hlrcml_jax.training.step import TrainState
 
 
 @pytest.fixture(scope="module")
@@ -144,21 +147,80 @@ def test_the_first_signal_is_noted_and_the_second_ends_at_once(number, kind, say
         raise notice
 
 
+def in_training(params, epoch, validate_every=2):
+    """(a run of three steps an epoch, the list of what it did)."""
+    state = TrainState(params, (), jnp.int32(epoch), jnp.float32(0.5), jnp.int32(2))
+    done = []
+
+    def validate(state, epoch):
+        return 0.7, {"ndcg@10": 0.7}
+
+    run = Training(
+        "run",
+        devices.replicate(state),
+        epoch,
+        n_examples=25,
+        batch_size=10,
+        epochs=9,
+        patience=3,
+        validate_every=validate_every,
+        validate=validate,
+        save=lambda epoch, state, value: done.append((epoch, value)),
+        report=done.append,
+    )
+    return run, done
+
+
+PARAMS = {"users": np.ones((4, 2), np.float32), "items": np.ones((3, 2), np.float32)}
+
+
+def test_an_epoch_is_reported_and_saved_when_it_is_validated_or_stopped():
+    run, done = in_training(PARAMS, 2)
+    run.after_epoch(np.array([5.0, 10.0, 35.0]), 3.0, False)
+    of_epoch = {"epoch": 3, "step": 9, "loss": 2.0, "examples_per_s": 8.3, "train_s": 3.0}
+    assert done == [of_epoch]
+    run.after_epoch(np.ones(3), 0.5, True)
+    assert done[1]["examples_per_s"] == 50.0
+    assert done[1]["ndcg@10"] == 0.7
+    assert done[2] == (4, 0.7)
+    run.after_epoch(np.ones(3), 1.0, True)
+    assert "ndcg@10" not in done[3]
+    assert done[4] == (5, -np.inf)  # saved, and never the best
+    assert not run.ended
+    run.epoch = 6
+    run.after_epoch(np.ones(3), 1.0, False)
+    assert run.ended  # three epochs after the best one
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_examples():
+    for epoch, kept in ((1, "there is no checkpoint"), (3, "the checkpoint of epoch 2 is")):
+        run, done = in_training(PARAMS, epoch)
+        with pytest.raises(Diverged) as caught:
+            run.after_epoch(np.array([1.0, 2.0, np.nan]), 1.0, False)
+        assert str(caught.value).startswith(
+            f"the loss became nan in step 3 of epoch {epoch + 1}, examples 21-25 of the shuffled "
+            f"epoch; {kept} before it"
+        )
+        assert not done
+
+
+def test_runs_side_by_side_share_the_time_of_an_epoch(monkeypatch):
+    clock = itertools.count(100.0, 6.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    (one, done), (other, also_done) = (in_training(PARAMS, 8, 20) for _ in range(2))
+    one.epochs = other.epochs = 10
+    one.patience = other.patience = 99
+    one.ended = other.ended = False
+    train([one, other], lambda states: (states, np.ones((2, 3))))
+    assert [record["train_s"] for record in (done[0], also_done[0])] == [3.0, 3.0]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_parameters_that_are_not_finite_after_the_last_step_are_noticed(value):
     """Its loss, of the parameters before it, is finite; nothing is validated or saved."""
-    params = {"users": np.ones((4, 2), np.float32), "items": np.ones((3, 2), np.float32)}
-    params["items"][1, 1] = value
-    state = types.SimpleNamespace(
-        **devices.replicate({"params": params, "best_epoch": np.int32(2)})
-    )
-    done = []
-    functions = (done.append,) * 3  # validate, save, report
-    training = Training("run", state, 2, 30, 10, 9, 9, 2, *functions)
+    items = np.ones((3, 2), np.float32)
+    items[1, 1] = value
+    run, done = in_training(PARAMS | {"items": items}, 2)
     with pytest.raises(Diverged, match=r"parameters became NaN .* in epoch 3.* of epoch 2 is"):
-        training.after_epoch(np.ones(3), 1.0, False)
+        run.after_epoch(np.ones(3), 1.0, False)
     assert not done
-    params["items"][1, 1] = 1
-    state.params = devices.replicate(params)
-    training.after_epoch(np.ones(3), 1.0, False)
-    assert [record["epoch"] for record in done] == [3]

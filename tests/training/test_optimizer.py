@@ -1,6 +1,7 @@
 """Rows stay in their balls, and only rows that left them move."""
 
 import doctest
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from hlrcml_jax.config import make_config
 from hlrcml_jax.ranking import metrics
 from hlrcml_jax.training import optimizer
 
@@ -85,6 +87,46 @@ def test_frozen_tables_have_no_part_in_the_norm_of_a_gradient():
     assert len(moments) == 4  # two each
     for found, wanted in zip(moments[:2], moments[2:], strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "n_rows"), [(6, 4), (6, 6), (6, 7), (6, 90), (6, 200)])
+def test_distinct_rows_are_a_mask_or_in_ascending_order(n, n_rows):
+    """Marked or sorted, whichever is cheaper for so many rows of so large a table."""
+    row_N = np.random.default_rng(0).integers(0, n_rows, n)
+    row_N[2:4] = row_N[0], n_rows  # one that repeats, and none
+    chosen, index_N = map(np.asarray, optimizer.distinct(jnp.asarray(row_N), n_rows))
+    present = np.unique(row_N[row_N < n_rows])
+    if n >= n_rows:
+        np.testing.assert_array_equal(np.flatnonzero(chosen), present)
+        np.testing.assert_array_equal(index_N, row_N)
+        return
+    expected = np.full(n, n_rows)
+    expected[: len(present)] = present
+    np.testing.assert_array_equal(chosen, expected)
+    real = row_N < n_rows
+    np.testing.assert_array_equal(chosen[index_N[real]], row_N[real])
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", lambda step: 0.1),
+        ("exponential", lambda step: 0.1 * 0.5 ** (step // 10)),
+        ("cosine", lambda step: 0.05 * (1 + math.cos(math.pi * min(step / 40, 1)))),
+    ],
+)
+def test_learning_rates_by_step(schedule, expected, warmup):
+    """Schedules begin after the warm-up, and their epochs have ten steps."""
+    values = {"optimizer.learning_rate": 0.1, "optimizer.schedule": schedule}
+    values |= {"optimizer.decay": 0.5, "optimizer.cosine_epochs": 4}
+    options = make_config(values | {"optimizer.warmup_epochs": warmup}).optimizer
+    rate = optimizer.learning_rate(options, 10)
+    for step in (0, 5, 9, 10, 25, 40, 60):
+        begun = step - 10 * warmup
+        wanted = expected(begun) if begun >= 0 else 0.1 * step / (10 * warmup)
+        found = rate(step) if callable(rate) else rate
+        assert float(found) == pytest.approx(wanted, rel=1e-5, abs=1e-9)
 
 
 def test_an_update_without_parameters_is_refused():

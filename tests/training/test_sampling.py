@@ -1,5 +1,6 @@
 """Draws are exact: who may be drawn, how often, and the same on any number of devices."""
 
+import itertools
 import types
 
 import jax
@@ -82,18 +83,20 @@ def test_uniform_preferences_give_every_subset_the_same_chance(known, left_out):
     assert_frequencies(counts, np.full(n_subsets, 1 / n_subsets))
 
 
-def test_unpop_preferences_follow_one_over_popularity():
+@pytest.mark.parametrize("left_out", [None, 1])
+def test_unpop_preferences_follow_one_over_popularity(left_out):
     """The exact probability of each ordered pair drawn by weight without replacement."""
     # User 0 has items 0..3, which have 1, 2, 4 and 8 users.
     dense = np.zeros((9, 5), bool)
     for item, users in enumerate((1, 2, 4, 8)):
         dense[:users, item] = True
     sampler = make(scipy.sparse.csr_array(dense), max_prefs=2, weights="unpop")
-    items, mask = draw_preferences(sampler, None)
+    items, mask = draw_preferences(sampler, left_out)
     assert mask.all()
-    weight = np.array([1, 1 / 2, 1 / 4, 1 / 8])
-    pairs = [(a, b) for a in range(4) for b in range(4) if a != b]
-    share = [weight[a] / weight.sum() * weight[b] / (weight.sum() - weight[a]) for a, b in pairs]
+    weight = {item: 1 / users for item, users in enumerate((1, 2, 4, 8)) if item != left_out}
+    total = sum(weight.values())
+    pairs = list(itertools.permutations(weight, 2))
+    share = [weight[a] / total * weight[b] / (total - weight[a]) for a, b in pairs]
     counts = np.array([((items == pair).all(axis=1)).sum() for pair in pairs])
     assert counts.sum() == N_DRAWS
     assert_frequencies(counts, share)
@@ -167,6 +170,11 @@ def test_places_past_the_end_and_users_with_all_items_weigh_nothing(known):
     full = np.asarray(batch.user_B) == 2
     past = np.arange(known.nnz + 5) >= known.nnz
     np.testing.assert_array_equal(np.asarray(batch.weight_B), ~(full | past))
+    # A weight of 0 does not stop a logarithm of 0 in the gradient.
+    sampler = make(known, correction=True)
+    _, log_weight_N = sampler.negatives(jax.random.key(0), jnp.int32(2))
+    assert log_weight_N.shape == (1,)  # unless more are asked for
+    assert np.isfinite(log_weight_N).all()
 
 
 @pytest.mark.parametrize("shared", [False, True])
