@@ -153,3 +153,9 @@ def test_median_rank_and_coverage_count_distinct_items():
     rank_I = np.array([1, 2, 3, 10])
     assert metrics.median_rank(lists, rank_I) == 2  # of 1, 2 and 10
     assert metrics.coverage(lists, 4) == 3 / 4
+
+
+def test_tables_show_ten_or_the_smallest_cutoff():
+    assert metrics.shown((5, 10, 20)) == 10
+    assert metrics.shown((20, 5, 0)) == 5
+    assert metrics.shown((0,)) == 1

@@ -182,6 +182,7 @@ def test_an_epoch_is_reported_and_saved_when_it_is_validated_or_stopped():
     run.after_epoch(np.ones(3), 0.5, True)
     assert done[1]["examples_per_s"] == 50.0
     assert done[1]["ndcg@10"] == 0.7
+    assert 0 <= done[1]["validation_s"] < 60
     assert done[2] == (4, 0.7)
     run.after_epoch(np.ones(3), 1.0, True)
     assert "ndcg@10" not in done[3]

@@ -52,6 +52,15 @@ def test_negatives_are_uniform_over_what_the_user_does_not_have(known):
     assert_frequencies(counts[free], np.full(len(free), 1 / len(free)))
 
 
+def test_one_item_is_left_to_draw():
+    known = np.ones((2, N_ITEMS), bool)
+    known[0, 5] = known[1, 3:7] = False
+    sampler = make(scipy.sparse.csr_array(known), candidates=8, correction=True)
+    item_N, log_weight_N = sampler.negatives(jax.random.key(0), jnp.int32(0))
+    np.testing.assert_array_equal(item_N, 5)
+    np.testing.assert_allclose(log_weight_N, -np.log(8), rtol=1e-6)  # stands for one item
+
+
 def test_the_candidates_of_an_example_are_independent(known):
     sampler = make(known, candidates=2)
     drawn = np.asarray(jax.vmap(lambda key: sampler.negatives(key, jnp.int32(0))[0])(keys()))
