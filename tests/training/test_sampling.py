@@ -52,6 +52,15 @@ def test_negatives_are_uniform_over_what_the_user_does_not_have(known):
     assert_frequencies(counts[free], np.full(len(free), 1 / len(free)))
 
 
+def test_a_sampler_of_ones_own_gets_each_items_number_of_users(known):
+    def draw(key, n, count_I):
+        return jnp.arange(n), count_I[:n]
+
+    sampler = make(known, candidates=N_ITEMS, candidate_weights=draw)
+    _, count_I = sampler.any_items(jax.random.key(0))
+    np.testing.assert_array_equal(count_I, np.maximum(known.toarray().sum(axis=0), 1))
+
+
 def test_one_item_is_left_to_draw():
     known = np.ones((2, N_ITEMS), bool)
     known[0, 5] = known[1, 3:7] = False
