@@ -142,7 +142,8 @@ def test_blocks_do_not_change_the_scores(name, blocks, monkeypatch):
     model, params, known = make_setting(name)
     (whole,) = rank(model, params, known, np.arange(N_USERS), 8)
     monkeypatch.setattr(scoring, "plan_blocks", lambda *_: blocks_lib.Blocks(*blocks))
-    monkeypatch.setattr(blocks_lib, "PIECE", 8)  # past items are related in pieces, too
+    for module in (scoring, blocks_lib):
+        monkeypatch.setattr(module, "PIECE", 8)  # past items are related in pieces, too
     parts = rank(model, params, known, np.arange(N_USERS), 8)
     chunk = blocks[0] * devices.device_count() * devices.workers()
     assert len(parts) == -(-N_USERS // chunk)
