@@ -83,7 +83,10 @@ class Split:
 
     kind: str = key("user", "how the parts are drawn, see data/splits.py", choices=registry.SPLITS)
     valid: float = key(
-        0.2, "share of validation in all interactions, or users for kind 'users'; in [0, 1)", share
+        0.2,
+        "share of validation in all interactions, or users for kind 'users', or in training for "
+        "kind 'given' without a file of it; in [0, 1)",
+        share,
     )
     test: float = key(
         0.2, "share of test in all interactions, or users for kind 'users'; in [0, 1)", share
@@ -94,7 +97,7 @@ class Split:
     keep: float = key(1.0, "share of the training part that is kept, in (0, 1]", factor)
     seed: int = key(2021, "seed of random splits and of the cohorts; at least 0", at_least(0))
     train_path: str = _path("file of the training part, kind 'given'")
-    valid_path: str = _path("file of the validation part, kind 'given'")
+    valid_path: str = _path("file of the validation part, kind 'given'; '' cuts it from training")
     test_path: str = _path("file of the test part, kind 'given'")
 
 

@@ -19,7 +19,7 @@ from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import readers, splits
 from hlrcml_jax.data.account import EMPTY, Counts
 from hlrcml_jax.data.columns import ROLES, as_integer
-from hlrcml_jax.data.dataset import PARTS, Dataset, count_items, is_intact, to_csr
+from hlrcml_jax.data.dataset import Dataset, count_items, is_intact, to_csr
 from hlrcml_jax.data.files import check_regular, expanded
 from hlrcml_jax.data.layout import USUAL_QUOTE, ItemFile, Layout
 from hlrcml_jax.errors import UserError, listed, warn
@@ -99,11 +99,11 @@ def _inputs(data: schema.Data, cache_dir):
             usual=data.columns.item,
         )
     if data.split.kind == "given":
-        paths = [getattr(data.split, f"{part}_path") for part in ("train", "valid", "test")]
-        for part, path in zip(PARTS, paths, strict=False):
-            if not path:
+        named = {part: getattr(data.split, f"{part}_path") for part in ("train", "valid", "test")}
+        for part in ("train", "test"):
+            if not named[part]:
                 raise UserError(f"data.split.kind='given' needs data.split.{part}_path.")
-        paths = [expanded(path) for path in paths]
+        paths = [expanded(path) for path in named.values() if path]
         return [(path, data.format, _layout(path, data, columns)) for path in paths], items
     path = expanded(data.path) if data.path else None
     if data.name:
@@ -153,7 +153,7 @@ def _read(data: schema.Data, files, items) -> Dataset:
                 name if len(files) == 1 else f"{name} in {path.name}", all_rows, kept
             )
     given = data.split.kind == "given"
-    dataset = _given(tables, files) if given else _split(tables[0], data)
+    dataset = _given(tables, files, data.split) if given else _split(tables[0], data)
     similar = (_differ_in_writing(dataset, role) for role in ("user", "item"))
     account = account.warn(*filter(None, similar))
     steps = (*account.steps, *dataset.account.steps)
@@ -280,8 +280,11 @@ def _thinned(dataset: Dataset, options: schema.Split) -> Dataset:
     )
 
 
-def _given(tables, files) -> Dataset:
-    """A data set from one file per part; a matrix keeps its empty rows and columns."""
+def _given(tables, files, options: schema.Split) -> Dataset:
+    """A data set from one file per part; a matrix keeps its empty rows and columns.
+
+    Without a file for validation, its part is cut from training.
+    """
     ids = {}
     for axis, role in enumerate(("user", "item")):
         columns = [table[role] for table in tables]
@@ -311,6 +314,12 @@ def _given(tables, files) -> Dataset:
         before = readers.count(table)
         after = dataclasses.replace(before, rows=part.nnz)
         account = account.step(f"merging duplicates in {path.name}", before, after)
+    if not options.valid_path:
+        before = readers.count(tables[0])
+        parts[:1] = splits.cut_validation(parts[0], options.valid, options.seed)
+        after = dataclasses.replace(before, rows=before.rows - parts[1].nnz)
+        name = f"cutting validation (data.split.valid={options.valid}) off {files[0][0].name}"
+        account = account.step(name, before, after)
     parts.append(to_csr(np.empty(0, int), np.empty(0, int), shape))
     return Dataset(*parts, user_ids=ids["user"][0], item_ids=ids["item"][0], account=account)
 

@@ -58,6 +58,28 @@ def split(
     return np.where(held_out_E & (quantile_E < history), HISTORY, part_U[user_E]).astype(np.int8)
 
 
+def cut_validation(
+    train: scipy.sparse.csr_array, share: float, seed: int
+) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
+    """(training, validation) from the training part of a given split.
+
+    Args:
+      train: boolean CSR (U, I).
+      share: of each user's interactions in validation, rounded down, but at least one of a user
+        who has two; 0 for no validation.
+      seed: of the draw.
+    """
+    cells = train.tocoo()
+    user_E, item_E = cells.coords
+    rank_E, count_E = _rank_within_users(user_E, np.random.default_rng(seed).random(cells.nnz))
+    n_valid_E = np.minimum(np.maximum((share * count_E).astype(int), share > 0), count_E - 1)
+    is_valid_E = rank_E < n_valid_E
+    kept, cut = (
+        to_csr(user_E[chosen], item_E[chosen], train.shape) for chosen in (~is_valid_E, is_valid_E)
+    )
+    return kept, cut
+
+
 def _times(positives: Positives, kind: str) -> np.ndarray:
     """Time of each interaction, (E,)."""
     if positives.time_E is None:

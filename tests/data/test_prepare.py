@@ -186,6 +186,36 @@ def test_given_parts(tmp_path, kind):
         prepare(options(tmp_path, split__kind="given", **paths))
 
 
+def test_a_given_split_without_validation(tmp_path):
+    """It is cut from each user's training items: at least one, and one is left."""
+    sizes = {"a": 1, "b": 2, "c": 9, "d": 25}
+    rows = {"train": [(user, item) for user, size in sizes.items() for item in range(size)]}
+    rows["test"] = [(user, 24) for user in "abc"]
+    paths = {}
+    for part, pairs in rows.items():
+        path = tmp_path / f"{part}.csv"
+        path.write_text("user,item\n" + "".join(f"{user},{item}\n" for user, item in pairs))
+        paths[f"split__{part}_path"] = str(path)
+
+    def made(**changes):
+        return prepare(options(tmp_path, split__kind="given", **paths, **changes))
+
+    dataset = made(split__valid=0.1)
+    assert np.diff(dataset.valid.indptr).tolist() == [0, 1, 1, 2]
+    assert np.diff(dataset.train.indptr).tolist() == [1, 1, 8, 23]
+    together = dataset.train.astype(int) + dataset.valid.astype(int)
+    assert together.max() == 1
+    assert together.nnz == len(rows["train"])
+    assert dataset.test.nnz == len(rows["test"])
+    (step,) = map(str, dataset.account.steps)
+    assert step == "cutting validation (data.split.valid=0.1) off train.csv removed 4 rows"
+    other = made(split__valid=0.1, split__seed=7).valid
+    assert (other != dataset.valid).nnz
+    assert made(split__valid=0.0).valid.nnz == 0
+    with pytest.raises(UserError, match="needs data.split.test_path"):
+        prepare(options(tmp_path, split__kind="given", split__train_path="train.csv"))
+
+
 def test_known_never_holds_what_is_predicted(tmp_path, own_file):
     for kind in ("user", "users"):
         dataset = prepare(options(tmp_path, path=str(own_file), split__kind=kind))
