@@ -7,12 +7,12 @@ import math
 import numbers
 import os
 import pathlib
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from hlrcml_jax.errors import UserError, quoted
+from hlrcml_jax.errors import UserError, is_unicode, quoted, shortened
 
 _HISTORIES = "a mapping {user id: item ids}, or a frame with the columns user_id and item_id"
 
@@ -106,15 +106,14 @@ def histories(value: Any) -> tuple[list[Any], list[int], list[Any]]:
         rows = [(user, ids(f"the history of {quoted(user)}", value[user])) for user in value]
     else:
         rows = [(user, [item]) for user, item in _pairs(value)]
-    index_of: dict[Any, int] = {}
+    index_of: dict[str, int] = {}  # 196 and "196" are the same id
     row_R, item_R = [], []
     for user, items in rows:
-        row = index_of.setdefault(_new_id(user), len(index_of))
+        row = index_of.setdefault(str(_new_id(user)), len(index_of))
         row_R += [row] * len(items)
         item_R += items
-    users = list(index_of)
-    whole = all(isinstance(user, int) for user in users)
-    return users if whole else list(map(str, users)), row_R, item_R
+    whole = all(isinstance(_new_id(user), int) for user, _ in rows)
+    return list(map(int, index_of)) if whole else list(index_of), row_R, item_R
 
 
 def one_history(user: Any, items: Any) -> dict[Any, Any]:
@@ -124,19 +123,26 @@ def one_history(user: Any, items: Any) -> dict[Any, Any]:
 
 def _pairs(frame: Any) -> Iterable[tuple[Any, Any]]:
     if hasattr(frame, "collect"):  # a lazy frame of polars
-        frame = frame.collect()
-    columns = list(getattr(frame, "columns", ()))
+        try:
+            frame = frame.collect()
+        except Exception as error:  # from the caller's own query, or the files it reads
+            raise UserError(f"histories: the lazy frame fails ({shortened(str(error))}).") from None
+    columns: list[Any] = list(getattr(frame, "columns", ()))
     if not {"user_id", "item_id"} <= set(map(str, columns)):
         found = f"columns {', '.join(map(str, columns))}" if columns else type(frame).__name__
         raise UserError(f"histories are {_HISTORIES}; this has {quoted(found)}.")
+    for name in ("user_id", "item_id"):
+        if columns.count(name) > 1:
+            raise UserError(f"histories are {_HISTORIES}; this has two columns {name}.")
     return zip(list(frame["user_id"]), list(frame["item_id"]), strict=True)
 
 
 def _new_id(user: Any) -> int | str:
     """The id of a new user: a whole number or a text."""
     is_nan = isinstance(user, float | np.floating) and not math.isfinite(user)
-    is_one = isinstance(user, Hashable) and not isinstance(user, tuple | bool | np.bool_)
-    if user is None or is_nan or not is_one:
+    is_one = isinstance(user, str | numbers.Number | np.generic)
+    is_flag = isinstance(user, bool | np.bool_)
+    if is_nan or is_flag or not is_one or not is_unicode(str(user)):
         raise UserError(f"histories have the user id {quoted(user)}; it is a text or a number.")
     if not isinstance(user, numbers.Integral):
         return str(user)

@@ -59,6 +59,11 @@ def listed(names: Iterable[str], most: int = 6) -> str:
     return f"{text} and {more:,} more" if more > 0 else text
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it has no half of a character."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def quoted(value: Any) -> str:
     """A short `repr` of any value, for a sentence."""
     try:

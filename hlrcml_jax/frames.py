@@ -11,7 +11,7 @@ import polars as pl
 
 from hlrcml_jax import processes, storage
 from hlrcml_jax.data.dataset import Dataset
-from hlrcml_jax.errors import UserError, quoted
+from hlrcml_jax.errors import UserError, is_unicode, quoted
 from hlrcml_jax.ranking.lists import Ranking
 
 USERS_PER_PART = 20_000  # of a file that is written in parts
@@ -49,9 +49,10 @@ def _as_text(id: Any, whole: bool) -> str:
     if whole and isinstance(id, float | np.floating) and float(id).is_integer():
         return str(int(id))
     try:
-        return str(id).strip()
+        text = str(id).strip()
     except ValueError:  # an integer of more digits than Python writes
         return quoted(id)
+    return text if is_unicode(text) else quoted(id)
 
 
 def frame(ranking: Ranking, user_ids: pl.Series, dataset: Dataset) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from hlrcml_jax.errors import UserError, quoted
+from hlrcml_jax.errors import UserError, is_unicode, quoted
 
 # On the devices numbers have 32 bits.
 LARGEST = {bool: 1, int: 2**31 - 1, float: 3.4e38}
@@ -74,6 +74,8 @@ class Key:
         if (self.choices and not is_code and value not in self.choices) or not self.allowed(value):
             raise UserError(f"config key {name} cannot be {quoted(value)}: {self.text}.")
         for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, str) and not is_unicode(number):
+                raise UserError(f"config key {name} cannot be {quoted(value)}: it is not UTF-8.")
             if isinstance(number, int | float) and not abs(number) <= LARGEST[type(number)]:
                 raise UserError(
                     f"config key {name} cannot be {quoted(value)}: its numbers are finite, and at "

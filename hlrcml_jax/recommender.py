@@ -82,6 +82,7 @@ class Recommender:
         """Ids of the items in the catalogue."""
         return self._dataset.item_ids
 
+    @settings.own_settings()
     def find(self, text: str) -> pl.DataFrame:
         """The items with a text in their title, or in their id if there are no titles.
 

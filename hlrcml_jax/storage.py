@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 from etils import epath
 
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, is_unicode, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,8 +31,10 @@ def absolute(path: pathlib.Path | str) -> pathlib.Path:
     """The absolute path, local or in a bucket.
 
     Raises:
-      UserError: when gcsfs, which buckets need, is not installed.
+      UserError: when gcsfs, which buckets need, is not installed, or the path is not UTF-8.
     """
+    if not is_unicode(str(path)):
+        raise UserError(f"{quoted(str(path))}: this name is not UTF-8; choose another.")
     if not str(path).startswith(BUCKET):
         return pathlib.Path(path).absolute()
     if importlib.util.find_spec("gcsfs") is None:
@@ -208,13 +210,13 @@ def private_folder(path: pathlib.Path, key: str) -> pathlib.Path:
         return path
     if status.st_uid != os.geteuid():
         raise UserError(
-            f"{key}={str(path)!r} belongs to another user (uid {status.st_uid}), and compiled "
-            f"programs in it would be executed; set {key} to a folder of your own."
+            f"{key}={str(path)!r} belongs to another user (uid {status.st_uid}), and what "
+            f"is in it would be trusted; set {key} to a folder of your own."
         )
     of_group = status.st_mode & stat.S_IWGRP and status.st_gid != status.st_uid
     if of_group or status.st_mode & stat.S_IWOTH:
         raise UserError(
-            f"{key}={str(path)!r} is writable by other users, and compiled programs in it would be "
-            f"executed; set {key} to a folder of your own, or run chmod go-w on it."
+            f"{key}={str(path)!r} is writable by other users, and what is in it would be "
+            f"trusted; set {key} to a folder of your own, or run chmod go-w on it."
         )
     return path

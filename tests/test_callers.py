@@ -357,7 +357,36 @@ def test_a_process_forked_after_use_gets_one_sentence(trained):
     reader, writer = os.pipe()
     process = os.fork()
     if not process:
-        os.write(writer, (outcome(recommender.recommend, 1) or "").encode())
+        for method in (recommender.recommend, recommender.find):
+            os.write(writer, (outcome(method, "1") or "").encode())
         os._exit(0)
     os.waitpid(process, 0)
-    assert b"start processes by the methods 'spawn' or 'forkserver'" in os.read(reader, 1000)
+    said = os.read(reader, 1000)
+    assert said.count(b"start processes by the methods 'spawn' or 'forkserver'") == 2
+
+
+@pytest.mark.parametrize("user", [None, pd.NA, pd.NaT, ..., b"1", "\ud800", float("nan"), True])
+def test_what_is_no_id_of_a_new_user_is_refused(recommender, user):
+    assert "histories have the user id" in outcome(recommender.recommend_new, {user: [1]})
+
+
+def test_new_users_of_the_same_id_are_one(recommender):
+    """196 and "196" are the same id."""
+    lists = recommender.recommend_new({1: [1, 2], "1": [3]}, k=2)
+    together = recommender.recommend_new({"1": [1, 2, 3]}, k=2)
+    assert lists.equals(together)
+
+
+def test_ids_that_are_no_unicode_are_not_in_the_data(recommender):
+    for call in (recommender.recommend, recommender.similar_items):
+        assert "ud800" in outcome(call, "\ud800")
+    assert "ud800" in outcome(recommender.recommend_new, {"a": ["\ud800"]})
+    assert "data.path cannot be" in outcome(make_config, {"data.path": "\ud800"})
+    assert "not UTF-8" in outcome(hlr.load, "runs/\ud800")
+
+
+def test_frames_that_are_no_histories(recommender):
+    twice = pd.DataFrame([["a", 1, 2]], columns=["user_id", "item_id", "item_id"])
+    assert "two columns item_id" in outcome(recommender.recommend_new, twice)
+    for lazy in (pl.LazyFrame({"a": [1]}).select("b"), pl.scan_parquet("/nowhere.parquet")):
+        assert "lazy frame fails" in outcome(recommender.recommend_new, lazy)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import polars as pl
+import polars.selectors as cs
 
 from hlrcml_jax.data import diagnosis as mistakes
 from hlrcml_jax.data.account import Counts
@@ -42,7 +43,7 @@ USUAL_NAMES = {
 
 def _usual(name: str) -> str:
     """The name in lower case without `_`, `-`, `.` and spaces, and without RecBole's type."""
-    return re.sub(r"[\s_.-]", "", name.split(":")[0].lower())
+    return re.sub(r"[\s_.-]", "", re.sub(r":(token|float)(_seq)?$", "", name).lower())
 
 
 def matters(name: str, layout: Layout) -> bool:
@@ -171,12 +172,13 @@ class TextTable:
 
     def _rows(self, used: Mapping[str, str]) -> pl.LazyFrame:
         """The used columns by role, stripped, with the index of each row."""
-        rows = self.lines.with_row_index("row")
-        if self.format == "delimited":
-            # Blank lines are rows of nulls; any other missing value is an error.
-            rows = rows.filter(~pl.all_horizontal(pl.exclude("row").is_null()))
-        fields = [pl.col(column).str.strip_chars().alias(role) for role, column in used.items()]
-        return rows.select("row", *fields)
+        fields = [exactly(column).str.strip_chars().alias(role) for role, column in used.items()]
+        if self.format != "delimited":
+            return self.lines.select(fields).with_row_index("row")
+        # Blank lines are rows of nulls; any other missing value is an error.
+        blank = pl.all_horizontal(pl.all().is_null()).alias("blank")
+        rows = self.lines.select(blank, *fields).with_row_index("row")
+        return rows.filter(~pl.col("blank")).drop("blank")
 
     def _error(self, rows, column, role, is_wrong: pl.Expr, template: str) -> UserError:
         with self.readable():
@@ -189,15 +191,19 @@ class TextTable:
         return UserError(f"{self.path}, {unit} {line}: {sentence}.")
 
 
+def exactly(name: str) -> pl.Expr:
+    """The column of this name, which `pl.col` would take for a pattern if it is `*` or `^…$`."""
+    return cs.by_name(name).as_expr()
+
+
 def is_integer(text: pl.Expr) -> pl.Expr:
     """Whether an id is an integer of 64 bits without leading zeros, or a whole fraction (12.0)."""
-    return text.str.contains(r"^(?:0|-?[1-9]\d*)(?:\.00?)?$") & as_integer(text).is_not_null()
+    return text.str.contains(r"^(?:0|-?[1-9]\d*)(?:\.0+)?$") & as_integer(text).is_not_null()
 
 
 def as_integer(text: pl.Expr) -> pl.Expr:
     """The integer that an id is, or null."""
-    whole = text.str.strip_suffix(".00").str.strip_suffix(".0")
-    return whole.cast(pl.Int64, strict=False)
+    return text.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,9 +277,9 @@ class _Numbers(_Ids):
 
 
 # ISO 8601, also with a space for the T; the zone may be absent (UTC), a letter or an offset.
-_DATE = r"(\d{4}[-/]\d{2}[-/]\d{2})"
-_CLOCK = r"(?:[Tt ]+(\d{2}:\d{2})(:\d{2})?([.,]\d+)?)?"
-_ZONE = r" *(?:[Zz]|UTC|GMT|([+-])(\d{2}):?(\d{2})?)?"
+_DATE = r"([0-9]{4}(?:-[0-9]{2}-[0-9]{2}|/[0-9]{2}/[0-9]{2}))"
+_CLOCK = r"(?:[Tt ]+([0-9]{2}:[0-9]{2})(:[0-9]{2})?([.,][0-9]+)?)?"
+_ZONE = r" *(?:[Zz]|UTC|GMT|([+-])([01][0-9]|2[0-3]):?([0-5][0-9])?)?"
 
 
 def seconds_of_date(text: pl.Expr) -> pl.Expr:

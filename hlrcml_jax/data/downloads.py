@@ -164,7 +164,7 @@ def locate(name: str, path: pathlib.Path | None, cache_dir: pathlib.Path) -> Fil
     sources = CATALOG[name].sources
     if path is not None and path.is_dir():
         return _in_folder(path, sources)
-    downloads = cache_dir / "downloads"
+    downloads = storage.private_folder(cache_dir / "downloads", "data.cache_dir")
     target = downloads / name
     if path is not None:
         source, content = sources[0]
@@ -174,9 +174,7 @@ def locate(name: str, path: pathlib.Path | None, cache_dir: pathlib.Path) -> Fil
     found = _search(target, sources)
     if found is not None and found.items is not None:
         return found
-    with storage.writing(f"data.cache_dir={str(cache_dir)!r}"):
-        downloads.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)  # files were deleted from it
+    shutil.rmtree(target, ignore_errors=True)  # files were deleted from it
     failures = []
     for source, content in sources:
         with tempfile.TemporaryDirectory(dir=downloads) as scratch:

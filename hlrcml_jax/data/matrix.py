@@ -13,6 +13,7 @@ from hlrcml_jax.data.files import most_bytes
 from hlrcml_jax.errors import UserError, shortened
 
 MAX_SIZE = 2**31 - 1  # indices are int32
+MAX_EMPTY = 10**7  # rows or columns beyond a hundred for each entry
 
 
 def read_matrix(path: pathlib.Path) -> tuple[pl.DataFrame, tuple[int, int]]:
@@ -59,6 +60,8 @@ def _entries(arrays: dict[str, np.ndarray]):
     if len(shape) != 2 or not all(0 <= size <= MAX_SIZE for size in shape):
         raise _Wrong(f"its shape is {shape}")
     value_E = arrays["data"]
+    if max(shape) > MAX_EMPTY + 100 * len(value_E):
+        raise _Wrong(f"its shape is {shape} for {len(value_E):,} entries")
     if value_E.ndim != 1 or value_E.dtype.kind not in "biuf":
         raise _Wrong(f"its values have the type {value_E.dtype} and {value_E.ndim} dimensions")
     not_finite_E = ~np.isfinite(value_E)

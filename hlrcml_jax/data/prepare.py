@@ -46,7 +46,7 @@ def prepare(data: schema.Data) -> Dataset:
             "data.min_per_user and data.min_per_item cannot filter a given split; set them to 0."
         )
     key = _key(data, files, items)
-    folder = cache_dir / "datasets" / key
+    folder = cache_folder(data.cache_dir, "datasets") / key
     if folder.is_dir() and not is_intact(folder):
         warn(f"{folder}: this cached data set is damaged; it is made again.")
         with storage.writing(f"data.cache_dir={str(cache_dir)!r}"):
@@ -61,14 +61,15 @@ def prepare(data: schema.Data) -> Dataset:
     return Dataset.load(folder)
 
 
-def cache_folder(configured: str) -> pathlib.Path:
-    """The configured folder; for "", `hlrcml_jax` in the user's cache folder.
+def cache_folder(configured: str, inside: str = "") -> pathlib.Path:
+    """The configured folder, or one in it; for "", `hlrcml_jax` in the user's cache folder.
 
     Raises:
       UserError: when it cannot be created, or others can write to it.
     """
     default = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hlrcml_jax")
-    return storage.private_folder(expanded(configured or default), "data.cache_dir")
+    folder = storage.private_folder(expanded(configured or default), "data.cache_dir")
+    return storage.private_folder(folder / inside, "data.cache_dir") if inside else folder
 
 
 def _layout(

@@ -15,7 +15,15 @@ from hlrcml_jax.data import diagnosis as mistakes
 from hlrcml_jax.data import json_lines, text
 from hlrcml_jax.data.account import Counts
 from hlrcml_jax.data.archives import unpacked
-from hlrcml_jax.data.columns import ROLES, TextTable, above, as_integer, is_integer, matters
+from hlrcml_jax.data.columns import (
+    ROLES,
+    TextTable,
+    above,
+    as_integer,
+    exactly,
+    is_integer,
+    matters,
+)
 from hlrcml_jax.data.files import check_regular
 from hlrcml_jax.data.layout import ItemFile, Layout
 from hlrcml_jax.data.matrix import read_matrix
@@ -156,7 +164,7 @@ def _read_items(path: pathlib.Path, file: ItemFile) -> pl.DataFrame:
             )
         columns["categories"] = column
     rows = source.lines.select(
-        pl.col(column).str.strip_chars().alias(name) for name, column in columns.items()
+        exactly(column).str.strip_chars().alias(name) for name, column in columns.items()
     )
     if file.categories:
         # MovieLens's text for no category.
@@ -191,7 +199,7 @@ def _scan_parquet(path: pathlib.Path, layout: Layout) -> TextTable:
 
 def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
     """A typed column as the text that a text file would have; NaN is a missing value."""
-    column = pl.col(name)
+    column = exactly(name)
     if dtype in (pl.Date, pl.Datetime):
         column = column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6  # a zone's instant is UTC
     elif dtype == pl.Duration:
@@ -243,15 +251,15 @@ def _split_long(path: pathlib.Path, lines: pl.LazyFrame, layout: Layout) -> pl.L
     column, *more = lines.collect_schema().names()
     if more:
         raise UserError(f"{path}, line 1: it holds the character \\x01, so it is not a text file.")
-    fields = pl.col(column).str.split(layout.separator)
+    fields = exactly(column).str.split(layout.separator)
     try:
         first = lines.drop_nulls().head(1).select(fields).collect()
         if first.is_empty():
             raise UserError(f"{path}: it has nothing but blank lines.")
         first = first.item()
         width = len(first)
-        ragged = lines.with_row_index("row").filter(fields.list.len() != width).head(1)
-        wrong = ragged.select("row", fields.list.len()).collect(engine="streaming")
+        n_fields = lines.select(fields.list.len().alias("n")).with_row_index("row")
+        wrong = n_fields.filter(pl.col("n") != width).head(1).collect(engine="streaming")
     except mistakes.UNREADABLE as error:
         raise mistakes.why_unreadable(path, "delimited", layout, error) from None
     if not wrong.is_empty():

@@ -73,6 +73,8 @@ def _without_torch() -> Iterator[None]:
 def read_log(path: pathlib.Path, warns: bool = False) -> list[dict[str, float]]:
     """The records of a `metrics.jsonl`, without damaged lines and a truncated last line.
 
+    Epochs ascend: a line that repeats an earlier epoch is damaged, too.
+
     Args:
       path: of the file.
       warns: whether to warn of damaged lines.
@@ -87,10 +89,16 @@ def read_log(path: pathlib.Path, warns: bool = False) -> list[dict[str, float]]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}.") from None
     records = list(map(_record, lines))
-    damaged = [number for number, record in enumerate(records, 1) if record is None]
+    kept: list[dict[str, float]] = []
+    damaged = []
+    for number, record in enumerate(records, 1):
+        if record is None or (kept and record["epoch"] <= kept[-1]["epoch"]):
+            damaged.append(number)
+        else:
+            kept.append(record)
     if damaged and warns:
         warn(f"{path}, line {damaged[0]}: {len(damaged)} damaged line(s) are dropped.")
-    return [record for record in records if record is not None]
+    return kept
 
 
 def _record(line: bytes) -> dict[str, float] | None:

@@ -94,7 +94,7 @@ def _lock_of(run: Run) -> pathlib.Path:
     if not storage.is_remote(run.workdir):
         return run.workdir / ".lock"
     name = hashlib.sha256(str(run.workdir).encode()).hexdigest()[:16]
-    return cache_folder(run.config.data.cache_dir) / "locks" / name
+    return cache_folder(run.config.data.cache_dir, "locks") / name
 
 
 def _prepare(
@@ -103,8 +103,7 @@ def _prepare(
     """(run, saved `config.json` of the workdir or None)."""
     config = config_lib.validate(given)
     models.check(config)
-    compiled = cache_folder(config.data.cache_dir) / "compiled"
-    devices.keep_compiled(storage.private_folder(compiled, "data.cache_dir"))
+    devices.keep_compiled(cache_folder(config.data.cache_dir, "compiled"))
     workdir = storage.absolute(workdir)
     saved = config_files.read_workdir(workdir)
     _check_links(workdir)

@@ -9,6 +9,7 @@ import os
 import numpy as np
 import polars as pl
 import pytest
+import scipy.sparse
 
 from hlrcml_jax import keys, schema
 from hlrcml_jax.data import downloads, readers
@@ -164,6 +165,7 @@ IDS = [
     (["12", "7"], [12, 7]),
     (["12", "12.0"], [12, 12]),
     (["12.0", "7.00"], [12, 7]),
+    (["12.000000", "7"], [12, 7]),
     (["12.0", "7.5"], ["12.0", "7.5"]),
     (["012", "12"], ["012", "12"]),
     (["0", "00"], ["0", "00"]),
@@ -540,3 +542,53 @@ def test_text_that_begins_like_a_compressed_file(tmp_path):
     packed = gzip.compress(b"user,item\n1,2\n")
     refused(r"own.csv: it begins like a compressed file", read, tmp_path, "own.csv", packed)
     refused(r"own.jsonl: it begins like a compressed", read, tmp_path, "own.jsonl", packed)
+
+
+@pytest.mark.parametrize("column", ["^user$", "*", "row", "blank", "n", "^.*$"])
+def test_names_that_polars_would_take_for_patterns_or_its_own(tmp_path, column):
+    """As the column that is read, and as one that is not."""
+    names = [column, "item", "user"]
+    csv = ",".join(names) + "\n1,2,3\n\n4,5,6\n"
+    records = [dict(zip(names, row, strict=True)) for row in ((1, 2, 3), (4, 5, 6))]
+    pl.DataFrame(records).write_parquet(tmp_path / "own.parquet")
+    parquet = (tmp_path / "own.parquet").read_bytes()
+    for name, content, layout in (
+        ("own.csv", csv, {}),
+        ("own.dat", csv.replace(",", "::").replace("\n\n", "\n"), {"separator": "::"}),
+        ("own.jsonl", lines(*records), {}),
+        ("own.parquet", parquet, {}),
+    ):
+        table = read(tmp_path, name, content, **layout)
+        assert table.select("user", "item").rows() == [(3, 2), (6, 5)]
+        table = read(tmp_path, name, content, columns=(column, "", "", ""), **layout)
+        assert table.select("user", "item").rows() == [(1, 2), (4, 5)]
+    (tmp_path / "titles.csv").write_text(csv)
+    found = readers.read_items(
+        ItemFile(tmp_path / "titles.csv", Layout(columns=("", "1", column, "")))
+    )
+    assert sorted(found["title"]) == ["1", "4"]
+
+
+def test_a_type_behind_a_colon_is_recboles_only(tmp_path):
+    table = read(tmp_path, "a.csv", "user_id,product,item:color,time:zone\n1,2,red,UTC\n")
+    assert table.rows() == [(1, 2)]
+    assert read(tmp_path, "b.csv", "user_id:token,item_id:token\n1,2\n").rows() == [(1, 2)]
+
+
+@pytest.mark.parametrize("zone", ["+99:99", "+05:75", "+24:00", "-05:60", "+٠٥:30"])
+def test_zones_that_are_none(tmp_path, zone):
+    rows = f"user,item,time\n1,2,2017-10-21T08:20:42{zone}\n"
+    refused(r"own.csv, line 2: .*in column 'time'", read, tmp_path, "own.csv", rows)
+
+
+def test_a_matrix_far_larger_than_its_entries_is_refused_before_it_is_built(tmp_path):
+    path = tmp_path / "huge.npz"
+    empty = scipy.sparse.coo_array(([1.0], ([0], [0])), shape=(2**31 - 1, 5))
+    scipy.sparse.save_npz(path, empty)
+    refused(
+        r"huge.npz.*shape is \(2147483647, 5\) for 1 entries",
+        readers.read_interactions,
+        path,
+        "auto",
+        Layout(),
+    )

@@ -92,6 +92,10 @@ def test_a_cache_of_others_is_refused(tmp_path, own_file, monkeypatch):
     with pytest.raises(UserError, match="data.cache_dir=.*writable by other users"):
         prepare(data)
     cache.chmod(0o755)
+    (cache / "datasets").chmod(0o777)
+    with pytest.raises(UserError, match=r"data.cache_dir=.*datasets' is writable by other users"):
+        prepare(data)
+    (cache / "datasets").chmod(0o755)
     prepare(data)
     me = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
