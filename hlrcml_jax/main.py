@@ -47,6 +47,11 @@ def _run(config: config_lib.Config, workdir: str) -> None:
     # Imported here, because --help and config errors need no jax.
     import rich
 
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:  # an environment variable of jax has a wrong value
+        raise UserError(f"jax: {error}.") from None
+
     from hlrcml_jax import processes, settings
     from hlrcml_jax.data.prepare import prepare
     from hlrcml_jax.reporting import console as report
@@ -55,6 +60,7 @@ def _run(config: config_lib.Config, workdir: str) -> None:
     from hlrcml_jax.runs.workdir import open_run
 
     processes.join(_COORDINATOR.value, _N_PROCESSES.value, _PROCESS.value, _TIMEOUT.value)
+    processes.check_devices()
     rich.get_console().quiet = not processes.is_first_process()
     with settings.own_settings(), processes.together():
         if _MODE.value == "prepare":

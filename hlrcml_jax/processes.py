@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hlrcml_jax.errors import UserError, warn
+from hlrcml_jax.errors import UserError, shortened, warn
 
 LOST = "Gloo|UNAVAILABLE|DEADLINE_EXCEEDED"
 SENTENCE = 2000  # bytes of an error sentence that is broadcast
@@ -63,6 +63,19 @@ def join(coordinator: str, n_processes: int, process: int, timeout: int) -> None
         shutdown_timeout_seconds=SHUTDOWN,
     )
     timer.cancel()
+
+
+def check_devices() -> None:
+    """Raises `UserError` when jax finds no device, as for an unknown `JAX_PLATFORMS`."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for platforms without a device
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        reason = f" ({shortened(str(error), 120)})" if str(error) else ""
+        raise UserError(
+            f"jax finds no device with JAX_PLATFORMS={platforms!r}{reason}; unset it, or install "
+            "what it needs."
+        ) from None
 
 
 def _in_cluster() -> bool:

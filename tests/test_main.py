@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import orbax.checkpoint as ocp
 import polars as pl
 import pytest
-from conftest import left
+from conftest import ROOT, left
 
 
 def contents(folder):
@@ -327,3 +330,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(cli, tmp_path):
     assert status == 2, err
     assert "the loss became" in err
     assert "step" in err
+
+
+@pytest.mark.parametrize(("name", "value"), [("JAX_PLATFORMS", "none"), ("JAX_ENABLE_X64", "?")])
+def test_a_wrong_environment_of_jax_gets_one_sentence(tmp_path, name, value):
+    command = [sys.executable, "-m", "hlrcml_jax.main", "--mode=prepare", f"--workdir={tmp_path}"]
+    flags = [f"--config={ROOT / 'configs' / 'default.py'}", "--config.data.path=nowhere.csv"]
+    environment = os.environ | {name: value}
+    done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    (sentence,) = done.stderr.splitlines()
+    assert name in sentence

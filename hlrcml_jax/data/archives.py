@@ -28,18 +28,19 @@ def unpacked(path: pathlib.Path) -> Iterator[pathlib.Path]:
       UserError: when it cannot be decompressed, or a zip holds several files.
     """
     openers = {".gz": gzip.open, ".xz": lzma.open, ".zip": _open_only_member}
-    if path.suffix not in openers and not PATTERN & set(str(path)):
+    ending = path.suffix.lower()
+    if ending not in openers and not PATTERN & set(str(path)):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="hlrcml_jax-") as folder:
         plain = pathlib.Path(folder, "content")
-        if path.suffix not in openers:
+        if ending not in openers:
             plain.symlink_to(path.absolute())
             with naming(path, plain):
                 yield plain
             return
         try:
-            with openers[path.suffix](path) as source, plain.open("wb") as target:
+            with openers[ending](path) as source, plain.open("wb") as target:
                 _copy(source, target, most_bytes(path), path)
         except BROKEN as error:
             raise UserError(

@@ -75,7 +75,7 @@ def cache_folder(configured: str, inside: str = "") -> pathlib.Path:
 def _layout(
     path: pathlib.Path, section: schema.Data | schema.Titles, columns: tuple[str, str, str, str]
 ) -> Layout:
-    separator = section.separator or ("\t" if ".tsv" in path.suffixes else ",")
+    separator = section.separator or ("\t" if ".tsv" in map(str.lower, path.suffixes) else ",")
     name = "data.titles" if isinstance(section, schema.Titles) else "data"
     layout = Layout(separator, section.header, columns, section.encoding, section.quote, name)
     if section.quote not in ("", USUAL_QUOTE) and (layout.is_long or section.quote == separator):
@@ -291,7 +291,7 @@ def _given(tables, files, options: schema.Split) -> Dataset:
         columns = [table[role] for table in tables]
         if {column.dtype for column in columns} != {pl.Int64}:
             columns = [column.cast(pl.String) for column in columns]
-        if all(path.suffix == ".npz" for path, *_ in files):
+        if all(path.suffix.lower() == ".npz" for path, *_ in files):
             size = max(readers.matrix_shape(path)[axis] for path, *_ in files)
             columns.append(pl.int_range(size, dtype=pl.Int64, eager=True))
         distinct, index_E = preprocess.index_ids(pl.concat(columns))

@@ -45,16 +45,17 @@ JSON_LINES = ("jsonl", "yelp_academic_dataset_review.json")
 
 
 def guess_format(path: pathlib.Path) -> str:
-    """The format by file name, compressed or not; else "delimited"."""
+    """The format by file name, compressed or not, whatever its case; else "delimited"."""
     path = _uncompressed(path)
     if path.name in LAYOUTS:
         return path.name
     by_ending = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".npz": "npz"}
-    return {**by_ending, ".inter": "inter", ".parquet": "parquet"}.get(path.suffix, "delimited")
+    by_ending |= {".inter": "inter", ".parquet": "parquet", ".pq": "parquet"}
+    return by_ending.get(path.suffix.lower(), "delimited")
 
 
 def _uncompressed(path: pathlib.Path) -> pathlib.Path:
-    return path.with_suffix("") if path.suffix in (".gz", ".xz", ".zip") else path
+    return path.with_suffix("") if path.suffix.lower() in (".gz", ".xz", ".zip") else path
 
 
 def read_interactions(
@@ -148,7 +149,7 @@ def read_items(file: ItemFile) -> pl.DataFrame:
 def _read_items(path: pathlib.Path, file: ItemFile) -> pl.DataFrame:
     layout = file.layout
     # RecBole's files of interactions and of items are alike.
-    kind = "inter" if _uncompressed(file.path).suffix == ".item" else "delimited"
+    kind = "inter" if _uncompressed(file.path).suffix.lower() == ".item" else "delimited"
     source = _scan(path, kind, layout)
     guess = not layout.columns[ROLES.index("item")] and file.usual in source.names()
     columns = {

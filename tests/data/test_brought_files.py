@@ -592,3 +592,34 @@ def test_a_matrix_far_larger_than_its_entries_is_refused_before_it_is_built(tmp_
         "auto",
         Layout(),
     )
+
+
+def as_parquet(path):
+    pl.DataFrame({"user": [1], "item": [2]}).write_parquet(path)
+
+
+def as_matrix(path):
+    with path.open("wb") as file:
+        scipy.sparse.save_npz(file, scipy.sparse.coo_array(([1.0], ([1], [2])), shape=(3, 3)))
+
+
+def as_json_lines(path):
+    content = lines({"user": 1, "item": 2}).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".GZ" else content)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("A.JSONL", as_json_lines),
+        ("a.Json", as_json_lines),
+        ("A.JSONL.GZ", as_json_lines),
+        ("A.PARQUET", as_parquet),
+        ("a.pq", as_parquet),
+        ("A.NPZ", as_matrix),
+    ],
+)
+def test_endings_go_in_capitals_too(tmp_path, name, write):
+    write(tmp_path / name)
+    table = readers.read_interactions(tmp_path / name, "auto", Layout())
+    assert table.select("user", "item").rows() == [(1, 2)]
