@@ -291,6 +291,7 @@ SETTINGS = {
     "jax_check_tracer_leaks": True,
     "jax_default_prng_impl": "rbg",
     "jax_threefry_partitionable": False,
+    "jax_random_seed_offset": 7,
 }
 
 

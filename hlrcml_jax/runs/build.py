@@ -56,7 +56,8 @@ DRAWS = ("parameters", "training", "validation loss", "preferences", "new users"
 
 def key_of(run: Run, draw: str) -> jax.Array:
     """The key of one of the run's `DRAWS`."""
-    return jax.random.fold_in(jax.random.key(run.config.seed), DRAWS.index(draw))
+    seed = run.config.seed - getattr(jax.config, "jax_random_seed_offset", 0)  # jax adds it
+    return jax.random.fold_in(jax.random.key(seed), DRAWS.index(draw))
 
 
 def model_of(run: Run) -> Model:
