@@ -107,12 +107,13 @@ def histories(value: Any) -> tuple[list[Any], list[int], list[Any]]:
     else:
         rows = [(user, [item]) for user, item in _pairs(value)]
     index_of: dict[str, int] = {}  # 196 and "196" are the same id
-    row_R, item_R = [], []
+    row_R, item_R, whole = [], [], True
     for user, items in rows:
-        row = index_of.setdefault(str(_new_id(user)), len(index_of))
+        new = _new_id(user)
+        whole = whole and isinstance(new, int)
+        row = index_of.setdefault(str(new), len(index_of))
         row_R += [row] * len(items)
         item_R += items
-    whole = all(isinstance(_new_id(user), int) for user, _ in rows)
     return list(map(int, index_of)) if whole else list(index_of), row_R, item_R
 
 

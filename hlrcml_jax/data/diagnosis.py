@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from hlrcml_jax.data.layout import Layout
-from hlrcml_jax.errors import UserError, shortened
+from hlrcml_jax.errors import UserError, is_unicode, shortened
 
 # What polars raises; OSError for compressed content under any name.
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeError)
@@ -54,7 +54,7 @@ def why_unreadable(path: pathlib.Path, format: str, layout: Layout, error: Excep
             wrong = _why_not_delimited(path, layout)
         elif wrong is None and format == "jsonl":
             for line_number, record in json_records(path):
-                if _is_half(json.dumps(record, ensure_ascii=False)):
+                if not is_unicode(json.dumps(record, ensure_ascii=False)):
                     half = "has half of a surrogate pair"
                     wrong = UserError(f"{path}, line {line_number}: its text {half}.")
                     break
@@ -135,7 +135,7 @@ def check_fields(path: pathlib.Path, names: list[str]) -> None:
         for name in names:
             value = record.get(name)
             wrong = "is nested" if isinstance(value, dict | list) else None
-            if wrong or _is_half(value):
+            if wrong or not is_unicode(str(value)):
                 text = shortened(json.dumps(value))
                 wrong = wrong or "has half of a surrogate pair"
                 raise UserError(f"{path}, line {line_number}: {text} in field {name!r} {wrong}.")
@@ -144,10 +144,6 @@ def check_fields(path: pathlib.Path, names: list[str]) -> None:
 # A character beyond 16 bits as JSON writes it, and a half of one, which is no character.
 _PAIR = r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _HALF = r"\\u[dD][89a-fA-F]"
-
-
-def _is_half(value: object) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in str(value))
 
 
 def lines_of(path: pathlib.Path) -> pl.LazyFrame:

@@ -304,7 +304,6 @@ def _verify(archive: pathlib.Path, checksum: str) -> None:
 
 def _extract(archive: pathlib.Path, content: Content, target: pathlib.Path) -> Files:
     """Copies the two named members, and nothing else, into the target folder."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(dir=target.parent))
     try:
         with zipfile.ZipFile(archive) as members:

@@ -359,7 +359,6 @@ def _check(dataset: Dataset) -> None:
 def _store(dataset: Dataset, folder: pathlib.Path) -> None:
     """Writes the cache entry atomically: to a scratch folder beside it, then renamed."""
     with storage.writing(f"data.cache_dir={str(folder.parents[1])!r}"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             dataset.save(scratch)

@@ -63,7 +63,6 @@ def begin_run(
     def lock_and_write():
         with storage.writing(run.workdir):
             run.workdir.mkdir(parents=True, exist_ok=True)
-            pathlib.Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire()
             except filelock.Timeout:

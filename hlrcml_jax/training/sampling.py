@@ -22,8 +22,7 @@ from hlrcml_jax.training.batch import Batch, Example
 from hlrcml_jax.training.interactions import Positives, UserItems, leaf
 
 # Draws N items of the catalogue, independent of the user: (key, N, number of users (I,) of each
-# item, at least 1) to
-# (item indices (N,), log probabilities (N,)).
+# item, at least 1) to (item indices (N,), log probabilities (N,)).
 CandidateSampler = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]
 CandidateWeights = Literal["uniform", "popularity"] | CandidateSampler
 
