@@ -13,7 +13,7 @@ from hlrcml_jax.reporting.log import MetricsLog, read_log
 PROGRAM = """
 import pathlib, sys
 import hlrcml_jax.main
-from hlrcml_jax.reporting.log import MetricsLog
+from hlrcml_jax.reporting.log import MetricsLog, read_log
 assert "tensorboardX" not in sys.modules
 with MetricsLog(pathlib.Path(sys.argv[1], "metrics.jsonl"), 0) as log:
     log.write({"epoch": 1, "loss": 0.5})
@@ -77,3 +77,12 @@ def test_lines_after_the_epoch_that_a_run_resumes_after_are_dropped(tmp_path):
     with MetricsLog(path, 2) as log:
         log.write({"epoch": 3, "loss": 0.25})
     assert read_log(path) == [*lines[:2], {"epoch": 3, "loss": 0.25}]
+
+
+def test_a_line_that_repeats_an_earlier_epoch_is_damaged(tmp_path, capfd):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"epoch": 1, "loss": 2}\n{"epoch": 2, "loss": 1}\n{"epoch": 1}\n{"epoch": 3}\n'
+    )
+    assert [record["epoch"] for record in read_log(path, warns=True)] == [1, 2, 3]
+    assert "metrics.jsonl, line 3: 1 damaged line(s)" in capfd.readouterr().err
