@@ -67,7 +67,7 @@ def _compiled(function: Callable[..., Any], model: Model) -> jax.stages.Wrapped:
     def of_rows(params, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
         bound = model.bind({"params": params})
         examples = Examples.of(bound, user_BxD, prefs_BxSxD, mask_BxS)
-        return function(bound, *examples.with_target(bound, target_BxD))
+        return function(bound, *examples.with_targets(bound, target_BxD[:, None]))
 
     return jax.jit(devices.exact(of_rows))
 

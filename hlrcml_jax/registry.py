@@ -25,6 +25,7 @@ LOSSES = {
     "hinge": "hlrcml_jax.training.losses:hinge",
     "softmax": "hlrcml_jax.training.losses:softmax",
 }
+SPACES = ("ball", "sphere")
 USER_REPRESENTATIONS = ("vectors", "items")
 PREFERENCE_WEIGHTS = ("uniform", "unpop")
 NEGATIVE_WEIGHTS = ("uniform", "popularity")

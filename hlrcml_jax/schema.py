@@ -52,6 +52,11 @@ def _are_cutoffs(value: tuple) -> bool:
     return all(type(k) is int and k >= 0 for k in value) and max(value, default=0) > 0
 
 
+def _are_gates(value: tuple) -> bool:
+    are_numbers = all(type(gate) in (int, float) and gate >= 0 for gate in value)
+    return are_numbers and len(value) > 0 and list(value) == sorted(set(value))
+
+
 @dataclasses.dataclass(frozen=True)
 class Columns:
     """The columns of a file."""
@@ -186,6 +191,18 @@ class Model:
         "how a user is represented: by its own vector or by its items",
         choices=registry.USER_REPRESENTATIONS,
     )
+    space: str = key(
+        "ball",
+        "where embeddings are: in a ball, compared by distance as in the paper, or on a sphere, "
+        "with item biases and a gate, see models/sphere.py",
+        choices=registry.SPACES,
+    )
+    gates: tuple[float, ...] = key(
+        (1.0,),
+        "on the sphere, factors of the relation in ascending order, at least 0; when validation no "
+        "longer improves, training goes on with the next one from the best epoch",
+        _are_gates,
+    )
     dim: int = key(100, "D, length of the user and item vectors; at least 1", at_least(1))
     memory_slots: int = key(20, "M, slots of the relation memory; at least 1", at_least(1))
     key_scale: float = key(
@@ -238,8 +255,11 @@ class Loss:
     )
     options: Options = options("kind", "options of a loss of your own: its keyword-only parameters")
     margin: float = key(0.2, "margin of the hinge, in units of squared distance; above 0", positive)
-    temperature: float = key(
-        0.3, "temperature of the softmax, in units of squared distance; above 0", positive
+    temperature: float | None = key(
+        None,
+        "temperature of the softmax, above 0, in units of squared distance, on the sphere of the "
+        "cosine; None: 1.7 / ln(number of items) on the sphere, and twice that in a ball",
+        positive,
     )
     copy_relation: bool = key(False, "whether a negative uses the positive's relation")
 
@@ -249,6 +269,12 @@ class Negatives:
     """How negatives are sampled."""
 
     candidates: int = key(1, "N, negatives sampled for each positive; at least 1", at_least(1))
+    sampled: int = key(
+        0,
+        "number of negatives that enter the loss, drawn from the candidates by their share in the "
+        "softmax without the relation, and weighted by its inverse; 0: all of them",
+        at_least(0),
+    )
     hardest: int = key(
         0, "number of hardest negatives that enter the loss; 0: all of them", at_least(0)
     )
@@ -363,6 +389,13 @@ class Evaluation:
         "train+valid",
         "parts whose items are not ranked on test",
         choices=("train+valid", "train"),
+        may_change=True,
+    )
+    validation_users: int = key(
+        0,
+        "most users ranked in a validation while training, a fixed sample; 0: all; training "
+        "resumes with the same",
+        at_least(0),
         may_change=True,
     )
     n_cohorts: int = key(

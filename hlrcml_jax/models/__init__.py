@@ -4,7 +4,8 @@ import dataclasses
 
 from hlrcml_jax import custom, registry, schema
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.models.base import Model
+from hlrcml_jax.models.base import Model, Spec
+from hlrcml_jax.models.sphere import Sphere
 
 
 def model_class(name: str) -> type[Model]:
@@ -28,7 +29,11 @@ def make_model(options: schema.Model) -> Model:
     Each field of its class takes the value of the config key with its name, in the model's own
     section (`model.als`), in `model.options` or in `model`; else its default.
     """
-    made = model_class(options.name)
+    made = _make(options, model_class(options.name))
+    return Sphere(made, options.gates[0]) if options.space == "sphere" else made
+
+
+def _make(options: schema.Model, made: type[Model]) -> Model:
     own = getattr(options, options.name.replace("-", "_"), None)
     values = {}
     for field in dataclasses.fields(made):
@@ -50,6 +55,19 @@ def check(config: schema.Config) -> None:
       UserError: naming a key that it does not support.
     """
     name = config.model.name
+    spec = model_class(name).spec
+    if config.model.space == "sphere" and not _can_be_on_sphere(spec):
+        able = [name for name in registry.MODELS if _can_be_on_sphere(model_class(name).spec)]
+        raise UserError(
+            f"config key model.space cannot be 'sphere' with model.name {name!r}; it can with "
+            f"{', '.join(able)}."
+        )
+    if config.model.space == "sphere" and config.model.users == "items":
+        raise UserError(
+            "config keys model.space='sphere' and model.users='items' cannot be combined: on the "
+            "sphere a user is its items and an embedding that starts at zero; set "
+            "model.users=vectors."
+        )
     asked = {
         "users_from_items": ("model.users", "items", config.model.users),
         "sharded": ("parallel.tables", "sharded", config.parallel.tables),
@@ -61,3 +79,8 @@ def check(config: schema.Config) -> None:
                 f"config key {key} cannot be {value!r} with model.name {name!r}; it can with "
                 f"{', '.join(able)}."
             )
+
+
+def _can_be_on_sphere(spec: Spec) -> bool:
+    """Whether a model compares by distance, from rows of its own alone."""
+    return spec.ball and not spec.constants

@@ -21,18 +21,26 @@ class AdaCML(MetricModel):
     sharpness: float = schema.Model.sharpness
 
     def relate(self, past, target):
-        return Related(similarity=self.sharpness * similarities(past, target))
+        return Related(similarity=similarities(past, target))
 
     def attention(self, users, met, target_BxTxD, past):
-        return {"share": Attention(*softmax(past.similarity(), past.mask_BxS, self.beta))}
+        logits_BxSxT = self.sharpness * past.similarity()
+        return {"share": Attention(*softmax(logits_BxSxT, past.mask_BxS, self.beta))}
 
     def relation(self, users, met, target_BxTxD, past):
         (attended,) = self.attention(users, met, target_BxTxD, past).values()
         return past.mix_rows(attended.weights_BxSxT)
+
+    def pull(self, users, met, target_BxTxD, past):
+        """sum_k w_k <p_k, t>."""
+        (attended,) = self.attention(users, met, target_BxTxD, past).values()
+        return jnp.sum(attended.weights_BxSxT * past.similarity(), axis=1)
 
 
 def similarities(past: jax.Array, target: jax.Array) -> jax.Array:
     """<p, t>: (X, T) of a table with targets, or (B, S) of past items with one target each."""
     if past.ndim == 2:
         return past @ target.T
+    if target.shape[1] > 1:
+        return jnp.einsum("bsd,btd->bst", past, target)
     return jnp.einsum("bsd,bd->bs", past, target[:, 0])

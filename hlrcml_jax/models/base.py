@@ -18,6 +18,7 @@ positive's relation.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -42,6 +43,7 @@ class Spec:
       logistic: its pairwise loss is logistic instead of the hinge.
       constants: its `constants` are appended to rows.
       closed_form: it is solved, not trained (see `closed_form.py`).
+      offsets: a user's row is added to what its items say of it, and may be zero.
       rows_are_histories: a user's row is its history, (I,), instead of a row of a table.
       users_from_items: users can be represented by their items instead of an embedding.
       sharded: tables can be sharded by rows; no method needs a whole table.
@@ -54,6 +56,7 @@ class Spec:
     logistic: bool = False
     constants: bool = False
     closed_form: bool = False
+    offsets: bool = False
     rows_are_histories: bool = False
     users_from_items: bool = True
     sharded: bool = True
@@ -68,9 +71,10 @@ class Related(flax.struct.PyTreeNode):
     """Relations and similarities of past items and targets, independent of the user.
 
     Attributes:
-      relation: mixture weights of rel(p, t): (X, M, T) of a table of X items with T targets, or
-        (B, S, M) of each example's past items with its one target; None without a memory.
-      similarity: added to attention logits, (X, T) or (B, S); or None.
+      relation: mixture weights of rel(p, t): (X, M, T) of a table of X items with T targets, or of
+        each example's past items with its one target, (B, S, M), or its T targets, (B, T, S, M);
+        None without a memory.
+      similarity: <p, t>, (X, T), (B, S) or (B, S, T); or None.
     """
 
     relation: jax.Array = flax.struct.field(default=None)
@@ -112,6 +116,10 @@ class Past(Protocol):
 
     def mix_rows(self, weights_BxSxT: jax.Array) -> jax.Array:
         """sum_k w_k p_k, (B, T, D)."""
+        ...
+
+    def map_rows(self, function: Callable[[jax.Array], jax.Array]) -> "Past":
+        """With a function of the past items' rows instead of the rows."""
         ...
 
 
@@ -168,7 +176,7 @@ class Model(nn.Module):
 
         Args:
           past: a table (X, D), or each example's past items (B, S, D).
-          target: (T, D), or one target per example (B, 1, D).
+          target: (T, D), or targets of each example (B, T, D).
         """
         return Related()
 
@@ -191,6 +199,17 @@ class Model(nn.Module):
     ) -> jax.Array | None:
         """Relations (B, T, D) that translate users to targets; None for no relation."""
         return None
+
+    def pull(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
+        """<relation, t>, (B, T): all that the sphere needs of a relation (see `sphere.py`)."""
+        relation_BxTxD = self.relation(users, met, target_BxTxD, past)
+        if relation_BxTxD is None:
+            return jnp.zeros(())
+        return jnp.sum(relation_BxTxD * target_BxTxD, axis=2)
+
+    def without_relation(self) -> "Model":
+        """The model with the relation left out, for training while its gate is zero."""
+        return self
 
     def closeness(self, moved_BxTxD: jax.Array, target_BxTxD: jax.Array) -> jax.Array:
         """Scores (B, T) of translated users, higher is better.
@@ -239,6 +258,10 @@ class Model(nn.Module):
     def init_rows(self, key: jax.Array, n_rows: int, dim: int) -> jax.Array:
         """The initial table: (n_rows, D) from N(0, 1/D)."""
         return jax.random.normal(key, (n_rows, dim)) * dim**-0.5
+
+    def init_users(self, key: jax.Array, n_rows: int, dim: int) -> jax.Array:
+        """The initial table of users; by default as that of items."""
+        return self.init_rows(key, n_rows, dim)
 
     def constants(
         self, tables: dict[str, jax.Array], user_E: jax.Array, item_E: jax.Array

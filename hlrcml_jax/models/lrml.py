@@ -46,6 +46,11 @@ class LRML(MetricModel):
     def relation(self, users, met, target_BxTxD, past):
         return self.memory.read(self.mixture(users, met, target_BxTxD, past))
 
+    def pull(self, users, met, target_BxTxD, past):
+        """<aV, t> = a.(Vt)."""
+        query_BxMxT = jnp.swapaxes(self.memory.query(target_BxTxD), 1, 2)
+        return jnp.sum(self.mixture(users, met, target_BxTxD, past) * query_BxMxT, axis=1)
+
     def scores(self, users, met, target_BxTxD, past):
         """For shared targets without the vector aV.
 

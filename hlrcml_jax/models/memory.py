@@ -49,6 +49,9 @@ class RelationMemory(nn.Module):
         """Mixture weights of rel(p, t): (X, M, T) or (B, S, M), see `Related`."""
         if past.ndim == 2:
             return self.weights(past, target[None])
+        if target.shape[1] > 1:
+            keyed_BxTxMxD = target[:, :, None] * self.keys_DxM.T[None, None]
+            return jax.nn.softmax(jnp.einsum("bsd,btmd->btsm", past, keyed_BxTxMxD), axis=3)
         return self.slot_weights(past, target[:, 0])
 
     def query(self, x: jax.Array) -> jax.Array:

@@ -18,10 +18,11 @@ from hlrcml_jax.models.softmax import softmax
 
 
 class OwnPast(flax.struct.PyTreeNode):
-    """Past items of B examples, with their relations to one target each, or to the user.
+    """Past items of B examples, with their relations to targets of their own, or to the user.
 
     Attributes:
-      related: `relation` (B, S, M) and `similarity` (B, S).
+      related: `relation` (B, S, M) and `similarity` (B, S) to one target or to the user, or
+        (B, T, S, M) and (B, S, T) to T targets.
       mask_BxS: True where a past item is real.
       rows_BxSxD: item rows, zero where masked; None if `mix_rows` is not used.
     """
@@ -31,16 +32,21 @@ class OwnPast(flax.struct.PyTreeNode):
     rows_BxSxD: jax.Array = flax.struct.field(default=None)
 
     def similarity(self) -> jax.Array:
-        return self.related.similarity[:, :, None]
+        similarity = self.related.similarity
+        return similarity[:, :, None] if similarity.ndim == 2 else similarity
 
     def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None) -> Attended:
-        relation_BxSxM = self.related.relation
-        logits_BxSxT = relation_BxSxM @ query_BxMxT
+        relation = self.related.relation
+        own = "bsm" if relation.ndim == 3 else "btsm"
+        logits_BxSxT = jnp.einsum(f"{own},bmt->bst", relation, _per_target(query_BxMxT, relation))
         found = _weigh(logits_BxSxT, self.mask_BxS, beta, first_Bx1xT, prior_BxSxT)
-        return *found, jnp.einsum("bsm,bst->bmt", relation_BxSxM, found[0])
+        return *found, jnp.einsum(f"{own},bst->bmt", relation, found[0])
 
     def mix_rows(self, weights_BxSxT: jax.Array) -> jax.Array:
         return jnp.einsum("bst,bsd->btd", weights_BxSxT, self.rows_BxSxD)
+
+    def map_rows(self, function) -> "OwnPast":
+        return self.replace(rows_BxSxD=function(self.rows_BxSxD))
 
 
 class TablePast(flax.struct.PyTreeNode):
@@ -72,6 +78,15 @@ class TablePast(flax.struct.PyTreeNode):
 
     def mix_rows(self, weights_BxSxT: jax.Array) -> jax.Array:
         return jnp.einsum("bst,bsd->btd", weights_BxSxT, self.rows_XxD[self.row_BxS])
+
+    def map_rows(self, function) -> "TablePast":
+        return self.replace(rows_XxD=function(self.rows_XxD))
+
+
+def _per_target(query_BxMxT, relation):
+    """The query per target if the relations are, too."""
+    shape = (*query_BxMxT.shape[:2], relation.shape[1])
+    return query_BxMxT if relation.ndim == 3 else jnp.broadcast_to(query_BxMxT, shape)
 
 
 def _weigh(logits_BxSxT, mask_BxS, beta, first_Bx1xT, prior_BxSxT):
@@ -170,14 +185,12 @@ class Examples(flax.struct.PyTreeNode):
         past_BxSxD = jnp.where(mask_BxS[:, :, None], past_BxSxD, 0.0)
         return cls(bound.users(user_BxD, past_BxSxD, mask_BxS), past_BxSxD, mask_BxS)
 
-    def with_target(
-        self, bound: Model, target_BxD: jax.Array
+    def with_targets(
+        self, bound: Model, target_BxTxD: jax.Array
     ) -> tuple[Users, Any, jax.Array, OwnPast]:
-        """Arguments of the model's `scores`, `attention` and `relation`, for one target each."""
-        target_Bx1xD = target_BxD[:, None]
-        related = bound.relate(self.past_BxSxD, target_Bx1xD)
-        past = OwnPast(related, self.mask_BxS, self.past_BxSxD)
-        return self.users, bound.meet(self.users, target_Bx1xD), target_Bx1xD, past
+        """Arguments of the model's `scores`, `attention` and `relation`, for T targets each."""
+        past = OwnPast(bound.relate(self.past_BxSxD, target_BxTxD), self.mask_BxS, self.past_BxSxD)
+        return self.users, bound.meet(self.users, target_BxTxD), target_BxTxD, past
 
 
 def own_scores(
@@ -189,7 +202,7 @@ def own_scores(
 ) -> jax.Array:
     """Scores (B,) of users with one target each; call it directly or as `method` of `apply`."""
     examples = Examples.of(bound, user_BxD, past_BxSxD, mask_BxS)
-    return bound.scores(*examples.with_target(bound, target_BxD))[:, 0]
+    return bound.scores(*examples.with_targets(bound, target_BxD[:, None]))[:, 0]
 
 
 def from_items(items_BxSxD: jax.Array, mask_BxS: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """HLR with residual relations: the past item itself plus a relation from the memory."""
 
+import jax.numpy as jnp
+
 from hlrcml_jax import schema
 from hlrcml_jax.models.adacml import similarities
 from hlrcml_jax.models.attention import attend
@@ -20,16 +22,23 @@ class ResidualHLR(HLR):
     sharpness: float = schema.Model.sharpness
 
     def relate(self, past, target):
-        similarity = self.sharpness * similarities(past, target)
-        return Related(self.memory.relate(past, target), similarity)
+        return Related(self.memory.relate(past, target), similarities(past, target))
 
     def attention(self, users, met, target_BxTxD, past):
-        query, first, prior = users["query_BxMx1"], met["rel_BxMxT"], past.similarity()
-        return {"share": attend(past, query, self.beta, first, prior)}
+        prior_BxSxT = self.sharpness * past.similarity()
+        logits = (users["query_BxMx1"], self.beta, met["rel_BxMxT"], prior_BxSxT)
+        return {"share": attend(past, *logits)}
 
     def relation(self, users, met, target_BxTxD, past):
         (attended,) = self.attention(users, met, target_BxTxD, past).values()
         return self.memory.read(attended.mixture) + past.mix_rows(attended.weights_BxSxT)
+
+    def pull(self, users, met, target_BxTxD, past):
+        """sum_k w_k (<rel(t, p_k), t> + <p_k, t>)."""
+        (attended,) = self.attention(users, met, target_BxTxD, past).values()
+        query_BxMxT = jnp.swapaxes(self.memory.query(target_BxTxD), 1, 2)
+        pull_BxT = jnp.sum(attended.mixture * query_BxMxT, axis=1)
+        return pull_BxT + jnp.sum(attended.weights_BxSxT * past.similarity(), axis=1)
 
     # Since past rows (D,) are added to the relation, building its vector is cheapest.
     scores = MetricModel.scores

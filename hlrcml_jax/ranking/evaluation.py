@@ -89,6 +89,7 @@ def evaluate(
     part: str,
     protocol: Protocol,
     cutoffs: Sequence[int] | None = None,
+    most_users: int = 0,
 ) -> Evaluation:
     """Ranks the full catalogue for each user with items in a part, and computes the metrics.
 
@@ -99,10 +100,12 @@ def evaluate(
       part: "valid" or "test".
       protocol: choice of users and definitions of metrics.
       cutoffs: overrides the protocol's.
+      most_users: most users, the first of the cohorts; 0 for all.
     """
     cutoffs = tuple(cutoffs or protocol.cutoffs)
     relevant = getattr(dataset, part)
     user_B = choose_users(relevant, protocol, cutoffs)
+    user_B = user_B[:most_users] if most_users else user_B
     # A list holds no more than the catalogue.
     longest = dataset.n_items if 0 in cutoffs else min(max(cutoffs), dataset.n_items)
     kept = min(max(cutoffs), dataset.n_items)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -101,10 +102,28 @@ def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
     return custom.bind("loss.kind", path, options.options, options)
 
 
-def make_objective(loss: schema.Loss, hardest: int, is_logistic: bool = False) -> Objective:
-    """The objective of a config's `loss` section and `negatives.hardest`."""
+def loss_of(run: Run) -> schema.Loss:
+    """The `loss` section of a run's config, with its temperature.
+
+    A softmax over more items needs larger logits to prefer one of them, in proportion to the
+    logarithm of their number; a cosine is at most 1.
+    """
+    loss = run.config.loss
+    if loss.temperature is not None:
+        return loss
+    of_cosine = 1.7 / math.log(max(run.dataset.n_items, 3))
+    on_sphere = run.config.model.space == "sphere"
+    return dataclasses.replace(loss, temperature=of_cosine if on_sphere else 2 * of_cosine)
+
+
+def make_objective(
+    loss: schema.Loss, negatives: schema.Negatives, is_logistic: bool = False
+) -> Objective:
+    """The objective of a config's sections `loss` and `negatives`."""
+    assert loss.temperature is not None
     made = make_loss(loss, is_logistic)
-    return Objective(made, hardest, loss.temperature, loss.copy_relation)
+    sampled, hardest = negatives.sampled, negatives.hardest
+    return Objective(made, sampled, hardest, loss.temperature, loss.copy_relation)
 
 
 # One object for each config, so that what is compiled for new users is found again.
@@ -113,13 +132,14 @@ _known_objective = functools.lru_cache(maxsize=16)(make_objective)
 
 def make_trainer(run: Run, hyperparameters: Mapping[str, jax.Array] | None = None) -> Trainer:
     """The trainer of a run's config; some of its `HYPERPARAMETERS` may be overridden by arrays."""
-    config = keys.replaced(run.config, hyperparameters or {})
+    run = dataclasses.replace(run, config=keys.replaced(run.config, hyperparameters or {}))
+    config = run.config
     options, model = config.model, make_model(config.model)
     frozen = {"": (), "both": ("users", "items")}
     steps = steps_per_epoch(run.dataset.train.nnz, config.train.batch_size)
     return Trainer(
         model,
-        make_objective(config.loss, config.negatives.hardest, model.spec.logistic),
+        make_objective(loss_of(run), config.negatives, model.spec.logistic),
         make_optimizer(
             learning_rate(config.optimizer, steps),
             row_radii(_radius(run), options.clip_memory, options.memory_radius),
@@ -174,9 +194,12 @@ def make_positives(run: Run, part: str) -> Positives:
     return devices.put(Positives.parts(matrix, *parts))
 
 
-def make_scorer(run: Run, part: str) -> Scorer:
-    """A scorer with the histories for predicting a part, "valid" or "test"."""
-    return _scorer(run, run.dataset.known(part))
+def make_scorer(run: Run, part: str, relates: bool = True) -> Scorer:
+    """A scorer with the histories for predicting a part, "valid" or "test".
+
+    Without `relates`, it is of the model without its relation, which ranks faster.
+    """
+    return _scorer(run, run.dataset.known(part), relates=relates)
 
 
 def make_new_scorer(
@@ -199,9 +222,11 @@ def _scorer(
     known: Known | scipy.sparse.csr_array,
     rarity_I: np.ndarray | None = None,
     draw_U: np.ndarray | None = None,
+    relates: bool = True,
 ) -> Scorer:
+    model = model_of(run)
     return Scorer(
-        model_of(run),
+        model if relates else model.without_relation(),
         known,
         _max_prefs(run),
         run.config.model.prefs_sampling,
@@ -282,7 +307,8 @@ def params_for(run: Run, params: dict[str, Any], part: str) -> dict[str, Any]:
 
 def with_untrained_users(run: Run, placed: dict[str, Any], part: str) -> dict[str, Any]:
     """Placed parameters, with embeddings of users without training interactions."""
-    if "users" not in placed or model_of(run).spec.rows_are_histories:
+    spec = model_of(run).spec
+    if "users" not in placed or spec.rows_are_histories or spec.offsets:
         return placed
     known = run.dataset.known(part)
     return embed_untrained_users(placed, run.dataset.train, known, placement_of(run))
@@ -309,6 +335,10 @@ def with_new_users(
     if solved := closed_form(model):
         users = solved.fold_in(params["items"], histories)
         return place(params | {"users": users.astype(np.float32)})
+    if model.spec.offsets:
+        return place(
+            params | {"users": np.zeros((histories.shape[0], config.model.dim), np.float32)}
+        )
     constants = {}
     if model.spec.constants:
         constants_fn = jax.jit(functools.partial(constants_of, model))
@@ -316,7 +346,7 @@ def with_new_users(
         zeros = {"users": np.zeros((histories.shape[0], params["users"].shape[1]))}
         new = constants_fn(params | zeros, UserItems.of(histories))
         constants = jax.device_get({"users": new["users"], "items": trained["items"]})
-    objective = _known_objective(config.loss, config.negatives.hardest, model.spec.logistic)
+    objective = _known_objective(loss_of(run), config.negatives, model.spec.logistic)
     fold_in = FoldIn(model, objective, _radius(run))
     users = fold_in(
         params,

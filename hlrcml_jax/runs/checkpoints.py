@@ -129,6 +129,7 @@ class Checkpoints:
 
     def best(self, target: Tree) -> tuple[int, Tree] | None:
         """As `latest`, for the checkpoint with the best value, the earliest of equals."""
+        self._manager.wait_until_finished()
         steps = self._manager.all_steps()
         return self._first_intact(sorted(steps, key=self._value, reverse=True), target)
 

@@ -19,7 +19,7 @@ from hlrcml_jax.runs import build
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.run import Run
 from hlrcml_jax.schema import Config
-from hlrcml_jax.training.loop import Epoch, Record, Training, train
+from hlrcml_jax.training.loop import Epoch, Record, Training, gate_of, train
 from hlrcml_jax.training.step import TrainState
 from hlrcml_jax.training.warm_start import Vectors, warm_start
 
@@ -29,6 +29,7 @@ DEFINES_METRIC = (
     "evaluation.min_test_items",
     "evaluation.n_cohorts",
     "evaluation.cohort_size",
+    "evaluation.validation_users",
 )
 
 
@@ -170,7 +171,34 @@ def _open(
             _Validation(run),
             lambda epoch, state, value: checkpoints.save(epoch, placement.keep(state), value),
             report,
+            functools.partial(_with_next_gate, run, checkpoints),
         )
+
+
+def _with_next_gate(
+    run: Run, checkpoints: Checkpoints, state: TrainState, epoch: int
+) -> TrainState | None:
+    """The best state so far with the next of the `model.gates`.
+
+    None at the last one, or when the present one brought no improvement.
+    """
+    spec = build.model_of(run).spec
+    if run.config.model.space == "ball" or not (spec.attends or spec.memory):
+        return None
+    best_epoch, since = (int(devices.first(x)) for x in (state.best_epoch, state.since))
+    later = [gate for gate in run.config.model.gates if np.float32(gate) > gate_of(state)]
+    best = checkpoints.best(build.empty_state(run))
+    if best_epoch < since or not later or best is None:
+        return None
+    say(f"Going on from epoch {best[0]} with a gate of {later[0]:g} for the relation.")
+    params = best[1].params
+    gate = np.full_like(params["model"]["relation_gate"], later[0])
+    params |= {"model": params["model"] | {"relation_gate": gate}}
+    now = {"epoch": epoch, "best_epoch": best_epoch, "since": epoch}
+    started = best[1].replace(
+        params=params, **{name: np.array(value, np.int32) for name, value in now.items()}
+    )
+    return build.placement_of(run).place(started)
 
 
 def _latest(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState] | None:
@@ -211,7 +239,10 @@ class _Validation:
             loss = self._mean_loss(state.params)
             return -loss, {"loss_valid": loss}
         params = build.placement_of(run).keep(state.params)
-        record = validate(run, self._scorer, params)
+        gate = gate_of(state)
+        record = validate(run, self._scorers[gate != 0], params)
+        if run.config.model.space == "sphere":
+            record["gate"] = gate
         if self._metric not in record:
             raise UserError(
                 f"config key early_stopping.metric={self._metric}: it is not a number for any user."
@@ -219,8 +250,10 @@ class _Validation:
         return record[self._metric], record
 
     @functools.cached_property
-    def _scorer(self) -> Scorer:
-        return build.make_scorer(self._run, "valid")
+    def _scorers(self) -> tuple[Scorer, Scorer]:
+        """Without and with the relation."""
+        without, whole = (build.make_scorer(self._run, "valid", each) for each in (False, True))
+        return without, whole
 
     @functools.cached_property
     def _mean_loss(self) -> Callable[[dict[str, Any]], float]:
@@ -239,7 +272,8 @@ class _Validation:
 def validate(run: Run, scorer: Scorer, params: dict[str, Any]) -> Record:
     """All metrics on validation, at the cut-off of the early-stopping metric."""
     ready, protocol = build.params_for(run, params, "valid"), build.protocol_of(run)
-    evaluation = evaluate(scorer, ready, run.dataset, "valid", protocol, (_cutoff(run),))
+    most = run.config.evaluation.validation_users
+    evaluation = evaluate(scorer, ready, run.dataset, "valid", protocol, (_cutoff(run),), most)
     return evaluation.means()
 
 

@@ -25,8 +25,8 @@ class Run:
     workdir: pathlib.Path
 
     def with_model(self, name: str) -> "Run":
-        """The same run with another model, as a baseline."""
-        config = keys.replaced(self.config, {"model.name": name})
+        """The same run with another model, as a baseline that needs no sphere."""
+        config = keys.replaced(self.config, {"model.name": name, "model.space": "ball"})
         return dataclasses.replace(self, config=config)
 
     def identity(self) -> int:

@@ -16,6 +16,7 @@ class Example(NamedTuple):
     prefs_S: jax.Array
     mask_S: jax.Array
     weight: jax.Array
+    uniform: jax.Array
 
 
 class Batch(flax.struct.PyTreeNode):
@@ -29,6 +30,7 @@ class Batch(flax.struct.PyTreeNode):
       prefs_BxS: item indices of the preferences, the positive excluded.
       mask_BxS: True where a preference is real.
       weight_B: 1 for examples, 0 for padding.
+      uniform_B: uniform in [0, 1), for the choice among the negatives.
       shared: whether the examples share their negatives.
     """
 
@@ -39,6 +41,7 @@ class Batch(flax.struct.PyTreeNode):
     prefs_BxS: jax.Array
     mask_BxS: jax.Array
     weight_B: jax.Array
+    uniform_B: jax.Array | None = None
     shared: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod

@@ -41,6 +41,8 @@ class Training:
       validate: maps a state and epoch to (value, higher is better; record of metrics).
       save: saves a checkpoint of an epoch, state and value.
       report: logs the record of an epoch.
+      advance: maps the state and epoch at the end of patience to the first state of the next stage;
+        None to end.
       ended: whether training is over.
     """
 
@@ -55,14 +57,19 @@ class Training:
     validate: Callable[[TrainState, int], tuple[float, Record]]
     save: Callable[[int, TrainState, float], None]
     report: Callable[[Record], None]
+    advance: Callable[[TrainState, int], TrainState | None] = lambda state, epoch: None
     ended: bool = False
 
     def __post_init__(self) -> None:
-        self.ended = self._is_over()
+        self._end_or_advance()
 
-    def _is_over(self) -> bool:
-        waited = self.epoch - int(devices.first(self.state.best_epoch))
-        return self.epoch >= self.epochs or waited >= self.patience
+    def _end_or_advance(self) -> None:
+        waited = self.epoch - int(devices.first(self.state.since))
+        self.ended = self.epoch >= self.epochs
+        if waited >= self.patience and not self.ended:
+            state = self.advance(self.state, self.epoch)
+            self.ended = state is None
+            self.state = self.state if state is None else state
 
     def after_epoch(self, loss_T: np.ndarray, seconds: float, stopping: bool) -> None:
         """Validates and saves, if due, and reports the epoch.
@@ -96,7 +103,7 @@ class Training:
         self.report(record)
         if value is not None:
             self.save(self.epoch, self.state, value)
-        self.ended = self._is_over()
+        self._end_or_advance()
 
     def _check(self, loss_T: np.ndarray) -> None:
         if np.isfinite(loss_T).all():
@@ -179,23 +186,44 @@ class Epoch:
         hyperparameters: Mapping[str, np.ndarray],
     ):
         self._data = (*data, *devices.replicate((key_data_Rx2, dict(hyperparameters))))
-        train = functools.partial(_train_epochs, trainer)
-        self._train = devices.compiled(train, (list(states), *self._data), donate=(0,))
+        self._trainer, self._compiled = trainer, {}
+        self._program(states)
 
     def __call__(self, states: list[TrainState]) -> tuple[list[TrainState], np.ndarray]:
         """(new states, losses (R, T) of T steps); the given states are donated."""
+        train = self._program(states)
         with jax.transfer_guard("disallow"):
-            states, loss_RxT = self._train(states, *self._data)
+            states, loss_RxT = train(states, *self._data)
         return states, devices.first(loss_RxT)
 
+    def _program(self, states: Sequence[TrainState]) -> Callable[..., Any]:
+        """The program of an epoch; without relations while all of their gates are zero."""
+        relates = any(gate_of(state) != 0 for state in states)
+        if relates not in self._compiled:
+            train = functools.partial(_train_epochs, self._trainer, relates)
+            self._compiled[relates] = devices.compiled(
+                train, (list(states), *self._data), donate=(0,)
+            )
+        return self._compiled[relates]
 
-def _train_epochs(trainer, states, sampler, positives, key_data_Rx2, hyperparameters):
+
+def gate_of(state: TrainState) -> float:
+    """The gate of a model's relation; 1 for a model without one (see `models/sphere.py`)."""
+    gate = state.params["model"].get("relation_gate")
+    return 1.0 if gate is None else float(devices.first(gate))
+
+
+def _train_epochs(trainer, relates, states, sampler, positives, key_data_Rx2, hyperparameters):
+    def trainer_of(hyperparameters):
+        made = trainer(hyperparameters)
+        return made if relates else made.without_relation()
+
     if len(states) == 1:
-        state, loss_T = trainer({}).train_epoch(states[0], sampler, positives, key_data_Rx2[0])
+        state, loss_T = trainer_of({}).train_epoch(states[0], sampler, positives, key_data_Rx2[0])
         return [state], loss_T[None]
 
     def train_epoch(state, key_data, hyperparameters):
-        return trainer(hyperparameters).train_epoch(state, sampler, positives, key_data)
+        return trainer_of(hyperparameters).train_epoch(state, sampler, positives, key_data)
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     stacked, loss_RxT = jax.vmap(train_epoch)(stacked, key_data_Rx2, hyperparameters)

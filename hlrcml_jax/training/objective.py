@@ -85,6 +85,8 @@ class Objective:
 
     Attributes:
       loss: of the scores, see `losses.py`.
+      sampled: number of negatives that enter the loss, drawn from all by their share in the softmax
+        of a model without its relation, and weighted by the inverse; 0 for all.
       hardest: number of negatives with the highest scores that enter the loss; 0 for all. Those
         of an example are ranked with the positive's relation (see `choose`), shared ones with
         their own, which are computed anyway.
@@ -93,6 +95,7 @@ class Objective:
     """
 
     loss: Loss
+    sampled: int = 0
     hardest: int = 0
     temperature: float = 1.0
     copy_relation: bool = False
@@ -109,8 +112,7 @@ class Objective:
           constants: of the epoch, see `Model.constants`.
         """
         constants = constants or {}
-        if not batch.shared:
-            batch = self.choose(model, params, batch, constants)
+        batch = self.choose(model, params, batch, constants)
         rows = self._rows(params, batch, constants)
         if not batch.shared:
             return self.of_rows(model, params["model"], rows, batch)
@@ -136,16 +138,25 @@ class Objective:
     def choose(
         self, model: Model, params: dict[str, Any], batch: Batch, constants: Constants
     ) -> Batch:
-        """The batch with only its hardest negatives, ranked with the positive's relation.
+        """The batch with the negatives that enter the loss, chosen without their relations.
 
-        So candidates are cheap: only the chosen ones need their own relations.
+        So candidates are cheap: only the chosen ones need relations of their own. The hardest are
+        found with the positive's relation. Those that are sampled keep the loss an estimate of the
+        softmax over all candidates, each with its own relation, whichever it prefers.
         """
-        if not self._chooses(batch.negative_BxN.shape[1]):
+        n_candidates = batch.negative_BxN.shape[1]
+        samples = 0 < self.sampled < n_candidates
+        if not samples and (batch.shared or not self._chooses(n_candidates)):
             return batch
         rows = self._rows(params, batch, constants)
         bound = model.bind({"params": params["model"]})
         examples = rows.examples(bound, batch.mask_BxS)
-        moved_Bx1xD = bound.moved(*examples.with_target(bound, rows.positive_BxD))
+        if samples:
+            user_Bx1xD = examples.users["user_BxD"][:, None]
+            score_BxN = bound.closeness(user_Bx1xD, jnp.swapaxes(rows.negative_NxBxD, 0, 1))
+            share_BxN = score_BxN / self.temperature + batch.log_weight_BxN
+            return _sampled(batch, jax.lax.stop_gradient(share_BxN), self.sampled)
+        moved_Bx1xD = bound.moved(*examples.with_targets(bound, rows.positive_BxD[:, None]))
         score_BxN = _scores_of_moved(bound, moved_Bx1xD, rows.negative_NxBxD)
         chosen = self._hardest(score_BxN, batch.log_weight_BxN, batch.negative_BxN)
         return batch.replace(negative_BxN=chosen[0], log_weight_BxN=chosen[1])
@@ -155,17 +166,19 @@ class Objective:
         bound = model.bind({"params": model_params})
         rows = rows.with_users(batch.mask_BxS)
         examples = rows.examples(bound, batch.mask_BxS)
-        positive_B = _own_score(bound, examples, rows.positive_BxD)
-        negative_NxBxD = rows.negative_NxBxD
-        if self.copy_relation:
-            moved_Bx1xD = bound.moved(*examples.with_target(bound, rows.positive_BxD))
-            negative_BxN = _scores_of_moved(bound, moved_Bx1xD, negative_NxBxD)
-        elif len(negative_NxBxD) == 1:  # XLA compiles it much better without a loop
-            negative_BxN = _own_score(bound, examples, negative_NxBxD[0])[:, None]
+        negative_NxBxD, positive_Bx1xD = rows.negative_NxBxD, rows.positive_BxD[:, None]
+        if len(negative_NxBxD) == 1 or self.copy_relation:
+            positive_B = _own_score(bound, examples, rows.positive_BxD)
+            if self.copy_relation:
+                moved_Bx1xD = bound.moved(*examples.with_targets(bound, positive_Bx1xD))
+                negative_BxN = _scores_of_moved(bound, moved_Bx1xD, negative_NxBxD)
+            else:
+                negative_BxN = _own_score(bound, examples, negative_NxBxD[0])[:, None]
         else:
-            negative_BxN = jax.lax.map(
-                lambda row_BxD: _own_score(bound, examples, row_BxD), negative_NxBxD
-            ).T
+            negative_BxNxD = jnp.swapaxes(negative_NxBxD, 0, 1)
+            target_BxTxD = jnp.concatenate([positive_Bx1xD, negative_BxNxD], axis=1)
+            score_BxT = bound.scores(*examples.with_targets(bound, target_BxTxD))
+            positive_B, negative_BxN = score_BxT[:, 0], score_BxT[:, 1:]
         return self._total(bound, rows, batch, positive_B, negative_BxN, batch.log_weight_BxN)
 
     def _total(self, bound, rows, batch, positive_B, negative_BxN, log_weight_BxN):
@@ -186,9 +199,31 @@ class Objective:
         return value_BxK, jnp.take_along_axis(log_weight_BxN, column_BxK, axis=1)
 
 
+def _sampled(batch: Batch, log_share_BxN: jax.Array, n: int) -> Batch:
+    """The batch with n of its negatives, drawn in proportion to exp(log share), systematically.
+
+    With their new weights, the sum over the n is an unbiased estimate of that over all.
+    """
+    assert batch.uniform_B is not None
+    peak_Bx1 = jnp.max(log_share_BxN, axis=1, keepdims=True)
+    mass_BxN = jnp.exp(log_share_BxN - jnp.where(peak_Bx1 == -jnp.inf, 0.0, peak_Bx1))
+    sum_BxN = jnp.cumsum(mass_BxN, axis=1)
+    at_Bxn = (jnp.arange(n)[None] + batch.uniform_B[:, None]) / n * sum_BxN[:, -1:]
+    find = jax.vmap(lambda sum_N, at_n: jnp.searchsorted(sum_N, at_n, side="right"))
+    column_Bxn = jnp.minimum(find(sum_BxN, at_Bxn), log_share_BxN.shape[1] - 1)
+    expected_BxN = n * mass_BxN / jnp.maximum(sum_BxN[:, -1:], 1e-30)
+    log_weight_BxN = batch.log_weight_BxN - jnp.log(jnp.maximum(expected_BxN, 1e-30))
+    item_BxN = jnp.broadcast_to(batch.negative_BxN, log_share_BxN.shape)
+    return batch.replace(
+        negative_BxN=jnp.take_along_axis(item_BxN, column_Bxn, axis=1),
+        log_weight_BxN=jnp.take_along_axis(log_weight_BxN, column_Bxn, axis=1),
+        shared=False,
+    )
+
+
 def _own_score(bound: Model, examples: Examples, target_BxD: jax.Array) -> jax.Array:
     """Scores (B,) for one target per example."""
-    return bound.scores(*examples.with_target(bound, target_BxD))[:, 0]
+    return bound.scores(*examples.with_targets(bound, target_BxD[:, None]))[:, 0]
 
 
 def _scores_of_moved(bound: Model, moved_Bx1xD: jax.Array, row_NxBxD: jax.Array) -> jax.Array:

@@ -45,6 +45,8 @@ class Sampler(flax.struct.PyTreeNode):
       candidate_weights: of negatives, "uniform", "popularity" or a custom sampler.
       shared: whether the examples of a batch share their negatives.
       correction: logQ correction of the negatives' weights, for sampled softmax.
+      unseen_N: items without a user, which sampling by popularity takes for items of one user: what
+        is never drawn would keep its initial score.
     """
 
     known: UserItems
@@ -55,6 +57,7 @@ class Sampler(flax.struct.PyTreeNode):
     candidate_weights: CandidateWeights = flax.struct.field(pytree_node=False, default="uniform")
     shared: bool = flax.struct.field(pytree_node=False, default=False)
     correction: bool = flax.struct.field(pytree_node=False, default=False)
+    unseen_N: jax.Array = flax.struct.field(default_factory=lambda: jnp.zeros(0, jnp.int32))
 
     @classmethod
     def of(
@@ -69,13 +72,14 @@ class Sampler(flax.struct.PyTreeNode):
         With `parts` users are sharded, see `UserItems.parts`; `how` are further attributes.
         """
         items = UserItems.parts(known, *parts) if parts else UserItems.of(known)
-        return cls(items, leaf(rarity(known)), max_prefs, **how)
+        unseen_N = np.flatnonzero(count_items(known) == 0).astype(np.int32)
+        return cls(items, leaf(rarity(known)), max_prefs, unseen_N=leaf(unseen_N), **how)
 
     def place(self) -> "Sampler":
         """The sampler on the devices, for mapped functions."""
         put = devices.put if self.known.sharded else devices.replicate
-        placed = devices.replicate(self.log_weight_I)
-        return self.replace(known=put(self.known), log_weight_I=placed)
+        placed = devices.replicate((self.log_weight_I, self.unseen_N))
+        return self.replace(known=put(self.known), log_weight_I=placed[0], unseen_N=placed[1])
 
     def negatives(self, key: jax.Array, user: jax.Array) -> tuple[jax.Array, jax.Array]:
         """N negatives for a user, with replacement, and their log weights, each (N,).
@@ -100,8 +104,13 @@ class Sampler(flax.struct.PyTreeNode):
         """N items from the full catalogue, and their log probabilities, each (N,)."""
         if self.candidate_weights == "popularity":
             # The item of a uniform interaction has probability proportional to popularity.
-            item_N = self.known.at(jax.random.randint(key, (self.candidates,), 0, self.known.total))
-            return item_N, -self.log_weight_I[item_N] - math.log(self.known.total)
+            seen, n_unseen = self.known.total, self.unseen_N.shape[0]
+            index_N = jax.random.randint(key, (self.candidates,), 0, seen + n_unseen)
+            item_N = self.known.at(jnp.minimum(index_N, seen - 1))
+            if n_unseen:
+                unseen_N = self.unseen_N[jnp.maximum(index_N - seen, 0)]
+                item_N = jnp.where(index_N < seen, item_N, unseen_N)
+            return item_N, -self.log_weight_I[item_N] - math.log(seen + n_unseen)
         draw = uniform if self.candidate_weights == "uniform" else self.candidate_weights
         return draw(key, self.candidates, jnp.round(jnp.exp(-self.log_weight_I)))
 
@@ -162,7 +171,8 @@ class Sampler(flax.struct.PyTreeNode):
         log_weight_N = jnp.where(negative_N == item, -jnp.inf, log_weight_N)
         prefs_S, mask_S = self.preferences(preference_key, user, *self.known.find(user, item))
         weight = (self.known.count(user) < self.known.n_items).astype(jnp.float32)
-        return Example(user, item, negative_N, log_weight_N, prefs_S, mask_S, weight)
+        uniform = jax.random.uniform(jax.random.fold_in(key, 2))
+        return Example(user, item, negative_N, log_weight_N, prefs_S, mask_S, weight, uniform)
 
     def _weighted_subset(self, key, user, left_out, is_left_out):
         """Weighted sampling without replacement: the top of log weight + Gumbel noise."""

@@ -34,6 +34,7 @@ class TrainState(flax.struct.PyTreeNode):
       epoch: completed epochs.
       best: best value of the early-stopping metric, higher is better.
       best_epoch: the epoch that gave it, 0 before the first validation.
+      since: the epoch from which patience counts: the best one, or the start of a later stage.
     """
 
     params: dict[str, Any]
@@ -41,6 +42,7 @@ class TrainState(flax.struct.PyTreeNode):
     epoch: jax.Array
     best: jax.Array
     best_epoch: jax.Array
+    since: jax.Array
 
 
 def init_params(
@@ -52,11 +54,13 @@ def init_params(
     """
     user_key, item_key, model_key = jax.random.split(key, 3)
     items_IxD = model.init_rows(item_key, n_items, dim)
-    row_1xD = jnp.zeros((1, items_IxD.shape[1] * (2 if model.spec.constants else 1)))
-    rows = (row_1xD, row_1xD, row_1xD[None], jnp.ones((1, 1), bool))
+    users_UxD = model.init_users(user_key, n_users, dim)
+    wide = 2 if model.spec.constants else 1
+    user_1xD, item_1xD = (jnp.zeros((1, wide * x.shape[1])) for x in (users_UxD, items_IxD))
+    rows = (user_1xD, item_1xD, item_1xD[None], jnp.ones((1, 1), bool))
     variables = model.init(model_key, *rows, method=own_scores)
     params = {"items": items_IxD, "model": variables.get("params", {})}
-    return {"users": model.init_rows(user_key, n_users, dim)} | params if user_vectors else params
+    return {"users": users_UxD} | params if user_vectors else params
 
 
 def init_state(params: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
@@ -67,6 +71,7 @@ def init_state(params: dict[str, Any], optimizer: optax.GradientTransformation) 
         epoch=jnp.zeros((), jnp.int32),
         best=jnp.array(-jnp.inf),
         best_epoch=jnp.zeros((), jnp.int32),
+        since=jnp.zeros((), jnp.int32),
     )
 
 
@@ -107,6 +112,14 @@ class Trainer:
     placement: devices.Placement = devices.REPLICATED
     block_bytes: float | None = None
 
+    def without_relation(self) -> "Trainer":
+        """The same for a model whose relation has a gate of zero: all negatives enter the loss."""
+        return dataclasses.replace(
+            self,
+            model=self.model.without_relation(),
+            objective=dataclasses.replace(self.objective, sampled=0),
+        )
+
     def train_step(
         self, state: TrainState, batch: Batch, constants: dict[str, jax.Array] | None = None
     ) -> tuple[TrainState, jax.Array]:
@@ -146,6 +159,8 @@ class Trainer:
         In a block the derivative is taken with respect to gathered rows, and added in place to the
         gradients of the tables, so that no array has the preferences of more than a block.
         """
+        if batch.shared:
+            batch = self.objective.choose(self.model, params, batch, constants)
         n_blocks = self._n_blocks(batch, params)
         if n_blocks == 1:
             loss_and_gradients = jax.value_and_grad(self.objective, argnums=1)
@@ -306,5 +321,7 @@ def improves(state: TrainState, value: float, epoch: int) -> TrainState:
     if not value > float(np.ravel(state.best)[0]):
         return state
     return state.replace(
-        best=jnp.full_like(state.best, value), best_epoch=jnp.full_like(state.best_epoch, epoch)
+        best=jnp.full_like(state.best, value),
+        best_epoch=jnp.full_like(state.best_epoch, epoch),
+        since=jnp.full_like(state.since, epoch),
     )

@@ -24,13 +24,17 @@ U, D, S, N_ITEMS = 7, 8, 6, 23
 
 
 def named(name, beta=1.0):
-    options = default_config().model
-    with options.unlocked():
-        options.update(ml_collections.ConfigDict({"name": name, "dim": D, "beta": beta}))
-    return options
+    name, _, space = name.partition(" on the ")
+    options = {"name": name, "dim": D, "beta": beta, "space": space or "ball", "gates": (0.7,)}
+    config = default_config().model
+    with config.unlocked():
+        config.update(ml_collections.ConfigDict(options))
+    return config
 
 
+ON_SPHERE = ["cml", "lrml", "hlr", "hlr++", "hlr-r", "adacml"]
 TRAINED = [name for name in MODELS if not model_class(name).spec.closed_form]
+TRAINED += [f"{name} on the sphere" for name in ON_SPHERE]
 
 
 def make(name, beta=1.0):
@@ -157,14 +161,18 @@ def test_a_sharp_attention_takes_the_nearest_preference():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["hlr", "hlr++", "hlr-r", "adacml"])
+ATTENTIVE = ["hlr", "hlr++", "hlr-r", "adacml", "hlr++ on the sphere", "hlr-r on the sphere"]
+
+
+@pytest.mark.parametrize("name", ATTENTIVE)
 def test_reasons_are_shares(name):
     model, params = make(name)
+    name = name.removesuffix(" on the sphere")
     counts = np.array([0, 1, 2, 3, 4, 5, 6])
     user, target, prefs, mask = rows(params, counts)
     bound = model.bind({"params": params["model"]})
     examples = Examples.of(bound, user, prefs, mask)
-    attentions = bound.attention(*examples.with_target(bound, target))
+    attentions = bound.attention(*examples.with_targets(bound, target[:, None]))
     found = {name: attended.shares()[:, :, 0] for name, attended in attentions.items()}
     assert list(found) == ["share", "item_share"][: 2 if name == "hlr++" else 1]
     for side, share in found.items():
@@ -251,3 +259,83 @@ def test_the_past_of_a_user_attends_with_many_targets_as_with_each():
         alone = past.attend(query[..., one], 1.0, first[..., one])
         for a, b in zip(together, alone, strict=True):
             np.testing.assert_allclose(a[..., one], b, rtol=1e-5, atol=1e-6)
+
+
+def textbook(name, params, user, target, prefs, mask):
+    """The score of one user and one target on the sphere, in NumPy, from the formulas."""
+    length_one = lambda x: x / max(np.linalg.norm(x), 1e-6)  # noqa: E731
+    past = [length_one(row[:-1]) for row, real in zip(prefs, mask, strict=True) if real]
+    u = length_one(user + (np.mean(past, axis=0) if past else 0.0))
+    t, bias = length_one(target[:-1]), 0.1 * target[-1]
+    relation = np.zeros(D)
+    if name != "cml" and name != "adacml":
+        keys, values = params["model"]["memory"]["keys"], params["model"]["memory"]["values"]
+
+        def rel(a, b):
+            weight = np.exp((a * b) @ keys)
+            return weight / weight.sum() @ values
+
+    def attend(vectors, logits):
+        weight = np.exp(logits) / np.exp(logits).sum()
+        return weight @ np.array(vectors)
+
+    if name == "lrml":
+        relation = rel(u, t)
+    elif name == "hlr":
+        slots = [rel(t, u), *(rel(t, p) for p in past)]
+        relation = attend(slots, [r @ u for r in slots])
+    elif name == "hlr++":
+        slots = [rel(t, p) for p in past]
+        relation = attend(slots, [r @ u for r in slots]) if past else 0.0
+        slots = [rel(u, t), *(rel(u, p) for p in past)]
+        relation = relation + attend(slots, [s @ t for s in slots])
+    elif name == "hlr-r":
+        slots = [rel(t, u), *(rel(t, p) for p in past)]
+        logits = [slots[0] @ u, *(r @ u + p @ t for r, p in zip(slots[1:], past, strict=True))]
+        relation = attend(
+            [slots[0], *(r + p for r, p in zip(slots[1:], past, strict=True))], logits
+        )
+    elif name == "adacml" and past:
+        relation = attend(past, [p @ t for p in past])
+    return (u + 0.7 * relation) @ t + bias
+
+
+@pytest.mark.parametrize("name", ON_SPHERE)
+def test_on_the_sphere_each_model_is_its_formula(name):
+    """For targets of one's own, one and several; with no past item and with some."""
+    model, params = make(f"{name} on the sphere")
+    params["model"]["relation_gate"] = jnp.array(0.7)
+    params["users"] = jax.random.normal(jax.random.key(3), (U, D)) * 0.5
+    user, _, prefs, mask = rows(params, range(U))
+    targets = params["items"][jax.random.randint(jax.random.key(4), (U, 3), 0, N_ITEMS)]
+    bound = model.bind({"params": params["model"]})
+
+    @jax.jit
+    def several():
+        examples = Examples.of(bound, user, prefs, mask)
+        return bound.scores(*examples.with_targets(bound, targets))
+
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    arrays = [np.asarray(x, np.float64) for x in (user, targets, prefs)]
+    expected = [
+        [textbook(name, params, u, t, p, m) for t in ts]
+        for u, ts, p, m in zip(*arrays, np.asarray(mask), strict=True)
+    ]
+    np.testing.assert_allclose(several(), expected, rtol=1e-4, atol=1e-4)
+    one = score(model, params, user, targets[:, 0], prefs, mask)
+    np.testing.assert_allclose(one, np.array(expected)[:, 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ON_SPHERE)
+def test_a_closed_gate_leaves_cml_and_learns_nothing(name):
+    model, params = make(f"{name} on the sphere")
+    params["model"]["relation_gate"] = jnp.array(0.0)
+    arguments = rows(params, range(U))
+    closed = score(model, params, *arguments)
+    np.testing.assert_array_equal(closed, score(model.without_relation(), params, *arguments))
+    cml = make_model(named("cml on the sphere"))
+    np.testing.assert_array_equal(closed, score(cml, params, *arguments))
+    params["model"]["relation_gate"] = jnp.array(0.7)
+    assert name == "cml" or not np.allclose(closed, score(model, params, *arguments))
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(score(model, params, *arguments) ** 2)))
+    assert gradient(params)["model"]["relation_gate"] == 0.0

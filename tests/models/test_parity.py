@@ -120,7 +120,7 @@ class Case:
 
     def moved(self, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
         examples = Examples.of(self.bound, user_BxD, prefs_BxSxD, mask_BxS)
-        moved_Bx1xD = self.bound.moved(*examples.with_target(self.bound, target_BxD))
+        moved_Bx1xD = self.bound.moved(*examples.with_targets(self.bound, target_BxD[:, None]))
         return moved_Bx1xD[:, 0]
 
     def examples(self, target_B):

@@ -54,6 +54,10 @@ class Minimal(MetricModel):
 
 
 SETTINGS["minimal"] = Minimal()
+for name in ("cml", "hlr++", "hlr-r", "adacml"):
+    with (options := options_of(name)).unlocked():
+        options.space = "sphere"
+    SETTINGS[f"{name} on the sphere"] = make_model(options)
 SETTINGS["hlr, beta 0.7"] = make_model(options_of("hlr", 0.7))
 SETTINGS["adacml, beta 0.7"] = make_model(options_of("adacml", 0.7))
 

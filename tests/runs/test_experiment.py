@@ -28,11 +28,13 @@ def newest_state(run):
 
 
 @pytest.mark.parametrize(
-    ("model", "users"),
-    [(model, "vectors") for model in MODELS] + [("cml", "items"), ("hlr++", "items")],
+    ("model", "how"),
+    [(model, {}) for model in MODELS]
+    + [(model, {"model.users": "items"}) for model in ("cml", "hlr++")]
+    + [(model, {"model.space": "sphere"}) for model in ("cml", "hlr++", "hlr-r")],
 )
-def test_every_model_trains_resumes_evaluates_and_recommends(small, tmp_path, model, users):
-    small = small | {"model.users": users}
+def test_every_model_trains_resumes_evaluates_and_recommends(small, tmp_path, model, how):
+    small = small | how
     whole = make_config(small, **{"model.name": model})
     metrics = experiment.test(best_checkpoint(experiment.fit(whole, tmp_path / "whole")))
     assert 0 < metrics["recall@20"]["mean"] <= 1
@@ -296,3 +298,49 @@ def test_values_that_cannot_be_compared_are_not(small, tmp_path):
         experiment.test(best_checkpoint(open_run(config, tmp_path)))
     experiment.fit(make_config(small), tmp_path)
     assert len(losses(tmp_path)) == 3
+
+
+def test_the_gate_opens_while_validation_improves(small, tmp_path):
+    """Stage by stage from the best epoch so far, the same when stopped and resumed in any."""
+    recipe = small | {
+        "model.name": "hlr-r",
+        "model.space": "sphere",
+        "model.gates": (0.0, 0.5, 1.0, 2.0),
+        "loss.kind": "softmax",
+        "negatives.candidates": 20,
+        "negatives.sampled": 4,
+        "negatives.shared": True,
+        "negatives.weights": "popularity",
+        "negatives.correction": True,
+        "early_stopping.patience": 2,
+        "train.epochs": 40,
+    }
+    whole = experiment.fit(config_lib.make_config(recipe), tmp_path / "whole")
+    log = read_log(whole.workdir / "metrics.jsonl")
+    gates = [line["gate"] for line in log]
+    assert gates[0] == 0.0
+    assert gates == sorted(gates)
+    stages = sorted(set(gates))
+    assert len(stages) > 1
+    best = max(log, key=lambda line: (line["ndcg@10"], -line["epoch"]))
+    chosen = best_checkpoint(whole)
+    assert chosen.epoch == best["epoch"]
+    assert chosen.params["model"]["relation_gate"] == np.float32(best["gate"])
+    for gate, before in zip(stages[1:], stages, strict=False):  # none without an improvement
+        earlier = [line["ndcg@10"] for line in log if line["gate"] < before]
+        here = [line["ndcg@10"] for line in log if line["gate"] == before]
+        assert max(here) > max(earlier, default=-1.0), gate
+    if len(stages) < 4:  # the last stage that was tried brought none, or training was over
+        earlier = [line["ndcg@10"] for line in log if line["gate"] < stages[-1]]
+        here = [line["ndcg@10"] for line in log if line["gate"] == stages[-1]]
+        assert max(here) <= max(earlier) or len(log) == 40
+
+    switch = gates.index(stages[1])
+    for number, epochs in enumerate((switch, switch + 1)):
+        parts = tmp_path / f"parts{number}"
+        experiment.fit(config_lib.make_config(recipe | {"train.epochs": epochs}), parts)
+        resumed = experiment.fit(config_lib.make_config(recipe), parts)
+        assert [line["gate"] for line in read_log(parts / "metrics.jsonl")] == gates
+        states = [newest_state(run) for run in (whole, resumed)]
+        for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+            np.testing.assert_array_equal(a, b)

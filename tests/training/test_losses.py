@@ -150,7 +150,7 @@ def test_the_hardest_is_judged_by_the_positives_relation_and_counted_by_its_own(
     bound = model.bind({"params": params["model"]})
     prefs = params["items"][many.prefs_BxS]
     examples = Examples.of(bound, params["users"], prefs, many.mask_BxS)
-    moved = bound.moved(*examples.with_target(bound, params["items"][many.positive_B]))
+    moved = bound.moved(*examples.with_targets(bound, params["items"][many.positive_B][:, None]))
     candidates = params["items"][many.negative_BxN]
     nearest = jnp.argmin(jnp.sum((moved - candidates) ** 2, axis=-1), axis=1)
     chosen = many.replace(
@@ -250,3 +250,55 @@ def test_shared_candidates_are_candidates(name, beta, loops, kind, monkeypatch):
         )
         for a, b in zip(jax.tree.leaves(of_own), jax.tree.leaves(of_shared), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-10)
+
+
+def test_sampled_negatives_estimate_the_sum_over_all():
+    """Over all offsets, whatever relations the negatives have of their own; the user's are out."""
+    options = default_config().model
+    options.name, options.dim, options.memory_slots, options.space = "hlr-r", 5, 3, "sphere"
+    model, n, n_sampled, n_offsets = make_model(options), 9, 3, 2000
+    params = init_params(jax.random.key(3), model, 4, 30, 5)
+    params["items"] = params["items"].at[:, -1].set(jax.random.normal(jax.random.key(4), (30,)))
+    log_weight_N = jnp.where(jnp.arange(n) == 2, -jnp.inf, jnp.linspace(-1.0, 1.0, n))
+    item_N = jax.random.randint(jax.random.key(5), (n,), 0, 30)
+    many = batch(item_N.tolist()).replace(
+        prefs_BxS=jnp.array([[3, 8, 4]]), mask_BxS=jnp.ones((1, 3), bool)
+    )
+    many = jax.tree.map(lambda x: jnp.repeat(x, n_offsets, axis=0), many)
+    many = many.replace(
+        log_weight_BxN=jnp.tile(log_weight_N, (n_offsets, 1)),
+        uniform_B=(jnp.arange(n_offsets) + 0.5) / n_offsets,
+    )
+    shared = many.replace(negative_BxN=item_N[None], shared=True)
+    objective = softened(0.3, sampled=n_sampled)
+
+    @jax.jit
+    def total(batch):
+        """sum_n w_n exp(s_n / temperature) of each example."""
+        examples = Examples.of(
+            model.bind({"params": params["model"]}),
+            params["users"][batch.user_B],
+            params["items"][batch.prefs_BxS],
+            batch.mask_BxS,
+        )
+        bound, targets = (
+            model.bind({"params": params["model"]}),
+            params["items"][batch.negative_BxN],
+        )
+        score_BxN = bound.scores(*examples.with_targets(bound, targets))
+        return jnp.sum(jnp.exp(score_BxN / 0.3 + batch.log_weight_BxN), axis=1)
+
+    choose = jax.jit(lambda batch: objective.choose(model, params, batch, {}))
+    for whole in (many, shared):
+        chosen = choose(whole)
+        assert chosen.negative_BxN.shape == (n_offsets, n_sampled)
+        assert not chosen.shared
+        assert not (chosen.negative_BxN == item_N[2]).any()
+        estimates = np.asarray(total(chosen))
+        np.testing.assert_allclose(estimates.mean(), total(many)[0], rtol=2e-3)
+        assert estimates.std() > 0.01 * estimates.mean()
+
+    nothing = many.replace(log_weight_BxN=jnp.full_like(many.log_weight_BxN, -jnp.inf))
+    assert (choose(nothing).log_weight_BxN == -jnp.inf).all()
+    few = softened(0.3, sampled=n)
+    assert few.choose(model, params, many, {}) is many
