@@ -29,6 +29,7 @@ def get_config(arguments: str = ""):
     config.negatives.weights = "popularity"
     config.negatives.correction = True
     config.optimizer.learning_rate = 2e-3
+    config.scoring.max_prefs = 50
     config.train.batch_size = 500
     config.train.epochs = 200
     config.train.validate_every = 2

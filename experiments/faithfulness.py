@@ -16,7 +16,7 @@ from absl import flags, logging
 
 from hlrcml_jax import config_files, explain
 from hlrcml_jax.errors import run_program
-from hlrcml_jax.models.past import from_items, own_scores
+from hlrcml_jax.models.past import own_scores
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.build import best_checkpoint
 from hlrcml_jax.runs.workdir import open_run
@@ -64,7 +64,7 @@ def main(_) -> None:
         if "users" in params:
             user_D = params["users"][user]
         else:
-            user_D = np.asarray(from_items(prefs_SxD[None], mask_S[None]))[0]
+            user_D = np.asarray(model.represent(None, prefs_SxD[None], mask_S[None]))[0]
         for name, slots in left_out.items():
             kept_S = mask_S.copy()
             kept_S[slots] = False

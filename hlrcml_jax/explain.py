@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
@@ -20,7 +19,7 @@ from hlrcml_jax.errors import UserError
 from hlrcml_jax.frames import item_columns
 from hlrcml_jax.models import model_class
 from hlrcml_jax.models.base import Model, Past, Users
-from hlrcml_jax.models.past import Examples, from_items
+from hlrcml_jax.models.past import Examples
 from hlrcml_jax.ranking.lists import Ranker
 
 BATCH = 512
@@ -52,10 +51,7 @@ def apply_to_pairs(
         size = min(BATCH, 1 << (len(user_N) - start - 1).bit_length())
         pair_B = np.minimum(np.arange(start, start + size), len(user_N) - 1)
         mask_BxS, prefs_BxSxD = mask_NxS[pair_B], items_IxD[prefs_NxS[pair_B]]
-        if "users" in params:
-            user_BxD = params["users"][user_N[pair_B]]
-        else:
-            user_BxD = from_items(prefs_BxSxD, jnp.asarray(mask_BxS))
+        user_BxD = params["users"][user_N[pair_B]] if "users" in params else None
         rows = (user_BxD, items_IxD[item_N[pair_B]], prefs_BxSxD, mask_BxS)
         parts.append(jax.device_get(_compiled(function, model)(params["model"], *rows)))
     result = jax.tree.map(lambda *x: np.concatenate(x)[: len(user_N)], *parts)
@@ -66,6 +62,8 @@ def apply_to_pairs(
 def _compiled(function: Callable[..., Any], model: Model) -> jax.stages.Wrapped:
     def of_rows(params, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
         bound = model.bind({"params": params})
+        if user_BxD is None:
+            user_BxD = bound.represent(None, prefs_BxSxD, mask_BxS)
         examples = Examples.of(bound, user_BxD, prefs_BxSxD, mask_BxS)
         return function(bound, *examples.with_targets(bound, target_BxD[:, None]))
 

@@ -23,7 +23,7 @@ from hlrcml_jax import devices, storage
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.frames import item_columns
 from hlrcml_jax.models.base import Model
-from hlrcml_jax.models.past import from_items, own_scores
+from hlrcml_jax.models.past import own_scores
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -62,9 +62,9 @@ def scoring_function(model: Model, params: dict[str, Any]) -> jax.export.Exporte
     of_items = "users" not in params
 
     def score(user_BxD, item_BxD, prefs_BxSxD, mask_BxS):
-        if of_items:
-            user_BxD = from_items(prefs_BxSxD, mask_BxS)
         variables = {"params": params["model"]}
+        if of_items:
+            user_BxD = model.bind(variables).represent(None, prefs_BxSxD, mask_BxS)
         rows = (user_BxD, item_BxD, prefs_BxSxD, mask_BxS)
         return model.apply(variables, *rows, method=own_scores)
 

@@ -42,7 +42,7 @@ import scipy.sparse
 from hlrcml_jax import arguments, devices
 from hlrcml_jax.errors import UserError, quoted
 from hlrcml_jax.models.base import Model
-from hlrcml_jax.models.past import TablePast, from_items
+from hlrcml_jax.models.past import TablePast
 from hlrcml_jax.training.batch import Batch
 from hlrcml_jax.training.interactions import Positives
 from hlrcml_jax.training.losses import hinge, logistic, softmax
@@ -229,7 +229,8 @@ def _check_key(key: Any) -> None:
 def _scores(model, params, user_B, item_T, prefs_BxS, mask_BxS) -> jax.Array:
     bound, items_IxD = model.bind({"params": params["model"]}), params["items"]
     past_BxSxD = jnp.where(mask_BxS[:, :, None], items_IxD[prefs_BxS], 0.0)
-    user_BxD = params["users"][user_B] if "users" in params else from_items(past_BxSxD, mask_BxS)
+    row_BxD = params["users"][user_B] if "users" in params else None
+    user_BxD = bound.represent(row_BxD, past_BxSxD, mask_BxS)
     users = bound.users(user_BxD, past_BxSxD, mask_BxS)
     target_1xTxD = items_IxD[item_T][None]
     past = TablePast(bound.relate(items_IxD, target_1xTxD[0]), mask_BxS, items_IxD, prefs_BxS)

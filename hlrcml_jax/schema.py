@@ -425,6 +425,12 @@ class Scoring:
         choices=("float32", "bfloat16", "float16"),
         may_change=True,
     )
+    max_prefs: int = key(
+        0,
+        "most preferences that a relation attends to in ranking; 0: model.max_prefs",
+        at_least(0),
+        may_change=True,
+    )
     batch_size: int = key(
         0, "most users scored at a time; 0: as memory_mb allows", at_least(0), may_change=True
     )

@@ -62,12 +62,6 @@ def check(config: schema.Config) -> None:
             f"config key model.space cannot be 'sphere' with model.name {name!r}; it can with "
             f"{', '.join(able)}."
         )
-    if config.model.space == "sphere" and config.model.users == "items":
-        raise UserError(
-            "config keys model.space='sphere' and model.users='items' cannot be combined: on the "
-            "sphere a user is its items and an embedding that starts at zero; set "
-            "model.users=vectors."
-        )
     asked = {
         "users_from_items": ("model.users", "items", config.model.users),
         "sharded": ("parallel.tables", "sharded", config.parallel.tables),

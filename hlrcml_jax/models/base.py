@@ -43,7 +43,7 @@ class Spec:
       logistic: its pairwise loss is logistic instead of the hinge.
       constants: its `constants` are appended to rows.
       closed_form: it is solved, not trained (see `closed_form.py`).
-      offsets: a user's row is added to what its items say of it, and may be zero.
+      offsets: a user's row is added to the mean of its items, and may be zero.
       rows_are_histories: a user's row is its history, (I,), instead of a row of a table.
       users_from_items: users can be represented by their items instead of an embedding.
       sharded: tables can be sharded by rows; no method needs a whole table.
@@ -161,11 +161,33 @@ class Model(nn.Module):
         # Flax generates it from the fields; its types do not say so.
         def __hash__(self) -> int: ...
 
+    def past_vectors(self, row: jax.Array) -> jax.Array:
+        """The vectors (..., D) of item rows of which a user is the mean, with `Spec.offsets`."""
+        return row
+
+    def represent(
+        self, user_BxD: jax.Array | None, past_BxSxD: jax.Array, mask_BxS: jax.Array
+    ) -> jax.Array:
+        """Vectors (B, D) of users: their rows; without a table of users, from their n items.
+
+        Those have the sum of the rows / sqrt(n) (Koren, KDD 2008). In training the positive is
+        excluded, so that a user is predicted from its other items.
+
+        Args:
+          user_BxD: user rows, or None.
+          past_BxSxD: rows of past items.
+          mask_BxS: True where a past item is real.
+        """
+        if user_BxD is not None:
+            return user_BxD
+        count_Bx1 = jnp.maximum(jnp.sum(mask_BxS, axis=1, keepdims=True), 1)
+        return jnp.einsum("bsd,bs->bd", past_BxSxD, mask_BxS / jnp.sqrt(count_Bx1))
+
     def users(self, user_BxD: jax.Array, past_BxSxD: jax.Array, mask_BxS: jax.Array) -> Users:
         """Per-user arrays for all targets, including the user embedding `user_BxD`.
 
         Args:
-          user_BxD: user rows.
+          user_BxD: user vectors, see `represent`.
           past_BxSxD: rows of past items, zero where masked.
           mask_BxS: True where a past item is real.
         """
@@ -239,7 +261,7 @@ class Model(nn.Module):
 
     def penalty(
         self,
-        user_BxD: jax.Array,
+        user_BxD: jax.Array | None,
         positive_BxD: jax.Array,
         negative_NxBxD: jax.Array,
         score_B: jax.Array,
@@ -247,7 +269,7 @@ class Model(nn.Module):
         """Regularisation of each example, (B,).
 
         Args:
-          user_BxD: user rows.
+          user_BxD: user rows; None without a table of users.
           positive_BxD: rows of the positives.
           negative_NxBxD: rows of the negatives that enter the loss, of which the mean counts;
             (N, 1, D) if the examples share them.

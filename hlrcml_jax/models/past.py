@@ -203,12 +203,3 @@ def own_scores(
     """Scores (B,) of users with one target each; call it directly or as `method` of `apply`."""
     examples = Examples.of(bound, user_BxD, past_BxSxD, mask_BxS)
     return bound.scores(*examples.with_targets(bound, target_BxD[:, None]))[:, 0]
-
-
-def from_items(items_BxSxD: jax.Array, mask_BxS: jax.Array) -> jax.Array:
-    """Users (B, D) represented by their n items: the sum of the rows / sqrt(n) (Koren, KDD 2008).
-
-    In training the positive is excluded, so that a user is predicted from its other items.
-    """
-    count_Bx1 = jnp.maximum(jnp.sum(mask_BxS, axis=1, keepdims=True), 1)
-    return jnp.einsum("bsd,bs->bd", items_BxSxD, mask_BxS / jnp.sqrt(count_Bx1))

@@ -18,7 +18,8 @@ class Sphere(Model):
 
     Without a relation this is a cosine, which ranks as the distance of unit vectors does; the
     relation adds its pull towards the target. The user u is the direction of its embedding plus
-    the mean of its past items; embeddings start at zero, so that a new user needs none.
+    the mean of its items: in training of past items that were drawn, without the positive, in
+    ranking of all. Embeddings start at zero and decay, so that a new user needs none.
 
     An item's row is a vector, whose length does not matter, followed by its bias b, of which a
     tenth counts: Adam moves all numbers at one rate, and biases at that rate overfit. The gate is a
@@ -37,9 +38,7 @@ class Sphere(Model):
 
     @property
     def spec(self) -> Spec:  # type: ignore[override]
-        return dataclasses.replace(
-            self.inner.spec, history=True, ball=False, offsets=True, users_from_items=False
-        )
+        return dataclasses.replace(self.inner.spec, history=True, ball=False, offsets=True)
 
     def setup(self) -> None:
         nn.share_scope(self, self.inner)
@@ -48,13 +47,18 @@ class Sphere(Model):
     def without_relation(self) -> "Sphere":
         return self.clone(relates=False)
 
-    def users(self, user_BxD, past_BxSxD, mask_BxS):
-        past_BxSxD = unit(vectors(past_BxSxD))
+    def past_vectors(self, row):
+        return unit(vectors(row))
+
+    def represent(self, user_BxD, past_BxSxD, mask_BxS):
         count_Bx1 = jnp.maximum(jnp.sum(mask_BxS, axis=1, keepdims=True), 1)
-        user_BxD = unit(user_BxD + jnp.sum(past_BxSxD, axis=1) / count_Bx1)
+        mean_BxD = jnp.sum(self.past_vectors(past_BxSxD), axis=1) / count_Bx1
+        return mean_BxD if user_BxD is None else user_BxD + mean_BxD
+
+    def users(self, user_BxD, past_BxSxD, mask_BxS):
         if not self.relates:
-            return {"user_BxD": user_BxD}
-        return self.inner.users(user_BxD, past_BxSxD, mask_BxS)
+            return {"user_BxD": unit(user_BxD)}
+        return self.inner.users(unit(user_BxD), unit(vectors(past_BxSxD)), mask_BxS)
 
     def relate(self, past, target):
         if not self.relates:
@@ -93,6 +97,10 @@ class Sphere(Model):
     @property
     def _gate(self) -> jax.Array:
         return jax.lax.stop_gradient(self.gate)
+
+    def penalty(self, user_BxD, positive_BxD, negative_NxBxD, score_B):
+        """The squared length of the user's embedding."""
+        return 0.0 if user_BxD is None else jnp.sum(jnp.square(user_BxD), axis=1)
 
     def init_rows(self, key, n_rows, dim):
         """(n_rows, D + 1): vectors from N(0, 1/D), biases zero."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from hlrcml_jax import devices
 from hlrcml_jax.models.base import Model, Related
-from hlrcml_jax.models.past import TablePast, from_items
+from hlrcml_jax.models.past import TablePast
 
 LONG = 4  # lists longer than I / LONG are sorted once, at the end
 BITS = 8  # per byte: histories are sent to the device as bits
@@ -138,7 +138,7 @@ class Steps:
             if from_histories:
                 user_GxD = _from_bits(known_GxW)[:, : self.n_items].astype(float)
             elif not has_rows:
-                user_GxD = from_items(past_GxSxD, mask_GxS)
+                user_GxD = bound.represent(None, past_GxSxD, mask_GxS)
             return bound.users(user_GxD, past_GxSxD, mask_GxS)
 
         groups = self._groups((user_CxD, prefs_CxS, mask_CxS, known_CxW))

@@ -20,7 +20,7 @@ from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.closed_form import closed_form
 from hlrcml_jax.ranking.metrics import Protocol
 from hlrcml_jax.ranking.scorer import Scorer
-from hlrcml_jax.ranking.untrained import embed_untrained_users
+from hlrcml_jax.ranking.untrained import add_means, embed_untrained_users
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.run import Run
 from hlrcml_jax.training.fold_in import FoldIn
@@ -224,11 +224,13 @@ def _scorer(
     draw_U: np.ndarray | None = None,
     relates: bool = True,
 ) -> Scorer:
-    model = model_of(run)
+    model, max_prefs = model_of(run), run.config.scoring.max_prefs or run.config.model.max_prefs
+    if not relates:
+        model, max_prefs = model.without_relation(), 0 if model.spec.offsets else max_prefs
     return Scorer(
-        model if relates else model.without_relation(),
+        model,
         known,
-        _max_prefs(run),
+        max_prefs if _max_prefs(run) else 0,
         run.config.model.prefs_sampling,
         run.config.scoring.memory_mb,
         key_of(run, "preferences"),
@@ -295,9 +297,12 @@ def count_parameters(run: Run) -> int:
 def params_for(run: Run, params: dict[str, Any], part: str) -> dict[str, Any]:
     """Parameters of a checkpoint for predicting a part, on the devices.
 
-    Untrained users get embeddings, and tables the model's constants.
+    Untrained users get embeddings, users of a model with offsets the mean of all their items, and
+    tables the model's constants.
     """
     model, placement = model_of(run), placement_of(run)
+    if model.spec.offsets:
+        return with_means(run, params, run.dataset.known(part))
     ready = with_untrained_users(run, placement.place(params), part)
     if model.spec.constants:
         trained = devices.replicate(UserItems.of(run.dataset.train))
@@ -305,10 +310,20 @@ def params_for(run: Run, params: dict[str, Any], part: str) -> dict[str, Any]:
     return ready
 
 
+def with_means(
+    run: Run, params: dict[str, Any], histories: Known | scipy.sparse.csr_array
+) -> dict[str, Any]:
+    """Parameters on the devices, with users made of their embedding and of all their items."""
+    n, placement = histories.shape[0], placement_of(run)
+    if "users" not in params:
+        params = params | {"users": np.zeros((n, run.config.model.dim), np.float32)}
+    placed = placement.place(params)
+    return add_means(placed, np.arange(n), histories, model_of(run).past_vectors, placement)
+
+
 def with_untrained_users(run: Run, placed: dict[str, Any], part: str) -> dict[str, Any]:
     """Placed parameters, with embeddings of users without training interactions."""
-    spec = model_of(run).spec
-    if "users" not in placed or spec.rows_are_histories or spec.offsets:
+    if "users" not in placed or model_of(run).spec.rows_are_histories:
         return placed
     known = run.dataset.known(part)
     return embed_untrained_users(placed, run.dataset.train, known, placement_of(run))
@@ -330,15 +345,13 @@ def with_new_users(
       histories: of the new users, CSR (N, I).
     """
     config, model, place = run.config, model_of(run), placement_of(run).place
+    if model.spec.offsets:
+        return with_means(run, {name: params[name] for name in ("items", "model")}, histories)
     if "users" not in params:  # they are represented by their items
         return place(params)
     if solved := closed_form(model):
         users = solved.fold_in(params["items"], histories)
         return place(params | {"users": users.astype(np.float32)})
-    if model.spec.offsets:
-        return place(
-            params | {"users": np.zeros((histories.shape[0], config.model.dim), np.float32)}
-        )
     constants = {}
     if model.spec.constants:
         constants_fn = jax.jit(functools.partial(constants_of, model))

@@ -263,7 +263,8 @@ class _Validation:
         mean_loss = devices.pmap(build.make_trainer(run).mean_loss)
 
         def of_trained(params):
-            params = build.with_untrained_users(run, params, "valid")
+            if not build.model_of(run).spec.offsets:
+                params = build.with_untrained_users(run, params, "valid")
             return float(devices.first(mean_loss(params, sampler, positives, key_data)))
 
         return of_trained

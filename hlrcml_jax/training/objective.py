@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hlrcml_jax.models.base import Model
-from hlrcml_jax.models.past import Examples, TablePast, from_items
+from hlrcml_jax.models.past import Examples, TablePast
 from hlrcml_jax.training.batch import Batch
 from hlrcml_jax.training.losses import Loss
 
@@ -54,16 +54,11 @@ class Rows(flax.struct.PyTreeNode):
             added["users"] = tables["users"].at[batch.user_B].add(self.user_BxD)
         return added
 
-    def with_users(self, mask_BxS: jax.Array) -> "Rows":
-        """With user rows also if users are represented by their items."""
-        if self.user_BxD is not None:
-            return self
-        return self.replace(user_BxD=from_items(self.prefs_BxSxD, mask_BxS))
-
     def examples(self, bound: Model, mask_BxS: jax.Array) -> Examples:
-        """The users with their preferences; call it after `with_users`."""
-        assert self.user_BxD is not None
-        return Examples.of(bound, self.user_BxD, self.prefs_BxSxD, mask_BxS)
+        """The users with their preferences."""
+        prefs_BxSxD = jnp.where(mask_BxS[:, :, None], self.prefs_BxSxD, 0.0)
+        user_BxD = bound.represent(self.user_BxD, prefs_BxSxD, mask_BxS)
+        return Examples.of(bound, user_BxD, prefs_BxSxD, mask_BxS)
 
 
 def widen_rows(rows: T, constants: Constants, wide: Callable[[Constants], T]) -> T:
@@ -132,8 +127,7 @@ class Objective:
         return self._total(bound, rows, batch, positive_B, *hardest)
 
     def _rows(self, params: dict[str, Any], batch: Batch, constants: Constants) -> Rows:
-        rows = widen_rows(Rows.of(params, batch), constants, lambda wide: Rows.of(wide, batch))
-        return rows.with_users(batch.mask_BxS)
+        return widen_rows(Rows.of(params, batch), constants, lambda wide: Rows.of(wide, batch))
 
     def choose(
         self, model: Model, params: dict[str, Any], batch: Batch, constants: Constants
@@ -164,7 +158,6 @@ class Objective:
     def of_rows(self, model: Model, model_params: Any, rows: Rows, batch: Batch) -> jax.Array:
         """The loss of examples with their own, chosen negatives, from gathered rows."""
         bound = model.bind({"params": model_params})
-        rows = rows.with_users(batch.mask_BxS)
         examples = rows.examples(bound, batch.mask_BxS)
         negative_NxBxD, positive_Bx1xD = rows.negative_NxBxD, rows.positive_BxD[:, None]
         if len(negative_NxBxD) == 1 or self.copy_relation:

@@ -265,7 +265,7 @@ def textbook(name, params, user, target, prefs, mask):
     """The score of one user and one target on the sphere, in NumPy, from the formulas."""
     length_one = lambda x: x / max(np.linalg.norm(x), 1e-6)  # noqa: E731
     past = [length_one(row[:-1]) for row, real in zip(prefs, mask, strict=True) if real]
-    u = length_one(user + (np.mean(past, axis=0) if past else 0.0))
+    u = length_one(user)
     t, bias = length_one(target[:-1]), 0.1 * target[-1]
     relation = np.zeros(D)
     if name != "cml" and name != "adacml":
@@ -305,7 +305,7 @@ def test_on_the_sphere_each_model_is_its_formula(name):
     """For targets of one's own, one and several; with no past item and with some."""
     model, params = make(f"{name} on the sphere")
     params["model"]["relation_gate"] = jnp.array(0.7)
-    params["users"] = jax.random.normal(jax.random.key(3), (U, D)) * 0.5
+    params["users"] = jax.random.normal(jax.random.key(3), (U, D))
     user, _, prefs, mask = rows(params, range(U))
     targets = params["items"][jax.random.randint(jax.random.key(4), (U, 3), 0, N_ITEMS)]
     bound = model.bind({"params": params["model"]})
@@ -339,3 +339,16 @@ def test_a_closed_gate_leaves_cml_and_learns_nothing(name):
     assert name == "cml" or not np.allclose(closed, score(model, params, *arguments))
     gradient = jax.jit(jax.grad(lambda params: jnp.sum(score(model, params, *arguments) ** 2)))
     assert gradient(params)["model"]["relation_gate"] == 0.0
+
+
+def test_on_the_sphere_a_user_is_an_embedding_and_the_mean_of_its_items():
+    model, params = make("hlr on the sphere")
+    user, _, prefs, mask = rows(params, [0, 1, 2, 3, 4, 5, 6])
+    user = jax.random.normal(jax.random.key(3), (U, D))
+    mean_BxD = np.zeros((U, D))
+    for b in range(1, U):
+        past = np.asarray(prefs)[b, :b, :-1]
+        mean_BxD[b] = (past / np.linalg.norm(past, axis=1, keepdims=True)).mean(axis=0)
+    prefs = jnp.where(mask[:, :, None], prefs, 0.0)
+    np.testing.assert_allclose(model.represent(user, prefs, mask), user + mean_BxD, atol=1e-5)
+    np.testing.assert_allclose(model.represent(None, prefs, mask), mean_BxD, atol=1e-5)

@@ -19,7 +19,7 @@ from hlrcml_jax.models import make_model
 from hlrcml_jax.models.base import Spec
 from hlrcml_jax.models.closed_form import Popularity, closed_form
 from hlrcml_jax.models.distances import MetricModel
-from hlrcml_jax.models.past import from_items, own_scores
+from hlrcml_jax.models.past import own_scores
 from hlrcml_jax.ranking import kernels as blocks_lib
 from hlrcml_jax.ranking import scorer as scoring
 from hlrcml_jax.ranking.evaluation import choose_users, evaluate
@@ -50,7 +50,7 @@ class Minimal(MetricModel):
     spec = Spec(history=True)
 
     def users(self, user_BxD, past_BxSxD, mask_BxS):
-        return {"user_BxD": user_BxD + from_items(past_BxSxD, mask_BxS)}
+        return {"user_BxD": user_BxD + self.represent(None, past_BxSxD, mask_BxS)}
 
 
 SETTINGS["minimal"] = Minimal()
@@ -97,7 +97,7 @@ def direct_scores(model, params, ranking, known):
     elif "users" in params:
         users = params["users"][ranking.user_C]
     else:
-        users = from_items(prefs, ranking.mask_CxS)
+        users = model.represent(None, prefs, ranking.mask_CxS)
     score = jax.jit(
         jax.vmap(
             lambda item_D: own_scores(
