@@ -8,14 +8,17 @@ much the relation counts is chosen on validation while training. Another model i
 """
 
 from hlrcml_jax.config import default_config, parse_arguments
+from hlrcml_jax.models import can_be_on_sphere, model_class
 from hlrcml_jax.registry import MODELS
 
 
 def get_config(arguments: str = ""):
     config = default_config()
     config.model.name = parse_arguments("best.py", arguments, model=MODELS).get("model", "hlr-r")
-    config.model.space = "sphere"
-    config.model.gates = (0.0, 0.5, 1.0)
+    if can_be_on_sphere(model_class(config.model.name).spec):
+        config.model.space = "sphere"
+        config.model.gates = (0.0, 0.5, 1.0)
+        config.negatives.sampled = 8
     config.model.dim = 64
     config.model.max_prefs = 20
     config.model.sharpness = 8.0
@@ -24,7 +27,6 @@ def get_config(arguments: str = ""):
     config.model.key_scale = 30.0
     config.loss.kind = "softmax"
     config.negatives.candidates = 200
-    config.negatives.sampled = 8
     config.negatives.shared = True
     config.negatives.weights = "popularity"
     config.negatives.correction = True

@@ -1,14 +1,19 @@
 r"""Models compared on small data sets, each with settings that were chosen on validation.
 
-python experiments/paper_tables.py --configs=configs/compare.py:data=ml-100k,loss=hinge \
-  --folder=runs/hinge
+python experiments/paper_tables.py --configs=configs/compare.py:data=ml-100k,loss=best \
+  --folder=runs/best
 
 The arguments are data, loss and model. The loss of metric-learning models is `best` (all of
-best.py), `hinge` with the hardest of 10 uniform negatives, `softmax` over 50 uniform ones, or
-`paper`, the settings of HLR's paper on MovieLens-20M. Last.fm-2k and Steam-200k are downloaded by
-hand: data.path names `user_artists.dat`, and data.split's three paths the matrices of a published
-comparison (Bao et al., NeurIPS 2022), whose protocol Steam-200k has: at each k, users with fewer
-than k test items are left out, and the items of validation are ranked too.
+best.py, the same for every data set and model), `hinge` with the hardest of 10 uniform negatives,
+`softmax` over 50 uniform ones, or `paper`, the settings of HLR's paper on MovieLens-20M. Last.fm-2k
+is downloaded by hand, and data.path names `user_artists.dat`. For the data sets with a published
+split, the paths of data.split name its matrices:
+
+* steam-200k of Bao et al. (NeurIPS 2022), with their protocol: at each k, users with fewer than k
+  test items are left out, and the items of validation are ranked too;
+* amazon-electronics of NBPO (SIGIR 2020);
+* gowalla and yelp2018 of LightGCN (SIGIR 2020), which have no validation part: a tenth of each
+  user's training items is cut for it, and the model is trained once more on all of them.
 """
 
 import pathlib
@@ -20,19 +25,17 @@ from hlrcml_jax.registry import MODELS
 
 LOSSES = ("best", "hinge", "softmax", "paper")
 MOVIELENS = {"data.threshold": 4.0, "data.min_per_user": 5}
-RARELY = {"train.validate_every": 4, "early_stopping.patience": 2}
-
-
-def temperature(value: float) -> dict[str, float]:
-    return {"loss.temperature": value}
+AT_20 = {"evaluation.cutoffs": (20,), "early_stopping.metric": "ndcg@20"}
+GIVEN = {"data.split.kind": "given"}
+WITHOUT_VALIDATION = GIVEN | AT_20 | {"data.split.valid": 0.1, "train.refit": True}
 
 
 def bpr(learning_rate: float, l2_vector: float) -> dict[str, float]:
     return {"optimizer.learning_rate": learning_rate, "model.bpr.l2_vector": l2_vector}
 
 
-# All that was chosen for a data set: for everything, for a loss, for a model with a loss, and for a
-# model. Later entries win; best.py, and the settings of a loss below, hold for all else.
+# For a data set: what defines it and its protocol, and what was chosen for a loss, or a loss and a
+# model, or a model that is no metric learning. Later entries win.
 CHOSEN = {
     "ml-100k": {
         "all": MOVIELENS | {"data.name": "ml-100k", "model.ease.l2": 500.0},
@@ -45,13 +48,6 @@ CHOSEN = {
             "model.item_knn.neighbours": 1000,
             "model.ease.l2": 500.0,
         },
-        "best": RARELY,
-        "best cml": temperature(1.0),
-        "best lrml": temperature(1.0),
-        "best adacml": temperature(1.3),
-        "best hlr": temperature(1.3),
-        "best hlr++": temperature(1.3),
-        "best hlr-r": temperature(1.0),
         "paper": {"optimizer.learning_rate": 3e-3},
         "bpr": bpr(5e-3, 0.01),
     },
@@ -67,37 +63,27 @@ CHOSEN = {
             "model.item_knn.neighbours": 1000,
             "model.ease.l2": 100.0,
         },
-        "best": RARELY,
-        "best cml": temperature(0.7),
-        "best lrml": temperature(1.0),
-        "best adacml": temperature(1.0),
-        "best hlr": temperature(1.0),
-        "best hlr++": temperature(1.0),
-        "best hlr-r": temperature(1.0),
         "paper": {"optimizer.learning_rate": 3e-3},
         "paper cml": {"optimizer.learning_rate": 1e-3},
         "bpr": bpr(5e-3, 0.03),
     },
     "steam-200k": {
-        "all": {
-            "data.split.kind": "given",
+        "all": GIVEN
+        | {
             "evaluation.cutoffs": (3, 5, 0),
             "evaluation.min_test_items": "k",
             "evaluation.known": "train",
             "early_stopping.metric": "ndcg@3",
             "model.ease.l2": 50.0,
         },
-        "best": {"model.max_prefs": 20},  # more gave nothing
-        "best cml": temperature(0.3) | {"model.max_prefs": 50},
-        "best lrml": temperature(0.45) | {"model.max_prefs": 50},
-        "best adacml": temperature(0.45),
-        "best hlr": temperature(0.3),
-        "best hlr-r": temperature(0.45),
         "hinge": {"early_stopping.patience": 30},  # it rises again after a pause
         "paper": {"optimizer.learning_rate": 3e-3},
         "paper hlr": {"loss.margin": 0.75},
         "bpr": bpr(5e-3, 0.0025),
     },
+    "amazon-electronics": {"all": GIVEN | AT_20},
+    "gowalla": {"all": WITHOUT_VALIDATION},
+    "yelp2018": {"all": WITHOUT_VALIDATION},
 }
 
 

@@ -1,7 +1,7 @@
 """What `experiments/sweep.py` tries: a list of values, or a range (low, high) in logarithms.
 
 space.py:model=hlr               the main keys of a model
-space.py:search=best,model=hlr   three values of the key that `compare.py` has for this loss
+space.py:search=best,model=hlr   three values of the key that matters most for this loss
 space.py:search=paper,model=hlr  likewise
 space.py:search=rates,model=hlr  eight learning rates
 space.py:search=batch,model=hlr  batch sizes with learning rates
@@ -21,7 +21,7 @@ LOSS = {
 MEMORY = {"model.memory_radius": (0.05, 1.0), "model.key_scale": (1.0, 100.0)}
 ATTENTION = {"model.sharpness": (1.0, 16.0)}
 SEARCHES = {
-    "best": {"loss.temperature": [0.7, 1.0, 1.3]},
+    "best": {"optimizer.learning_rate": [1e-3, 2e-3, 4e-3]},
     "paper": {"optimizer.learning_rate": [1e-3, 3e-3, 1e-2]},
     "batch": {
         "train.batch_size": [250, 1000, 4000],
@@ -29,17 +29,18 @@ SEARCHES = {
     },
     "rates": {"optimizer.learning_rate": [5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3, 5.6e-3]},
     "parts": {
-        "model.name": ["adacml", "hlr"],
-        "model.users": ["vectors"],
-        "model.sharpness": [1.0],
-        "model.memory_radius": [None],
-        "model.key_scale": [1.0],
+        "model.name": ["cml", "adacml", "hlr"],
+        "model.space": ["ball"],
+        "model.users": ["items"],
+        "model.gates": [(0.5,), (1.0,), (0.0, 1.0)],
+        "model.sharpness": [4.0],
+        "model.memory_slots": [20],
+        "model.max_prefs": [50],
+        "scoring.max_prefs": [20],
         "negatives.weights": ["uniform"],
-        "negatives.correction": [False],
-        "negatives.candidates": [16],
-        "negatives.hardest": [2],
-        "loss.temperature": [0.3],
-        "loss.kind": ["hinge"],
+        "negatives.candidates": [50],
+        "negatives.sampled": [4, 16],
+        "loss.temperature": [0.1, 0.2, 0.3],
     },
 }
 # The key of a model that has no such loss.

@@ -143,6 +143,12 @@ def _check_together(config: Config) -> None:
             "config keys negatives.shared and loss.copy_relation cannot be combined: shared "
             "negatives always use their own relations."
         )
+    if config.train.refit and config.evaluation.known == "train":
+        raise UserError(
+            "config keys train.refit and evaluation.known='train' cannot be combined: test would "
+            "rank the items of validation, on which the model was trained; set "
+            "evaluation.known=train+valid."
+        )
     if config.parallel.tables == "sharded" and config.optimizer.rows != "lazy":
         raise UserError(
             "config key parallel.tables cannot be 'sharded' with optimizer.rows 'dense': only the "

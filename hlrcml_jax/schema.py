@@ -335,6 +335,11 @@ class Train:
 
     epochs: int = key(100, "most epochs; at least 1", at_least(1), may_change=True)
     batch_size: int = key(1000, "positives per step, over all devices; at least 1", at_least(1))
+    refit: bool = key(
+        False,
+        "whether to train once more, on training and validation together, with the epochs and "
+        "gates that validation chose",
+    )
     validate_every: int = key(
         1, "epochs between validations and checkpoints; at least 1", at_least(1)
     )

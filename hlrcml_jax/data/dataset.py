@@ -71,6 +71,11 @@ class Dataset:
         parts = self.train, self.history
         return Known(parts if part == "valid" else (*parts, self.valid))
 
+    def with_all_in_training(self) -> "Dataset":
+        """With validation in the training part."""
+        nothing = scipy.sparse.csr_array(self.valid.shape, dtype=bool)
+        return dataclasses.replace(self, train=self.train + self.valid, valid=nothing)
+
     def fingerprint(self) -> str:
         """Hash of all interactions; a run can only be resumed with the same data."""
         digest = hashlib.sha256(str(self.train.shape).encode())

@@ -56,8 +56,8 @@ def check(config: schema.Config) -> None:
     """
     name = config.model.name
     spec = model_class(name).spec
-    if config.model.space == "sphere" and not _can_be_on_sphere(spec):
-        able = [name for name in registry.MODELS if _can_be_on_sphere(model_class(name).spec)]
+    if config.model.space == "sphere" and not can_be_on_sphere(spec):
+        able = [name for name in registry.MODELS if can_be_on_sphere(model_class(name).spec)]
         raise UserError(
             f"config key model.space cannot be 'sphere' with model.name {name!r}; it can with "
             f"{', '.join(able)}."
@@ -75,6 +75,6 @@ def check(config: schema.Config) -> None:
             )
 
 
-def _can_be_on_sphere(spec: Spec) -> bool:
+def can_be_on_sphere(spec: Spec) -> bool:
     """Whether a model compares by distance, from rows of its own alone."""
     return spec.ball and not spec.constants

@@ -382,7 +382,7 @@ class Best:
     """The best checkpoint of a run.
 
     Attributes:
-      run: the run.
+      run: the run; of one that was refitted, with validation in the training part.
       epoch: of the checkpoint.
       params: in the kept form.
     """
@@ -408,9 +408,10 @@ def best_checkpoint(run: Run) -> Best:
     Raises:
       UserError: when there is none.
     """
-    with Checkpoints(run.workdir) as checkpoints:
+    trained = run.refitted() if run.is_refitted else run
+    with Checkpoints(trained.workdir) as checkpoints:
         best = checkpoints.best(empty_state(run))
     if best is None:
         raise UserError(f"{run.workdir}: there is no checkpoint yet; train first (--mode=train).")
     epoch, state = best
-    return Best(run, epoch, state.params)
+    return Best(dataclasses.replace(run, dataset=trained.dataset), epoch, state.params)

@@ -40,7 +40,7 @@ from hlrcml_jax.reporting import report as page
 from hlrcml_jax.reporting.log import read_log
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.build import Best, best_checkpoint
-from hlrcml_jax.runs.fit import fit_runs, in_common
+from hlrcml_jax.runs.fit import fit_runs, in_common, refit
 from hlrcml_jax.runs.run import Run
 from hlrcml_jax.runs.workdir import begin_run, open_run
 from hlrcml_jax.training.warm_start import Vectors, read_vectors
@@ -135,6 +135,9 @@ def _fit(configs, workdirs, keep_going: bool = False) -> list[Run]:
         for run, _ in begun:
             report.say(f"{run.config.model.name} on {report.describe(run.dataset)}; {hardware}.")
         fit_runs(begun, _vectors_of, keep_going)
+        for run, _ in begun:
+            if run.is_refitted:
+                refit(run, _vectors_of)
     return [run for run, _ in begun]
 
 

@@ -1,7 +1,10 @@
 """Training runs in their workdirs, resuming from checkpoints; several side by side."""
 
 import contextlib
+import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,16 +13,16 @@ import numpy as np
 
 from hlrcml_jax import config_files, devices, processes
 from hlrcml_jax.errors import UserError, quoted
-from hlrcml_jax.keys import flatten
+from hlrcml_jax.keys import flatten, replaced
 from hlrcml_jax.ranking.evaluation import choose_users, evaluate
 from hlrcml_jax.ranking.scorer import Scorer
 from hlrcml_jax.reporting.console import Stopwatch, TrainingProgress, say
-from hlrcml_jax.reporting.log import MetricsLog
+from hlrcml_jax.reporting.log import MetricsLog, read_log
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.run import Run
 from hlrcml_jax.schema import Config
-from hlrcml_jax.training.loop import Epoch, Record, Training, gate_of, train
+from hlrcml_jax.training.loop import Epoch, Record, Training, gate_of, train, with_gate
 from hlrcml_jax.training.step import TrainState
 from hlrcml_jax.training.warm_start import Vectors, warm_start
 
@@ -191,14 +194,48 @@ def _with_next_gate(
     if best_epoch < since or not later or best is None:
         return None
     say(f"Going on from epoch {best[0]} with a gate of {later[0]:g} for the relation.")
-    params = best[1].params
-    gate = np.full_like(params["model"]["relation_gate"], later[0])
-    params |= {"model": params["model"] | {"relation_gate": gate}}
     now = {"epoch": epoch, "best_epoch": best_epoch, "since": epoch}
-    started = best[1].replace(
-        params=params, **{name: np.array(value, np.int32) for name, value in now.items()}
-    )
-    return build.placement_of(run).place(started)
+    arrays = {name: np.array(value, np.int32) for name, value in now.items()}
+    return with_gate(build.placement_of(run).place(best[1].replace(**arrays)), later[0])
+
+
+def refit(run: Run, vectors_of: Callable[[Run, str], Vectors]) -> None:
+    """Trains once more, on training and validation together, as validation chose."""
+    whole = run.refitted()
+    whole.workdir.mkdir(exist_ok=True)
+    say(f"Training once more, on {whole.dataset.train.nnz:,} interactions with validation.")
+    with Checkpoints(whole.workdir, writes=True, made_by=whole.identity()) as checkpoints:
+        if build.model_of(run).spec.closed_form:
+            _solve(whole, checkpoints)
+            return
+        end = 0
+        for gate, n_epochs in chosen_stages(run):
+            end += n_epochs
+            config = replaced(run.config, {"train.epochs": end})
+            stage = dataclasses.replace(whole, config=config)
+            with (
+                TrainingProgress() as progress,
+                _open(stage, checkpoints, progress, "refit", vectors_of) as training,
+            ):
+                if not training.ended:
+                    training.state = with_gate(training.state, gate)
+                    train([training], _epoch_of([(stage, training)]))
+
+
+def chosen_stages(run: Run) -> list[tuple[float, int]]:
+    """Gates, and epochs with each, on the way to the best epoch of a run."""
+    name = run.config.early_stopping.metric
+    sign, name = (-1.0, "loss_valid") if name == "loss" else (1.0, name)
+    validated = [line for line in read_log(run.workdir / "metrics.jsonl") if name in line]
+    stages, best, start = [], -math.inf, 0
+    for gate, lines in itertools.groupby(validated, lambda line: line.get("gate", 1.0)):
+        lines = list(lines)
+        top = max(lines, key=lambda line: (sign * line[name], -line["epoch"]))
+        if sign * top[name] > best:
+            best = sign * top[name]
+            stages.append((gate, top["epoch"] - start))
+        start = lines[-1]["epoch"]
+    return stages
 
 
 def _latest(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState] | None:

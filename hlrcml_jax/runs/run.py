@@ -29,6 +29,16 @@ class Run:
         config = keys.replaced(self.config, {"model.name": name, "model.space": "ball"})
         return dataclasses.replace(self, config=config)
 
+    @property
+    def is_refitted(self) -> bool:
+        """Whether the model is trained once more, see `refitted`."""
+        return self.config.train.refit and self.dataset.valid.nnz > 0
+
+    def refitted(self) -> "Run":
+        """The run that trains once more, with validation in the training part."""
+        dataset = self.dataset.with_all_in_training()
+        return dataclasses.replace(self, dataset=dataset, workdir=self.workdir / "refit")
+
     def identity(self) -> int:
         """Hash of the data and of all keys that must not change, for the metrics of checkpoints.
 

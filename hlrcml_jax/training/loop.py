@@ -213,6 +213,15 @@ def gate_of(state: TrainState) -> float:
     return 1.0 if gate is None else float(devices.first(gate))
 
 
+def with_gate(state: TrainState, gate: float) -> TrainState:
+    """The state with another gate, if its model has one."""
+    model = state.params["model"]
+    if "relation_gate" not in model:
+        return state
+    gates = model | {"relation_gate": devices.replicate(np.float32(gate))}
+    return state.replace(params=state.params | {"model": gates})
+
+
 def _train_epochs(trainer, relates, states, sampler, positives, key_data_Rx2, hyperparameters):
     def trainer_of(hyperparameters):
         made = trainer(hyperparameters)

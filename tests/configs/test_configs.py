@@ -206,7 +206,7 @@ def test_a_config_survives_being_written_down():
 @pytest.mark.parametrize(
     ("loss", "hardest", "kind"),
     [
-        ("best", 8, "softmax"),
+        ("best", 0, "softmax"),
         ("softmax", 0, "softmax"),
         ("hinge", 1, "hinge"),
         ("paper", 0, "hinge"),
@@ -237,7 +237,23 @@ def test_every_model_can_be_compared(model):
     config = load("compare").get_config(f"data=lastfm-2k,loss=best,model={model}")
     config_lib.validate(config)
     assert config.data.split.kind == "user"
-    assert (config.model.users == "items") == models.model_class(model).spec.users_from_items
+    spec = models.model_class(model).spec
+    assert (config.model.space == "sphere") == models.can_be_on_sphere(spec)
+    config.model.space = "sphere"
+    if not models.can_be_on_sphere(spec):
+        with pytest.raises(UserError, match="model.space cannot be 'sphere' with model.name"):
+            models.check(config_lib.validate(config))
+
+
+def test_nothing_in_the_recipe_depends_on_the_data():
+    recipe = config_lib.flatten(load("best").get_config())
+    protocol = ("data.", "evaluation.", "model.ease.", "model.als.", "model.item_knn.")
+    protocol += ("early_stopping.metric", "train.refit")
+    for data in load("compare").CHOSEN:
+        config = load("compare").get_config(f"data={data},loss=best,model=hlr-r")
+        compared = config_lib.flatten(config_lib.validate(config))
+        changed = {name for name, value in recipe.items() if compared[name] != value}
+        assert all(name.startswith(protocol) for name in changed)
 
 
 @pytest.mark.parametrize(

@@ -344,3 +344,43 @@ def test_the_gate_opens_while_validation_improves(small, tmp_path):
         states = [newest_state(run) for run in (whole, resumed)]
         for a, b in zip(*map(jax.tree.leaves, states), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("how", [{"model.space": "sphere", "model.gates": (0.0, 0.5)}, {}])
+def test_refitting_trains_validation_too_as_was_chosen(small, tmp_path, how, monkeypatch):
+    """For the chosen epochs and gates; and the same when it was stopped on the way."""
+    options = small | how | {"model.name": "hlr-r", "train.epochs": 8}
+    plain = experiment.fit(make_config(options), tmp_path / "plain")
+    config = make_config(options, **{"train.refit": True})
+    whole = experiment.fit(config, tmp_path / "whole")
+    np.testing.assert_array_equal(
+        newest_state(plain).params["items"], newest_state(whole).params["items"]
+    )
+    log = read_log(whole.workdir / "metrics.jsonl")
+    best = max(log, key=lambda line: (line["ndcg@10"], -line["epoch"]))
+    stages = fit.chosen_stages(whole)
+    assert how or stages == [(1.0, best["epoch"])]
+    assert stages[-1][0] == best.get("gate", 1.0)
+    n_epochs = sum(n for _, n in stages)
+    assert len(read_log(whole.workdir / "refit" / "metrics.jsonl")) == n_epochs
+
+    chosen = best_checkpoint(whole)
+    assert chosen.epoch == n_epochs
+    assert chosen.run.dataset.train.nnz == whole.dataset.train.nnz + whole.dataset.valid.nnz
+    assert 0 < experiment.test(chosen)["recall@20"]["mean"] <= 1
+    assert (whole.workdir / "test_metrics.json").exists()
+
+    with monkeypatch.context() as stopped:
+        less = [*stages[:-1], (stages[-1][0], stages[-1][1] - 1)]
+        stopped.setattr(fit, "chosen_stages", lambda run: less)
+        experiment.fit(config, tmp_path / "parts")
+    resumed = best_checkpoint(experiment.fit(config, tmp_path / "parts"))
+    assert resumed.epoch == n_epochs
+    for a, b in zip(*map(jax.tree.leaves, (chosen.params, resumed.params)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_refitting_does_not_rank_what_it_was_trained_on(small, tmp_path):
+    with pytest.raises(UserError, match="train.refit and evaluation.known='train'"):
+        config = make_config(small, **{"train.refit": True, "evaluation.known": "train"})
+        experiment.fit(config, tmp_path)
