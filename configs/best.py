@@ -26,6 +26,7 @@ def get_config(arguments: str = ""):
     config.model.memory_radius = 0.3
     config.model.key_scale = 30.0
     config.loss.kind = "softmax"
+    config.loss.temperature = 0.0
     config.negatives.candidates = 200
     config.negatives.shared = True
     config.negatives.weights = "popularity"

@@ -121,5 +121,5 @@ def _settings(loss: str, model: str):
     if loss == "hinge":
         config.negatives.candidates, config.negatives.hardest = 10, 1
     if loss == "softmax":
-        config.loss.kind, config.loss.temperature, config.negatives.candidates = "softmax", 0.3, 50
+        config.loss.kind, config.negatives.candidates = "softmax", 50
     return config

@@ -255,11 +255,11 @@ class Loss:
     )
     options: Options = options("kind", "options of a loss of your own: its keyword-only parameters")
     margin: float = key(0.2, "margin of the hinge, in units of squared distance; above 0", positive)
-    temperature: float | None = key(
-        None,
-        "temperature of the softmax, above 0, in units of squared distance, on the sphere of the "
-        "cosine; None: 1.7 / ln(number of items) on the sphere, and twice that in a ball",
-        positive,
+    temperature: float = key(
+        0.3,
+        "temperature of the softmax, in units of squared distance, on the sphere of the cosine; "
+        "0: 1.7 / ln(number of items) on the sphere, and twice that in a ball; at least 0",
+        at_least(0),
     )
     copy_relation: bool = key(False, "whether a negative uses the positive's relation")
 

@@ -109,7 +109,7 @@ def loss_of(run: Run) -> schema.Loss:
     logarithm of their number; a cosine is at most 1.
     """
     loss = run.config.loss
-    if loss.temperature is not None:
+    if not (isinstance(loss.temperature, float) and loss.temperature == 0):
         return loss
     of_cosine = 1.7 / math.log(max(run.dataset.n_items, 3))
     on_sphere = run.config.model.space == "sphere"
@@ -120,7 +120,6 @@ def make_objective(
     loss: schema.Loss, negatives: schema.Negatives, is_logistic: bool = False
 ) -> Objective:
     """The objective of a config's sections `loss` and `negatives`."""
-    assert loss.temperature is not None
     made = make_loss(loss, is_logistic)
     sampled, hardest = negatives.sampled, negatives.hardest
     return Objective(made, sampled, hardest, loss.temperature, loss.copy_relation)

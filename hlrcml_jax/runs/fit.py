@@ -156,6 +156,7 @@ def _open(
     options, stopping = run.config.train, run.config.early_stopping
     placement = build.placement_of(run)
     show = progress.add(name, options.epochs, epoch, stopping.metric)
+    placed = placement.place(state)
     with MetricsLog(run.workdir / "metrics.jsonl", epoch) as log:
 
         def report(record):
@@ -164,7 +165,7 @@ def _open(
 
         yield Training(
             str(run.workdir),
-            placement.place(state),
+            placed,
             epoch,
             run.dataset.train.nnz,
             options.batch_size,
@@ -174,28 +175,34 @@ def _open(
             _Validation(run),
             lambda epoch, state, value: checkpoints.save(epoch, placement.keep(state), value),
             report,
+            _started(run, gate_of(placed)),
             functools.partial(_with_next_gate, run, checkpoints),
         )
 
 
+def _started(run: Run, gate: float) -> int:
+    """The last epoch before the present gate was opened, from the log; 0 for the first gate."""
+    lines = read_log(run.workdir / "metrics.jsonl")
+    return int(max((line["epoch"] for line in lines if line.get("gate", gate) < gate), default=0))
+
+
 def _with_next_gate(
-    run: Run, checkpoints: Checkpoints, state: TrainState, epoch: int
+    run: Run, checkpoints: Checkpoints, state: TrainState, epoch: int, started: int
 ) -> TrainState | None:
     """The best state so far with the next of the `model.gates`.
 
-    None at the last one, or when the present one brought no improvement.
+    None at the last one, or when the present one brought no improvement since it started.
     """
     spec = build.model_of(run).spec
-    if run.config.model.space == "ball" or not (spec.attends or spec.memory):
-        return None
-    best_epoch, since = (int(devices.first(x)) for x in (state.best_epoch, state.since))
+    best_epoch = int(devices.first(state.best_epoch))
     later = [gate for gate in run.config.model.gates if np.float32(gate) > gate_of(state)]
+    if not (spec.offsets and (spec.attends or spec.memory) and later and best_epoch > started):
+        return None
     best = checkpoints.best(build.empty_state(run))
-    if best_epoch < since or not later or best is None:
+    if best is None:
         return None
     say(f"Going on from epoch {best[0]} with a gate of {later[0]:g} for the relation.")
-    now = {"epoch": epoch, "best_epoch": best_epoch, "since": epoch}
-    arrays = {name: np.array(value, np.int32) for name, value in now.items()}
+    arrays = {"epoch": np.int32(epoch), "best_epoch": np.int32(best_epoch)}
     return with_gate(build.placement_of(run).place(best[1].replace(**arrays)), later[0])
 
 
@@ -317,7 +324,10 @@ def validate(run: Run, scorer: Scorer, params: dict[str, Any]) -> Record:
 
 def _epoch_of(runs: Sequence[tuple[Run, Training]]) -> Epoch:
     first = runs[0][0]
-    values = [flatten(run.config) for run, _ in runs]
+    values = [
+        flatten(run.config) | {"loss.temperature": build.loss_of(run).temperature}
+        for run, _ in runs
+    ]
     hyperparameters = {
         name: np.array([of_run[name] for of_run in values], np.float32)
         for name in build.HYPERPARAMETERS

@@ -136,7 +136,7 @@ def _check_same(workdir: pathlib.Path, saved: dict[str, Any], config: config_lib
     values = flatten(config)
     keys, now = config_lib.all_keys(values), json.loads(json.dumps(values))
     for name, key in keys.items():
-        was = saved.get(name, key.default)
+        was = saved.get(name, json.loads(json.dumps(key.default)))
         if not key.may_change and was != now[name]:
             raise UserError(
                 f"{workdir}: this workdir was made with {name}={was!r}, and the config now has "

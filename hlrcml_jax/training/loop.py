@@ -41,8 +41,9 @@ class Training:
       validate: maps a state and epoch to (value, higher is better; record of metrics).
       save: saves a checkpoint of an epoch, state and value.
       report: logs the record of an epoch.
-      advance: maps the state and epoch at the end of patience to the first state of the next stage;
-        None to end.
+      started: the epoch after which the stage began; patience counts from it, or the best epoch.
+      advance: maps the state at the end of patience, its epoch and `started` to the first state of
+        the next stage; None to end.
       ended: whether training is over.
     """
 
@@ -57,19 +58,22 @@ class Training:
     validate: Callable[[TrainState, int], tuple[float, Record]]
     save: Callable[[int, TrainState, float], None]
     report: Callable[[Record], None]
-    advance: Callable[[TrainState, int], TrainState | None] = lambda state, epoch: None
+    started: int = 0
+    advance: Callable[[TrainState, int, int], TrainState | None] = lambda *_: None
     ended: bool = False
 
     def __post_init__(self) -> None:
         self._end_or_advance()
 
     def _end_or_advance(self) -> None:
-        waited = self.epoch - int(devices.first(self.state.since))
+        best_epoch = int(devices.first(self.state.best_epoch))
         self.ended = self.epoch >= self.epochs
-        if waited >= self.patience and not self.ended:
-            state = self.advance(self.state, self.epoch)
-            self.ended = state is None
-            self.state = self.state if state is None else state
+        if self.ended or self.epoch - max(self.started, best_epoch) < self.patience:
+            return
+        state = self.advance(self.state, self.epoch, self.started)
+        self.ended = state is None
+        if state is not None:
+            self.state, self.started = state, self.epoch
 
     def after_epoch(self, loss_T: np.ndarray, seconds: float, stopping: bool) -> None:
         """Validates and saves, if due, and reports the epoch.

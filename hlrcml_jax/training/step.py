@@ -34,7 +34,6 @@ class TrainState(flax.struct.PyTreeNode):
       epoch: completed epochs.
       best: best value of the early-stopping metric, higher is better.
       best_epoch: the epoch that gave it, 0 before the first validation.
-      since: the epoch from which patience counts: the best one, or the start of a later stage.
     """
 
     params: dict[str, Any]
@@ -42,7 +41,6 @@ class TrainState(flax.struct.PyTreeNode):
     epoch: jax.Array
     best: jax.Array
     best_epoch: jax.Array
-    since: jax.Array
 
 
 def init_params(
@@ -71,7 +69,6 @@ def init_state(params: dict[str, Any], optimizer: optax.GradientTransformation) 
         epoch=jnp.zeros((), jnp.int32),
         best=jnp.array(-jnp.inf),
         best_epoch=jnp.zeros((), jnp.int32),
-        since=jnp.zeros((), jnp.int32),
     )
 
 
@@ -323,5 +320,4 @@ def improves(state: TrainState, value: float, epoch: int) -> TrainState:
     return state.replace(
         best=jnp.full_like(state.best, value),
         best_epoch=jnp.full_like(state.best_epoch, epoch),
-        since=jnp.full_like(state.since, epoch),
     )

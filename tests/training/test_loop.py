@@ -149,7 +149,7 @@ def test_the_first_signal_is_noted_and_the_second_ends_at_once(number, kind, say
 
 def in_training(params, epoch, validate_every=2):
     """(a run of three steps an epoch, the list of what it did)."""
-    state = TrainState(params, (), jnp.int32(epoch), jnp.float32(0.5), jnp.int32(2), jnp.int32(2))
+    state = TrainState(params, (), jnp.int32(epoch), jnp.float32(0.5), jnp.int32(2))
     done = []
 
     def validate(state, epoch):
