@@ -159,20 +159,23 @@ class Objective:
         """The loss of examples with their own, chosen negatives, from gathered rows."""
         bound = model.bind({"params": model_params})
         examples = rows.examples(bound, batch.mask_BxS)
-        negative_NxBxD, positive_Bx1xD = rows.negative_NxBxD, rows.positive_BxD[:, None]
-        if len(negative_NxBxD) == 1 or self.copy_relation:
+        if self.copy_relation or len(rows.negative_NxBxD) == 1:
+            # On a CPU, XLA compiles one target at a time much better.
             positive_B = _own_score(bound, examples, rows.positive_BxD)
-            if self.copy_relation:
-                moved_Bx1xD = bound.moved(*examples.with_targets(bound, positive_Bx1xD))
-                negative_BxN = _scores_of_moved(bound, moved_Bx1xD, negative_NxBxD)
-            else:
-                negative_BxN = _own_score(bound, examples, negative_NxBxD[0])[:, None]
+            negative_BxN = self._apart(bound, examples, rows)
         else:
-            negative_BxNxD = jnp.swapaxes(negative_NxBxD, 0, 1)
-            target_BxTxD = jnp.concatenate([positive_Bx1xD, negative_BxNxD], axis=1)
+            target_TxBxD = jnp.concatenate([rows.positive_BxD[None], rows.negative_NxBxD])
+            target_BxTxD = jnp.swapaxes(target_TxBxD, 0, 1)
             score_BxT = bound.scores(*examples.with_targets(bound, target_BxTxD))
             positive_B, negative_BxN = score_BxT[:, 0], score_BxT[:, 1:]
         return self._total(bound, rows, batch, positive_B, negative_BxN, batch.log_weight_BxN)
+
+    def _apart(self, bound, examples, rows):
+        """Scores (B, N) of negatives: with the positive's relation, or of one negative."""
+        if not self.copy_relation:
+            return _own_score(bound, examples, rows.negative_NxBxD[0])[:, None]
+        moved_Bx1xD = bound.moved(*examples.with_targets(bound, rows.positive_BxD[:, None]))
+        return _scores_of_moved(bound, moved_Bx1xD, rows.negative_NxBxD)
 
     def _total(self, bound, rows, batch, positive_B, negative_BxN, log_weight_BxN):
         loss_B = self.loss(positive_B, negative_BxN, log_weight_BxN)
