@@ -279,14 +279,13 @@ class _Validation:
         run = self._run
         if run.dataset.valid.nnz == 0:
             return float(epoch), {}  # no validation part: the latest epoch is the best
+        gate = gate_of(state)
+        opened = {"gate": gate} if build.model_of(run).spec.offsets else {}
         if self._metric == "loss":
             loss = self._mean_loss(state.params)
-            return -loss, {"loss_valid": loss}
+            return -loss, {"loss_valid": loss, **opened}
         params = build.placement_of(run).keep(state.params)
-        gate = gate_of(state)
-        record = validate(run, self._scorers[gate != 0], params)
-        if run.config.model.space == "sphere":
-            record["gate"] = gate
+        record = validate(run, self._scorers[gate != 0], params) | opened
         if self._metric not in record:
             raise UserError(
                 f"config key early_stopping.metric={self._metric}: it is not a number for any user."
