@@ -3,6 +3,7 @@
 space.py:model=hlr               the main keys of a model
 space.py:search=best,model=hlr   three values of the key that matters most for this loss
 space.py:search=paper,model=hlr  likewise
+space.py:search=recipe           what may still help best.py on your own data, with `--each`
 space.py:search=rates,model=hlr  eight learning rates
 space.py:search=batch,model=hlr  batch sizes with learning rates
 space.py:search=parts,model=hlr-r  with `--each`: best.py without each of its ingredients
@@ -23,6 +24,13 @@ ATTENTION = {"model.sharpness": (1.0, 16.0)}
 SEARCHES = {
     "best": {"optimizer.learning_rate": [1e-3, 2e-3, 4e-3]},
     "paper": {"optimizer.learning_rate": [1e-3, 3e-3, 1e-2]},
+    "recipe": {
+        "optimizer.learning_rate": [1e-3, 4e-3],
+        "model.dim": [128],
+        "model.sharpness": [4.0, 16.0],
+        "model.max_prefs": [50],
+        "negatives.candidates": [800],
+    },
     "batch": {
         "train.batch_size": [250, 1000, 4000],
         "optimizer.learning_rate": [1e-3, 2e-3, 4e-3, 8e-3],

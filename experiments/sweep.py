@@ -6,8 +6,13 @@ python experiments/sweep.py --config=configs/quickstart.py --space=configs/space
 All trials are trained for the first number of epochs, the best third of them for the second, and so
 on; each trial has a workdir, and the same command resumes a sweep that was stopped. Trials are
 compared by the config's early-stopping metric on validation, and test is never used. Leaves
-`trials.csv` and, beside it, a plot of the values. `--trials=0` tries all combinations of lists, and
-`--each` every value on its own, and no change.
+`trials.csv` and, beside it, a plot of the values, and names the best trial, whose workdir is a
+config too. `--trials=0` tries all combinations of lists, and `--each` every value on its own, and
+no change. With `--minutes` no trial begins after that time:
+
+python experiments/sweep.py --config=configs/best.py --set=data.path=own.csv \\
+  --space=configs/space.py:search=recipe --each --epochs=200 --minutes=60 --folder=runs/tuned
+python -m hlrcml_jax.main --config=runs/tuned/trial-003 --workdir=runs/mine
 
 On a GPU, trials that differ only in the seed and in numbers such as learning rate, temperature and
 the memory's radius (`build.HYPERPARAMETERS`) are trained side by side in one program.
@@ -16,6 +21,7 @@ the memory's radius (`build.HYPERPARAMETERS`) are trained side by side in one pr
 import itertools
 import math
 import pathlib
+import time
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +29,7 @@ import polars as pl
 from absl import flags, logging
 
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import config_files
+from hlrcml_jax import config_files, devices
 from hlrcml_jax.errors import UserError, run_program
 from hlrcml_jax.reporting.log import read_log
 from hlrcml_jax.runs.experiment import fit_all
@@ -39,6 +45,9 @@ _TRIALS = flags.DEFINE_integer(
 _EACH = flags.DEFINE_bool("each", False, "Change one key at a time instead, and once none.")
 _EPOCHS = flags.DEFINE_list("epochs", ["4", "12", "36"], "Epochs after which trials are compared.")
 _KEEP = flags.DEFINE_float("keep", 1 / 3, "Share of the trials that are trained further.", 0.0, 1.0)
+_MINUTES = flags.DEFINE_float(
+    "minutes", math.inf, "Minutes after which no further trial begins.", lower_bound=0.0
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the trials.")
 _SIDE_BY_SIDE = flags.DEFINE_integer(
     "side_by_side",
@@ -97,8 +106,22 @@ def train(configs: list, workdirs: list[pathlib.Path]) -> list[float]:
     ]
 
 
-def search(base: dict[str, object], trials: list[dict], folder: pathlib.Path, epochs, keep) -> list:
-    """Successive halving; one row per trial, the best first."""
+def search(
+    base: dict[str, object],
+    trials: list[dict],
+    folder: pathlib.Path,
+    epochs: list[int],
+    keep: float,
+    minutes: float = math.inf,
+    at_once: int = 1,
+) -> list[dict]:
+    """Successive halving; one row per trial, the best first.
+
+    No trial begins after the minutes, `at_once` of them together; those that never began have 0
+    epochs.
+    """
+    started = time.monotonic()
+    at_once = len(trials) if minutes == math.inf else at_once
     rows = [{"trial": number, "epochs": 0, "value": -math.inf} | values
             for number, values in enumerate(trials)]  # fmt: skip
     kept = rows
@@ -106,8 +129,13 @@ def search(base: dict[str, object], trials: list[dict], folder: pathlib.Path, ep
         changes = [trials[row["trial"]] | {"train.epochs": rung} for row in kept]
         configs = [config_lib.make_config(config_lib.changed(base, values)) for values in changes]
         workdirs = [folder / f"trial-{row['trial']:03d}" for row in kept]
-        for row, value in zip(kept, train(configs, workdirs), strict=True):
-            row["value"], row["epochs"] = value, rung
+        for start in range(0, len(kept), at_once):
+            if time.monotonic() - started > 60 * minutes:
+                break
+            part = slice(start, start + at_once)
+            values = train(configs[part], workdirs[part])
+            for row, value in zip(kept[part], values, strict=True):
+                row["value"], row["epochs"] = value, rung
         kept = sorted(kept, key=lambda row: -row["value"])[: max(1, round(len(kept) * keep))]
     return sorted(rows, key=lambda row: (-row["epochs"], -row["value"]))
 
@@ -140,7 +168,9 @@ def main(_) -> None:
         trials = one_by_one(space)
     else:
         trials = [draw(space, rng) for _ in range(_TRIALS.value)] or combine(space)
-    rows = search(base, trials, folder, [int(rung) for rung in _EPOCHS.value], _KEEP.value)
+    epochs = [int(rung) for rung in _EPOCHS.value]
+    at_once = _SIDE_BY_SIDE.value or devices.side_by_side()
+    rows = search(base, trials, folder, epochs, _KEEP.value, _MINUTES.value, at_once)
     table = pl.DataFrame(rows, infer_schema_length=None)
     table.write_csv(folder / "trials.csv")
     if not _EACH.value:
@@ -148,6 +178,8 @@ def main(_) -> None:
     shown = {"tbl_rows": 20, "tbl_cols": -1, "tbl_width_chars": -1}
     with pl.Config(**shown, tbl_hide_column_data_types=True):
         print(table)
+    best = max(rows, key=lambda row: row["value"])
+    print(f"The best on validation: --config={folder}/trial-{best['trial']:03d}")
 
 
 if __name__ == "__main__":

@@ -261,6 +261,7 @@ def test_nothing_in_the_recipe_depends_on_the_data():
     [
         *(f"model={model}" for model in ("hlr", "hlr++", "hlr-r", "cml", "lrml", "adacml")),
         "search=batch,model=hlr",
+        "search=recipe,model=hlr-r",
         "search=parts,model=hlr-r",
         "search=rates,model=hlr-r",
         "search=best,model=cml",

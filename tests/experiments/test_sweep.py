@@ -44,6 +44,24 @@ def test_each_value_on_its_own(sweep):
     assert found == [{}, {"a": 1}, {"a": 2}, {"b": "x"}]
 
 
+def test_no_trial_begins_when_the_time_is_over(sweep, monkeypatch, tmp_path):
+    clock, trained = [0.0], []
+
+    def train(configs, workdirs):
+        clock[0] += 30.0  # seconds
+        trained.extend(workdir.name for workdir in workdirs)
+        return [float(workdir.name[-1]) for workdir in workdirs]
+
+    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: clock[0])
+    base = config_lib.flatten(config_lib.default_config())
+    trials = [{"model.dim": 1 + n} for n in range(5)]
+    rows = sweep.search(base, trials, tmp_path, [2, 6], 1.0, minutes=1.1)
+    assert trained == ["trial-000", "trial-001", "trial-002"]
+    assert [row["trial"] for row in rows] == [2, 1, 0, 3, 4]
+    assert [row["epochs"] for row in rows] == [2, 2, 2, 0, 0]
+
+
 def test_the_best_third_is_trained_further(sweep, monkeypatch, tmp_path):
     """Trial n reaches n / 10 at once; what is dropped is not trained again."""
     asked = []
