@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from hlrcml_jax import config_files, devices, processes
-from hlrcml_jax.errors import UserError, quoted
+from hlrcml_jax.errors import UserError, quoted, warn
 from hlrcml_jax.keys import flatten, replaced
 from hlrcml_jax.ranking.evaluation import choose_users, evaluate
 from hlrcml_jax.ranking.scorer import Scorer
@@ -61,6 +61,7 @@ def fit_runs(
     for run, _ in begun:
         _check_size(run)
         _check_users(run)
+        _check_gates(run)
     if build.model_of(begun[0][0]).spec.closed_form:
         for run, checkpoints in begun:
             _solve(run, checkpoints)
@@ -105,6 +106,17 @@ def _check_users(run: Run) -> None:
             f"config key evaluation.min_test_items={run.config.evaluation.min_test_items}: no user "
             f"has so many validation items, so {run.config.early_stopping.metric} has no value; "
             "lower it, or set early_stopping.metric to another cut-off or to loss."
+        )
+
+
+def _check_gates(run: Run) -> None:
+    """Warns when there is no validation part by which a closed gate could be opened."""
+    gates, spec = run.config.model.gates, build.model_of(run).spec
+    relates = spec.offsets and (spec.attends or spec.memory)
+    if relates and gates[0] == 0 and run.dataset.valid.nnz == 0:
+        warn(
+            f"config key model.gates={gates}: there is no validation part, so the gate stays "
+            "closed and the relation out of the scores; set model.gates=(0.5,) to train with it."
         )
 
 

@@ -384,3 +384,10 @@ def test_refitting_does_not_rank_what_it_was_trained_on(small, tmp_path):
     with pytest.raises(UserError, match="train.refit and evaluation.known='train'"):
         config = make_config(small, **{"train.refit": True, "evaluation.known": "train"})
         experiment.fit(config, tmp_path)
+
+
+def test_a_gate_that_cannot_open_is_told(small, tmp_path, capsys):
+    options = {"data.split.valid": 0.0, "model.space": "sphere", "model.gates": (0.0, 0.5)}
+    run = experiment.fit(make_config(small, **options), tmp_path)
+    assert "model.gates=(0.0, 0.5): there is no validation part" in capsys.readouterr().err
+    assert best_checkpoint(run).params["model"]["relation_gate"] == 0.0
