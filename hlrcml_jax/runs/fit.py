@@ -111,13 +111,18 @@ def _check_users(run: Run) -> None:
 
 def _check_gates(run: Run) -> None:
     """Warns when there is no validation part by which a closed gate could be opened."""
-    gates, spec = run.config.model.gates, build.model_of(run).spec
-    relates = spec.offsets and (spec.attends or spec.memory)
-    if relates and gates[0] == 0 and run.dataset.valid.nnz == 0:
+    gates = run.config.model.gates
+    if _has_gate(run) and gates[0] == 0 and run.dataset.valid.nnz == 0:
         warn(
             f"config key model.gates={gates}: there is no validation part, so the gate stays "
             "closed and the relation out of the scores; set model.gates=(0.5,) to train with it."
         )
+
+
+def _has_gate(run: Run) -> bool:
+    """Whether the model has a relation, and a gate for it."""
+    spec = build.model_of(run).spec
+    return spec.offsets and (spec.attends or spec.memory)
 
 
 def _check_comparable(run: Run) -> None:
@@ -205,10 +210,9 @@ def _with_next_gate(
 
     None at the last one, or when the present one brought no improvement since it started.
     """
-    spec = build.model_of(run).spec
     best_epoch = int(devices.first(state.best_epoch))
     later = [gate for gate in run.config.model.gates if np.float32(gate) > gate_of(state)]
-    if not (spec.offsets and (spec.attends or spec.memory) and later and best_epoch > started):
+    if not (_has_gate(run) and later and best_epoch > started):
         return None
     best = checkpoints.best(build.empty_state(run))
     if best is None:

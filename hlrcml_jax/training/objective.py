@@ -56,9 +56,8 @@ class Rows(flax.struct.PyTreeNode):
 
     def examples(self, bound: Model, mask_BxS: jax.Array) -> Examples:
         """The users with their preferences."""
-        prefs_BxSxD = jnp.where(mask_BxS[:, :, None], self.prefs_BxSxD, 0.0)
-        user_BxD = bound.represent(self.user_BxD, prefs_BxSxD, mask_BxS)
-        return Examples.of(bound, user_BxD, prefs_BxSxD, mask_BxS)
+        user_BxD = bound.represent(self.user_BxD, self.prefs_BxSxD, mask_BxS)
+        return Examples.of(bound, user_BxD, self.prefs_BxSxD, mask_BxS)
 
 
 def widen_rows(rows: T, constants: Constants, wide: Callable[[Constants], T]) -> T:

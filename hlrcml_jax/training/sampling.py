@@ -72,8 +72,9 @@ class Sampler(flax.struct.PyTreeNode):
         With `parts` users are sharded, see `UserItems.parts`; `how` are further attributes.
         """
         items = UserItems.parts(known, *parts) if parts else UserItems.of(known)
-        unseen_N = np.flatnonzero(count_items(known) == 0).astype(np.int32)
-        return cls(items, leaf(rarity(known)), max_prefs, unseen_N=leaf(unseen_N), **how)
+        count_I = count_items(known)
+        unseen_N = leaf(np.flatnonzero(count_I == 0).astype(np.int32))
+        return cls(items, leaf(_rarity(count_I)), max_prefs, unseen_N=unseen_N, **how)
 
     def place(self) -> "Sampler":
         """The sampler on the devices, for mapped functions."""
@@ -250,7 +251,11 @@ def draw_batch(
 
 def rarity(known: Known | scipy.sparse.csr_array) -> np.ndarray:
     """Log weights (I,) of items, inverse to popularity."""
-    return -np.log(np.maximum(count_items(known), 1)).astype(np.float32)
+    return _rarity(count_items(known))
+
+
+def _rarity(count_I: np.ndarray) -> np.ndarray:
+    return -np.log(np.maximum(count_I, 1)).astype(np.float32)
 
 
 def evaluation_preferences(
