@@ -19,7 +19,7 @@ from hlrcml_jax.errors import UserError
 from hlrcml_jax.frames import item_columns
 from hlrcml_jax.models import model_class
 from hlrcml_jax.models.base import Model, Past, Users
-from hlrcml_jax.models.past import Examples
+from hlrcml_jax.models.past import of_rows
 from hlrcml_jax.ranking.lists import Ranker
 
 BATCH = 512
@@ -60,14 +60,11 @@ def apply_to_pairs(
 
 @functools.lru_cache(maxsize=16)
 def _compiled(function: Callable[..., Any], model: Model) -> jax.stages.Wrapped:
-    def of_rows(params, user_BxD, target_BxD, prefs_BxSxD, mask_BxS):
+    def apply(params, *rows):
         bound = model.bind({"params": params})
-        if user_BxD is None:
-            user_BxD = bound.represent(None, prefs_BxSxD, mask_BxS)
-        examples = Examples.of(bound, user_BxD, prefs_BxSxD, mask_BxS)
-        return function(bound, *examples.with_targets(bound, target_BxD[:, None]))
+        return function(bound, *of_rows(bound, *rows))
 
-    return jax.jit(devices.exact(of_rows))
+    return jax.jit(devices.exact(apply))
 
 
 def shares(

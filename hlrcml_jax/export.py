@@ -61,12 +61,9 @@ def scoring_function(model: Model, params: dict[str, Any]) -> jax.export.Exporte
     """The exported function from rows to scores of pairs; see the module."""
     of_items = "users" not in params
 
-    def score(user_BxD, item_BxD, prefs_BxSxD, mask_BxS):
-        variables = {"params": params["model"]}
-        if of_items:
-            user_BxD = model.bind(variables).represent(None, prefs_BxSxD, mask_BxS)
-        rows = (user_BxD, item_BxD, prefs_BxSxD, mask_BxS)
-        return model.apply(variables, *rows, method=own_scores)
+    def score(user_BxD, *rows):
+        rows = (None if of_items else user_BxD, *rows)
+        return model.apply({"params": params["model"]}, *rows, method=own_scores)
 
     b, s = jax.export.symbolic_shape("B, S")
     width = params["items"].shape[1]

@@ -227,7 +227,8 @@ def _check_key(key: Any) -> None:
 @functools.partial(jax.jit, static_argnums=0)
 @devices.exact
 def _scores(model, params, user_B, item_T, prefs_BxS, mask_BxS) -> jax.Array:
-    bound, items_IxD = model.bind({"params": params["model"]}), params["items"]
+    bound = model.bind({"params": params["model"]})
+    items_IxD = bound.embed(params["items"])
     past_BxSxD = jnp.where(mask_BxS[:, :, None], items_IxD[prefs_BxS], 0.0)
     row_BxD = params["users"][user_B] if "users" in params else None
     user_BxD = bound.represent(row_BxD, past_BxSxD, mask_BxS)

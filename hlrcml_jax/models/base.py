@@ -72,7 +72,7 @@ class Related(flax.struct.PyTreeNode):
 
     Attributes:
       relation: mixture weights of rel(p, t): (X, M, T) of a table of X items with T targets, or of
-        each example's past items with its one target, (B, S, M), or its T targets, (B, T, S, M);
+        each example's past items with its one target, (B, S, M), or its T targets, (B, M, T, S);
         None without a memory.
       similarity: <p, t>, (X, T), (B, S) or (B, S, T); or None.
     """
@@ -161,8 +161,8 @@ class Model(nn.Module):
         # Flax generates it from the fields; its types do not say so.
         def __hash__(self) -> int: ...
 
-    def past_vectors(self, row: jax.Array) -> jax.Array:
-        """The vectors (..., D) of item rows of which a user is the mean, with `Spec.offsets`."""
+    def embed(self, row: jax.Array) -> jax.Array:
+        """Items as all other methods take them, from their rows of the table, (..., D)."""
         return row
 
     def represent(
@@ -170,12 +170,12 @@ class Model(nn.Module):
     ) -> jax.Array:
         """Vectors (B, D) of users: their rows; without a table of users, from their n items.
 
-        Those have the sum of the rows / sqrt(n) (Koren, KDD 2008). In training the positive is
+        Those have the sum of the items / sqrt(n) (Koren, KDD 2008). In training the positive is
         excluded, so that a user is predicted from its other items.
 
         Args:
           user_BxD: user rows, or None.
-          past_BxSxD: rows of past items.
+          past_BxSxD: past items.
           mask_BxS: True where a past item is real.
         """
         if user_BxD is not None:

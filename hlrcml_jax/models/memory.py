@@ -50,8 +50,8 @@ class RelationMemory(nn.Module):
         if past.ndim == 2:
             return self.weights(past, target[None])
         if target.shape[1] > 1:
-            keyed_BxTxMxD = target[:, :, None] * self.keys_DxM.T[None, None]
-            return jax.nn.softmax(jnp.einsum("bsd,btmd->btsm", past, keyed_BxTxMxD), axis=3)
+            keyed_BxMxTxD = self.keys_DxM.T[None, :, None] * target[:, None]
+            return jax.nn.softmax(jnp.einsum("bmtd,bsd->bmts", keyed_BxMxTxD, past), axis=1)
         return self.slot_weights(past, target[:, 0])
 
     def query(self, x: jax.Array) -> jax.Array:

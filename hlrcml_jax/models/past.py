@@ -22,7 +22,7 @@ class OwnPast(flax.struct.PyTreeNode):
 
     Attributes:
       related: `relation` (B, S, M) and `similarity` (B, S) to one target or to the user, or
-        (B, T, S, M) and (B, S, T) to T targets.
+        (B, M, T, S) and (B, S, T) to T targets.
       mask_BxS: True where a past item is real.
       rows_BxSxD: item rows, zero where masked; None if `mix_rows` is not used.
     """
@@ -37,7 +37,7 @@ class OwnPast(flax.struct.PyTreeNode):
 
     def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None) -> Attended:
         relation = self.related.relation
-        own = "bsm" if relation.ndim == 3 else "btsm"
+        own = "bsm" if relation.ndim == 3 else "bmts"
         logits_BxSxT = jnp.einsum(f"{own},bmt->bst", relation, _per_target(query_BxMxT, relation))
         found = _weigh(logits_BxSxT, self.mask_BxS, beta, first_Bx1xT, prior_BxSxT)
         return *found, jnp.einsum(f"{own},bst->bmt", relation, found[0])
@@ -85,7 +85,7 @@ class TablePast(flax.struct.PyTreeNode):
 
 def _per_target(query_BxMxT, relation):
     """The query per target if the relations are, too."""
-    shape = (*query_BxMxT.shape[:2], relation.shape[1])
+    shape = (*query_BxMxT.shape[:2], relation.shape[2])
     return query_BxMxT if relation.ndim == 3 else jnp.broadcast_to(query_BxMxT, shape)
 
 
@@ -169,7 +169,7 @@ class Examples(flax.struct.PyTreeNode):
 
     Attributes:
       users: result of the model's `users`.
-      past_BxSxD: rows of past items, zero where masked.
+      past_BxSxD: past items, zero where masked.
       mask_BxS: True where a past item is real.
     """
 
@@ -181,7 +181,7 @@ class Examples(flax.struct.PyTreeNode):
     def of(
         cls, bound: Model, user_BxD: jax.Array, past_BxSxD: jax.Array, mask_BxS: jax.Array
     ) -> "Examples":
-        """From user rows and past items' rows, whose values are ignored where masked."""
+        """From users and past items, whose values are ignored where masked."""
         past_BxSxD = jnp.where(mask_BxS[:, :, None], past_BxSxD, 0.0)
         return cls(bound.users(user_BxD, past_BxSxD, mask_BxS), past_BxSxD, mask_BxS)
 
@@ -193,13 +193,32 @@ class Examples(flax.struct.PyTreeNode):
         return self.users, bound.meet(self.users, target_BxTxD), target_BxTxD, past
 
 
-def own_scores(
+def of_rows(
     bound: Model,
-    user_BxD: jax.Array,
+    user_BxD: jax.Array | None,
     target_BxD: jax.Array,
     past_BxSxD: jax.Array,
     mask_BxS: jax.Array,
-) -> jax.Array:
-    """Scores (B,) of users with one target each; call it directly or as `method` of `apply`."""
+) -> tuple[Users, Any, jax.Array, OwnPast]:
+    """Arguments of the model's `scores` and the like, from rows, for one target of each user.
+
+    Args:
+      bound: the model.
+      user_BxD: user vectors; None for those of `represent`, from the past items.
+      target_BxD: item rows.
+      past_BxSxD: rows of past items.
+      mask_BxS: True where a past item is real.
+    """
+    past_BxSxD = bound.embed(past_BxSxD)
+    if user_BxD is None:
+        user_BxD = bound.represent(None, past_BxSxD, mask_BxS)
     examples = Examples.of(bound, user_BxD, past_BxSxD, mask_BxS)
-    return bound.scores(*examples.with_targets(bound, target_BxD[:, None]))[:, 0]
+    return examples.with_targets(bound, bound.embed(target_BxD)[:, None])
+
+
+def own_scores(bound: Model, *rows: jax.Array | None) -> jax.Array:
+    """Scores (B,) of users with one target each, from the arguments of `of_rows`.
+
+    Call it directly or as `method` of `apply`.
+    """
+    return bound.scores(*of_rows(bound, *rows))[:, 0]  # type: ignore[arg-type]

@@ -47,52 +47,53 @@ class Sphere(Model):
     def without_relation(self) -> "Sphere":
         return self.clone(relates=False)
 
-    def past_vectors(self, row):
-        return direction(row)
+    def embed(self, row):
+        """The vector at length one, and the bias."""
+        return jnp.concatenate([unit(vectors(row)), row[..., -1:]], axis=-1)
 
     def represent(self, user_BxD, past_BxSxD, mask_BxS):
         count_Bx1 = jnp.maximum(jnp.sum(mask_BxS, axis=1, keepdims=True), 1)
         share_BxS = mask_BxS / count_Bx1
-        mean_BxD = jnp.einsum("bsd,bs->bd", self.past_vectors(past_BxSxD), share_BxS)
+        mean_BxD = jnp.einsum("bsd,bs->bd", vectors(past_BxSxD), share_BxS)
         return mean_BxD if user_BxD is None else user_BxD + mean_BxD
 
     def users(self, user_BxD, past_BxSxD, mask_BxS):
         if not self.relates:
             return {"user_BxD": unit(user_BxD)}
-        return self.inner.users(unit(user_BxD), direction(past_BxSxD), mask_BxS)
+        return self.inner.users(unit(user_BxD), vectors(past_BxSxD), mask_BxS)
 
     def relate(self, past, target):
         if not self.relates:
             return Related()
-        return self.inner.relate(direction(past), direction(target))
+        return self.inner.relate(vectors(past), vectors(target))
 
     def meet(self, users, target_BxTxD):
         close_BxT = self.closeness(users["user_BxD"][:, None], target_BxTxD)
         if not self.relates:
             return {"close_BxT": close_BxT}
-        met = self.inner.meet(users, direction(target_BxTxD))
+        met = self.inner.meet(users, vectors(target_BxTxD))
         met.pop("distance_BxT", None)  # of a ball
         return met | {"close_BxT": close_BxT}
 
     def attention(self, users, met, target_BxTxD, past):
-        return self.inner.attention(users, met, direction(target_BxTxD), past)
+        return self.inner.attention(users, met, vectors(target_BxTxD), past)
 
     def mixture(self, users, met, target_BxTxD, past):
-        return self.inner.mixture(users, met, direction(target_BxTxD), past)
+        return self.inner.mixture(users, met, vectors(target_BxTxD), past)
 
     def relation(self, users, met, target_BxTxD, past):
-        past = past.map_rows(direction)
-        relation_BxTxD = self.inner.relation(users, met, direction(target_BxTxD), past)
+        past = past.map_rows(vectors)
+        relation_BxTxD = self.inner.relation(users, met, vectors(target_BxTxD), past)
         return None if relation_BxTxD is None else self._gate * relation_BxTxD
 
     def closeness(self, moved_BxTxD, target_BxTxD):
-        dot_BxT = distances.products(moved_BxTxD, direction(target_BxTxD))
+        dot_BxT = distances.products(moved_BxTxD, vectors(target_BxTxD))
         return dot_BxT + BIAS_RATE * target_BxTxD[..., -1]
 
     def scores(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
         if not self.relates:
             return met["close_BxT"]
-        pull_BxT = self.inner.pull(users, met, direction(target_BxTxD), past)
+        pull_BxT = self.inner.pull(users, met, vectors(target_BxTxD), past)
         return met["close_BxT"] + self._gate * pull_BxT
 
     @property
@@ -117,13 +118,8 @@ class Sphere(Model):
 
 
 def vectors(row):
-    """Item rows without their bias."""
+    """Items without their bias."""
     return row[..., :-1]
-
-
-def direction(row):
-    """Item rows as vectors of length one."""
-    return unit(vectors(row))
 
 
 def unit(row: jax.Array) -> jax.Array:

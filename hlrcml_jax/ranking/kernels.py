@@ -115,6 +115,10 @@ class Steps:
         """Number of shards of the items."""
         return self.placement.parts[0] if self.placement.parts else 1
 
+    def context(self, params: dict[str, Any], item_X: jax.Array) -> jax.Array:
+        """The past items (X, D) of a chunk of users."""
+        return self._bind(params).embed(self.placement.gather(params["items"], item_X))
+
     def prepare(
         self,
         params: dict[str, Any],
@@ -253,7 +257,7 @@ class Steps:
     def _targets(self, params, first):
         items_IxD = params["items"]
         row_T = jnp.minimum(first + jnp.arange(self.blocks.targets), len(items_IxD) - 1)
-        return items_IxD[row_T]
+        return self._bind(params).embed(items_IxD[row_T])
 
 
 def _parts(tree, size):
@@ -270,7 +274,7 @@ def _from_bits(bits_CxW: jax.Array) -> jax.Array:
 class MappedSteps(NamedTuple):
     """`Steps`, mapped over all devices."""
 
-    rows: Callable[..., jax.Array]
+    context: Callable[..., jax.Array]
     prepare: Callable[..., ChunkState]
     relate: Callable[..., tuple[Related, jax.Array]]
     rank: Callable[..., ChunkState]
@@ -283,7 +287,7 @@ def compiled(
 ) -> MappedSteps:
     steps = Steps(model, blocks, k, n_items, placement)
     return MappedSteps(
-        rows=devices.pmap(steps.placement.gather),
+        context=devices.pmap(steps.context),
         prepare=devices.pmap(steps.prepare),
         relate=devices.pmap(steps.relate, donate=(3,)),
         rank=_waiting(devices.pmap(steps.rank, donate=(0,))),

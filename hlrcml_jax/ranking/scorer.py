@@ -131,7 +131,7 @@ class Scorer:
         prefs_CxS, mask_CxS = self._preferences(known_CxI, padded_C)
         context_X, row_CxS = _context(prefs_CxS, mask_CxS, n_items)
         steps = compiled(self._model, blocks, k, n_items, self._placement)
-        context = steps.rows(params["items"], devices.replicate(context_X))
+        context = steps.context(params, devices.replicate(context_X))
 
         from_history = self._model.spec.rows_are_histories
 

@@ -313,11 +313,20 @@ def with_means(
     run: Run, params: dict[str, Any], histories: Known | scipy.sparse.csr_array
 ) -> dict[str, Any]:
     """Parameters on the devices, with users made of their embedding and of all their items."""
-    n, placement = histories.shape[0], placement_of(run)
+    model, placement, n, dim = (
+        model_of(run),
+        placement_of(run),
+        histories.shape[0],
+        run.config.model.dim,
+    )
     if "users" not in params:
-        params = params | {"users": np.zeros((n, run.config.model.dim), np.float32)}
+        params = params | {"users": np.zeros((n, dim), np.float32)}
     placed = placement.place(params)
-    return add_means(placed, np.arange(n), histories, model_of(run).past_vectors, placement)
+
+    def vectors(row):
+        return model.embed(row)[..., :dim]
+
+    return add_means(placed, np.arange(n), histories, vectors, placement)
 
 
 def with_untrained_users(run: Run, placed: dict[str, Any], part: str) -> dict[str, Any]:

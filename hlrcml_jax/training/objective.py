@@ -54,8 +54,13 @@ class Rows(flax.struct.PyTreeNode):
             added["users"] = tables["users"].at[batch.user_B].add(self.user_BxD)
         return added
 
+    def embed(self, bound: Model) -> "Rows":
+        """With all items as the model takes them."""
+        items = (self.positive_BxD, self.negative_NxBxD, self.prefs_BxSxD)
+        return Rows(self.user_BxD, *map(bound.embed, items))
+
     def examples(self, bound: Model, mask_BxS: jax.Array) -> Examples:
-        """The users with their preferences."""
+        """The users with their preferences, of embedded rows."""
         user_BxD = bound.represent(self.user_BxD, self.prefs_BxSxD, mask_BxS)
         return Examples.of(bound, user_BxD, self.prefs_BxSxD, mask_BxS)
 
@@ -111,9 +116,11 @@ class Objective:
         if not batch.shared:
             return self.of_rows(model, params["model"], rows, batch)
         bound = model.bind({"params": params["model"]})
+        rows = rows.embed(bound)
         examples = rows.examples(bound, batch.mask_BxS)
         positive_B = _own_score(bound, examples, rows.positive_BxD)
         items_IxD = widen_rows(params["items"], constants, lambda wide: wide["items"])
+        items_IxD = bound.embed(items_IxD)
         target_1xNxD = jnp.swapaxes(rows.negative_NxBxD, 0, 1)
         related = bound.relate(items_IxD, target_1xNxD[0])
         past = TablePast(related, batch.mask_BxS, items_IxD, batch.prefs_BxS)
@@ -141,8 +148,8 @@ class Objective:
         samples = 0 < self.sampled < n_candidates
         if not samples and (batch.shared or not self._chooses(n_candidates)):
             return batch
-        rows = self._rows(params, batch, constants)
         bound = model.bind({"params": params["model"]})
+        rows = self._rows(params, batch, constants).embed(bound)
         examples = rows.examples(bound, batch.mask_BxS)
         if samples:
             user_Bx1xD = examples.users["user_BxD"][:, None]
@@ -157,6 +164,7 @@ class Objective:
     def of_rows(self, model: Model, model_params: Any, rows: Rows, batch: Batch) -> jax.Array:
         """The loss of examples with their own, chosen negatives, from gathered rows."""
         bound = model.bind({"params": model_params})
+        rows = rows.embed(bound)
         examples = rows.examples(bound, batch.mask_BxS)
         if self.copy_relation or len(rows.negative_NxBxD) == 1:
             # On a CPU, XLA compiles one target at a time much better.

@@ -14,7 +14,7 @@ from hlrcml_jax.config import default_config
 from hlrcml_jax.models import make_model, model_class
 from hlrcml_jax.models.adacml import AdaCML
 from hlrcml_jax.models.base import Related
-from hlrcml_jax.models.past import Examples, OwnPast, TablePast, own_scores
+from hlrcml_jax.models.past import Examples, OwnPast, TablePast, of_rows, own_scores
 from hlrcml_jax.models.softmax import softmax
 from hlrcml_jax.registry import MODELS
 from hlrcml_jax.training.interactions import UserItems
@@ -171,8 +171,7 @@ def test_reasons_are_shares(name):
     counts = np.array([0, 1, 2, 3, 4, 5, 6])
     user, target, prefs, mask = rows(params, counts)
     bound = model.bind({"params": params["model"]})
-    examples = Examples.of(bound, user, prefs, mask)
-    attentions = bound.attention(*examples.with_targets(bound, target[:, None]))
+    attentions = bound.attention(*of_rows(bound, user, target, prefs, mask))
     found = {name: attended.shares()[:, :, 0] for name, attended in attentions.items()}
     assert list(found) == ["share", "item_share"][: 2 if name == "hlr++" else 1]
     for side, share in found.items():
@@ -206,7 +205,8 @@ def test_targets_of_ones_own_and_shared_ones_get_the_same_scores(setting, loops,
     """
     monkeypatch.setattr(devices, "on_cpu", lambda: loops)
     model, params = setting
-    bound, items = model.bind({"params": params["model"]}), params["items"]
+    bound = model.bind({"params": params["model"]})
+    items = bound.embed(params["items"])
     row = jax.random.randint(jax.random.key(7), (U, S), 0, N_ITEMS)
     mask = jnp.arange(S)[None] < jnp.arange(U)[:, None]
     past = jnp.where(mask[:, :, None], items[row], 0.0)
@@ -216,8 +216,8 @@ def test_targets_of_ones_own_and_shared_ones_get_the_same_scores(setting, loops,
         users = bound.users(params["users"], past, mask)
         table = TablePast(bound.relate(items, items[:5]), mask, items, row)
         shared = bound.scores(users, bound.meet(users, items[None, :5]), items[None, :5], table)
-        targets = [jnp.tile(items[number], (U, 1)) for number in range(5)]
-        rows = params["users"], items[row], mask
+        targets = [jnp.tile(params["items"][number], (U, 1)) for number in range(5)]
+        rows = params["users"], params["items"][row], mask
         return shared, [own_scores(bound, rows[0], target, *rows[1:]) for target in targets]
 
     shared, own = both()
@@ -312,8 +312,8 @@ def test_on_the_sphere_each_model_is_its_formula(name):
 
     @jax.jit
     def several():
-        examples = Examples.of(bound, user, prefs, mask)
-        return bound.scores(*examples.with_targets(bound, targets))
+        examples = Examples.of(bound, user, bound.embed(prefs), mask)
+        return bound.scores(*examples.with_targets(bound, bound.embed(targets)))
 
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     arrays = [np.asarray(x, np.float64) for x in (user, targets, prefs)]
@@ -349,5 +349,6 @@ def test_on_the_sphere_a_user_is_an_embedding_and_the_mean_of_its_items():
     for b in range(1, U):
         past = np.asarray(prefs)[b, :b, :-1]
         mean_BxD[b] = (past / np.linalg.norm(past, axis=1, keepdims=True)).mean(axis=0)
+    prefs = model.embed(prefs)
     np.testing.assert_allclose(model.represent(user, prefs, mask), user + mean_BxD, atol=1e-5)
     np.testing.assert_allclose(model.represent(None, prefs, mask), mean_BxD, atol=1e-5)

@@ -275,16 +275,10 @@ def test_sampled_negatives_estimate_the_sum_over_all():
     @jax.jit
     def total(batch):
         """sum_n w_n exp(s_n / temperature) of each example."""
-        examples = Examples.of(
-            model.bind({"params": params["model"]}),
-            params["users"][batch.user_B],
-            params["items"][batch.prefs_BxS],
-            batch.mask_BxS,
-        )
-        bound, targets = (
-            model.bind({"params": params["model"]}),
-            params["items"][batch.negative_BxN],
-        )
+        bound = model.bind({"params": params["model"]})
+        items_IxD, users = bound.embed(params["items"]), params["users"][batch.user_B]
+        examples = Examples.of(bound, users, items_IxD[batch.prefs_BxS], batch.mask_BxS)
+        targets = items_IxD[batch.negative_BxN]
         score_BxN = bound.scores(*examples.with_targets(bound, targets))
         return jnp.sum(jnp.exp(score_BxN / 0.3 + batch.log_weight_BxN), axis=1)
 
