@@ -313,12 +313,8 @@ def with_means(
     run: Run, params: dict[str, Any], histories: Known | scipy.sparse.csr_array
 ) -> dict[str, Any]:
     """Parameters on the devices, with users made of their embedding and of all their items."""
-    model, placement, n, dim = (
-        model_of(run),
-        placement_of(run),
-        histories.shape[0],
-        run.config.model.dim,
-    )
+    model, placement = model_of(run), placement_of(run)
+    n, dim = histories.shape[0], run.config.model.dim
     if "users" not in params:
         params = params | {"users": np.zeros((n, dim), np.float32)}
     placed = placement.place(params)

@@ -281,7 +281,9 @@ def _start(run: Run, vectors_of: Callable[[Run, str], Vectors]) -> TrainState:
         if path:
             table = np.array(devices.to_host(state.params[name])[: len(wanted)])
             key = f"pretrained.{name}={path}"
-            tables[name] = warm_start(key, vectors_of(run, name), wanted, table)
+            tables[name] = warm_start(
+                key, vectors_of(run, name), wanted, table, run.config.model.dim
+            )
     return state.replace(params=state.params | tables)
 
 

@@ -38,26 +38,31 @@ def read_vectors(key: str, path: pathlib.Path) -> Vectors:
         ) from None
 
 
-def warm_start(key: str, source: Vectors, wanted: pl.Series, table: np.ndarray) -> np.ndarray:
+def warm_start(
+    key: str, source: Vectors, wanted: pl.Series, table: np.ndarray, dim: int
+) -> np.ndarray:
     """The table with rows replaced by the source's vectors of the same ids.
 
-    Rows whose id is not in the source are unchanged.
+    Rows whose id is not in the source are unchanged, and so are the biases that rows of some
+    models end with, where the source has vectors alone.
 
     Args:
       key: config key and source, for error messages.
       source: ids and vectors.
       wanted: id of each row of the table.
-      table: (R, D); it is modified.
+      table: (R, W); it is modified.
+      dim: D, of the vectors; W or less.
 
     Raises:
       UserError: when the source does not fit the table, or shares no id.
     """
     ids, vectors = source
-    if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
+    if vectors.ndim != 2 or vectors.shape[1] not in (dim, table.shape[1]):
         raise UserError(
             f"{key}: its vectors have the shape {vectors.shape}, and the model needs "
-            f"(any number, {table.shape[1]}); change model.dim, or choose another source."
+            f"(any number, {dim}); change model.dim, or choose another source."
         )
+    width = vectors.shape[1]
     if not np.isfinite(vectors).all():
         raise UserError(f"{key}: its vectors have NaN or infinite values; choose another source.")
     if ids is None:
@@ -65,7 +70,8 @@ def warm_start(key: str, source: Vectors, wanted: pl.Series, table: np.ndarray) 
             raise UserError(
                 f"{key}: it has {len(vectors):,} rows, and the data {len(table):,}; add ids."
             )
-        return vectors.astype(table.dtype)
+        table[:, :width] = vectors
+        return table
     if len(ids) != len(vectors):
         raise UserError(f"{key}: it has {len(ids):,} ids for {len(vectors):,} vectors.")
     row_of = dict(zip(ids, range(len(ids)), strict=True))
@@ -73,6 +79,6 @@ def warm_start(key: str, source: Vectors, wanted: pl.Series, table: np.ndarray) 
     matched_R = row_R >= 0
     if not matched_R.any():
         raise UserError(f"{key}: none of its {len(ids):,} ids is in the data.")
-    table[matched_R] = vectors[row_R[matched_R]]
+    table[matched_R, :width] = vectors[row_R[matched_R]]
     rich.print(Text(printable(f"{key}: initialised {matched_R.sum():,} of {len(table):,} rows.")))
     return table

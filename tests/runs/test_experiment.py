@@ -225,8 +225,9 @@ def test_a_run_without_user_vectors_has_none_to_give(small, tmp_path):
         experiment.fit(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize("space", ["ball", "sphere"])  # whose rows end with a bias
 @pytest.mark.parametrize("kind", ["npz", "npy"])
-def test_vectors_of_a_file_are_matched_by_id(small, tmp_path, kind):
+def test_vectors_of_a_file_are_matched_by_id(small, tmp_path, kind, space):
     vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32) / 8
     path = tmp_path / f"items.{kind}"
     order = np.random.default_rng(1).permutation(40)
@@ -234,7 +235,7 @@ def test_vectors_of_a_file_are_matched_by_id(small, tmp_path, kind):
         np.savez(path, ids=order[:39], vectors=vectors[order[:39]])
     else:
         np.save(path, vectors)
-    changes = {"pretrained.items": str(path), "pretrained.freeze": "both"}
+    changes = {"pretrained.items": str(path), "pretrained.freeze": "both", "model.space": space}
     config = make_config(small, **changes)
     experiment.fit(config, tmp_path / "run")
     run = open_run(config, tmp_path / "run")
@@ -244,7 +245,8 @@ def test_vectors_of_a_file_are_matched_by_id(small, tmp_path, kind):
         known[order[39]] = False
         drawn = build.initial_state(run).params["items"]
         np.testing.assert_array_equal(found[order[39]], drawn[order[39]])
-    np.testing.assert_array_equal(found[known], vectors[known])
+    np.testing.assert_array_equal(found[known, :8], vectors[known])
+    assert (found[:, 8:] == 0).all()
 
 
 @pytest.mark.parametrize(
