@@ -11,7 +11,8 @@ config are not repeated, and stopped ones are resumed. Then writes `table.md`, `
 `table.csv`: mean ± standard deviation over cohorts and seeds, the median popularity rank of the
 recommendations, seconds of training, parameters, and for each of --ours the difference from the
 best baseline, which is chosen by early_stopping.metric on validation, with the p-value of a paired
-t-test over the users that both have, after Holm's correction.
+t-test over the users that both have, after Holm's correction. With --against=MODEL, all others are
+compared with that one instead.
 """
 
 import json
@@ -36,6 +37,9 @@ _FOLDER = flags.DEFINE_string("folder", None, "Folder for runs and tables.", req
 _MODELS = flags.DEFINE_list("models", list(MODELS), "Models to compare.")
 _OURS = flags.DEFINE_list(
     "ours", ["hlr", "hlr++", "hlr-r"], "Models that are tested against the baselines."
+)
+_AGAINST = flags.DEFINE_enum(
+    "against", None, [*MODELS], "The model that all others are tested against."
 )
 _SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of the runs.")
 _METRICS = flags.DEFINE_list(
@@ -146,17 +150,22 @@ def load_results(source: str, models, seeds, folder, changes, metrics) -> dict[s
     }
 
 
-def tabulate(results: dict[str, Results], metrics: list[str], ours: list[str]) -> pl.DataFrame:
-    """One row per model; metrics in percent."""
-    others = [model for model in results if model not in ours]
-    stopping = {found.stopping for found in results.values()}
-    if others and (len(stopping) > 1 or "loss" in stopping):
-        raise UserError(
-            "the best baseline is chosen on validation, by one metric@k in early_stopping.metric; "
-            f"these runs have {', '.join(sorted(stopping))}."
-        )
-    rival = max(others, key=lambda model: results[model].validation) if others else None
-    compared = [model for model in results if model in ours] if rival else []
+def tabulate(
+    results: dict[str, Results], metrics: list[str], ours: list[str], against: str | None = None
+) -> pl.DataFrame:
+    """One row per model; metrics in percent.
+
+    Args:
+      results: by model.
+      metrics: names with cut-off; the first is tested.
+      ours: models that are tested against the best of the others.
+      against: the model that all others are tested against instead.
+    """
+    rival = against or _best_baseline(results, ours)
+    if against:
+        compared = [model for model in results if model != against]
+    else:
+        compared = [model for model in results if model in ours] if rival else []
     p_values = holm(
         [
             scipy.stats.ttest_1samp(results[model].differences(results[rival]), 0.0).pvalue
@@ -178,6 +187,17 @@ def tabulate(results: dict[str, Results], metrics: list[str], ours: list[str]) -
             row[f"p against {rival}"] = by_model.get(model)
         rows.append(row)
     return pl.DataFrame(rows)
+
+
+def _best_baseline(results: dict[str, Results], ours: list[str]) -> str | None:
+    others = [model for model in results if model not in ours]
+    stopping = {found.stopping for found in results.values()}
+    if others and (len(stopping) > 1 or "loss" in stopping):
+        raise UserError(
+            "the best baseline is chosen on validation, by one metric@k in early_stopping.metric; "
+            f"these runs have {', '.join(sorted(stopping))}."
+        )
+    return max(others, key=lambda model: results[model].validation) if others else None
 
 
 def cells(table: pl.DataFrame, metrics: list[str], plus_minus: str) -> list[list[str]]:
@@ -215,9 +235,11 @@ def main(_) -> None:
     folder, seeds = pathlib.Path(_FOLDER.value), [int(seed) for seed in _SEEDS.value]
     metrics = [name if "@" in name else f"{name}@{_K.value}" for name in _METRICS.value]
     changes = dict(map(config_files.parse_change, _SET.value))
+    if _AGAINST.value and _AGAINST.value not in _MODELS.value:
+        raise UserError(f"--against={_AGAINST.value}: it is not one of --models.")
     run_all(_CONFIGS.value, _MODELS.value, seeds, folder, changes)
     results = load_results(_CONFIGS.value, _MODELS.value, seeds, folder, changes, metrics)
-    table = tabulate(results, metrics, _OURS.value)
+    table = tabulate(results, metrics, _OURS.value, _AGAINST.value)
     table.write_csv(folder / "table.csv")
     (folder / "table.tex").write_text(latex(table, metrics))
     (folder / "table.md").write_text(markdown(table, metrics))

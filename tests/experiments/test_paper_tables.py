@@ -48,7 +48,7 @@ def test_a_table_from_what_runs_leave(tables, tmp_path):
     runs = {
         "hlr": [base + 0.1 + 0.01 * rng.random(40) for _ in range(2)],
         "cml": [base, base],
-        "bpr": [base + 0.2, base + 0.2],
+        "bpr": [1.5 * base, 1.5 * base],
     }
     valid = {"hlr": 0.5, "cml": 0.4, "bpr": 0.3}
     results = {
@@ -69,6 +69,9 @@ def test_a_table_from_what_runs_leave(tables, tmp_path):
     assert 10 < row["difference"] < 11  # percent
     assert "+10.5" in tables.markdown(table, ["ndcg@10"])
     assert r"$\pm$" in tables.latex(table, ["ndcg@10"])
+    table = tables.tabulate(results, ["ndcg@10"], ["hlr"], against="bpr")
+    assert table["p against bpr"].is_null().to_list() == [False, False, True]
+    np.testing.assert_allclose(table["difference"][1], -50 * base.mean())
 
 
 def results(tables, folder, users, stopping="ndcg@10"):
