@@ -31,10 +31,13 @@ class AdaCML(MetricModel):
         (attended,) = self.attention(users, met, target_BxTxD, past).values()
         return past.mix_rows(attended.weights_BxSxT)
 
+    def pulls(self, related, target):
+        return related.similarity
+
     def pull(self, users, met, target_BxTxD, past):
         """sum_k w_k <p_k, t>."""
         (attended,) = self.attention(users, met, target_BxTxD, past).values()
-        return jnp.sum(attended.weights_BxSxT * past.similarity(), axis=1)
+        return jnp.sum(attended.weights_BxSxT * past.pull(), axis=1)
 
 
 def similarities(past: jax.Array, target: jax.Array) -> jax.Array:

@@ -75,10 +75,13 @@ class Related(flax.struct.PyTreeNode):
         each example's past items with its one target, (B, S, M), or its T targets, (B, M, T, S);
         None without a memory.
       similarity: <p, t>, (X, T), (B, S) or (B, S, T); or None.
+      pull: <r, t> of the translation r that a past item contributes, like `similarity`; on the
+        sphere, else None.
     """
 
     relation: jax.Array = flax.struct.field(default=None)
     similarity: jax.Array = flax.struct.field(default=None)
+    pull: jax.Array = flax.struct.field(default=None)
 
 
 class Past(Protocol):
@@ -91,6 +94,10 @@ class Past(Protocol):
 
     def similarity(self) -> jax.Array:
         """`Related.similarity` of the past items, (B, S, T)."""
+        ...
+
+    def pull(self) -> jax.Array:
+        """`Related.pull` of the past items, (B, S, T)."""
         ...
 
     def attend(
@@ -222,8 +229,19 @@ class Model(nn.Module):
         """Relations (B, T, D) that translate users to targets; None for no relation."""
         return None
 
+    def pulls(self, related: Related, target: jax.Array) -> jax.Array | None:
+        """`Related.pull`, from the rest and the targets of `relate`; None if `pull` needs none."""
+        return None
+
+    def user_pull(self, met: Any, target_BxTxD: jax.Array) -> jax.Array | float:
+        """<r, t>, (B, T), of the relation r of the user itself, from the result of `meet`."""
+        return 0.0
+
     def pull(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
-        """<relation, t>, (B, T): all that the sphere needs of a relation (see `sphere.py`)."""
+        """<relation, t>, (B, T): all that the sphere needs of a relation (see `sphere.py`).
+
+        There `past.pull()` is what `pulls` returned, and `met["pull_BxT"]` that of `user_pull`.
+        """
         relation_BxTxD = self.relation(users, met, target_BxTxD, past)
         if relation_BxTxD is None:
             return jnp.zeros(())

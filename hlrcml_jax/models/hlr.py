@@ -30,6 +30,15 @@ class HLR(LRML):
     def attention(self, users, met, target_BxTxD, past):
         return {"share": attend(past, users["query_BxMx1"], self.beta, met["rel_BxMxT"])}
 
+    def pulls(self, related, target):
+        return self.memory.pulls(related.relation, target)
+
+    def pull(self, users, met, target_BxTxD, past):
+        """sum_k w_k <rel(t, p_k), t>."""
+        share = self.attention(users, met, target_BxTxD, past)["share"]
+        pull_BxT = jnp.sum(share.weights_BxSxT * past.pull(), axis=1)
+        return share.first_Bx1xT[:, 0] * met["pull_BxT"] + pull_BxT
+
 
 class HLRPlusPlus(HLR):
     """HLR++: item attention over user-item relations, added to the user attention.
@@ -50,3 +59,9 @@ class HLRPlusPlus(HLR):
             "share": attend(past, users["query_BxMx1"], self.beta),
             "item_share": attend(users["past"], query_BxMxT, self.beta, met["rel_BxMxT"]),
         }
+
+    def pull(self, users, met, target_BxTxD, past):
+        """<R, t> + <S, t>."""
+        share, own = self.attention(users, met, target_BxTxD, past).values()
+        pull_BxT = jnp.sum(share.weights_BxSxT * past.pull(), axis=1)
+        return pull_BxT + self._inner_product(own.mixture, target_BxTxD)

@@ -36,6 +36,9 @@ class LRML(MetricModel):
             "distance_BxT": distances.squared(users["user_BxD"][:, None], target_BxTxD),
         }
 
+    def user_pull(self, met, target_BxTxD):
+        return self._inner_product(met["rel_BxMxT"], target_BxTxD)
+
     def mixture(self, users, met, target_BxTxD, past) -> jax.Array:
         """Mixture weights (B, M, T) of the relation: the sum over attentions, or rel(u, t)."""
         attentions = self.attention(users, met, target_BxTxD, past).values()
@@ -47,9 +50,14 @@ class LRML(MetricModel):
         return self.memory.read(self.mixture(users, met, target_BxTxD, past))
 
     def pull(self, users, met, target_BxTxD, past):
-        """<aV, t> = a.(Vt)."""
-        query_BxMxT = jnp.swapaxes(self.memory.query(target_BxTxD), 1, 2)
-        return jnp.sum(self.mixture(users, met, target_BxTxD, past) * query_BxMxT, axis=1)
+        return met["pull_BxT"]
+
+    def _inner_product(self, a_BxMxT, target_BxTxD):
+        """<aV, t> = a.(Vt), (B, T)."""
+        return jnp.sum(a_BxMxT * self._query(target_BxTxD), axis=1)
+
+    def _query(self, target_BxTxD):
+        return jnp.swapaxes(self.memory.query(target_BxTxD), 1, 2)
 
     def scores(self, users, met, target_BxTxD, past):
         """For shared targets without the vector aV.
@@ -59,7 +67,7 @@ class LRML(MetricModel):
         if not distances.are_shared(target_BxTxD):
             return super().scores(users, met, target_BxTxD, past)
         a_BxMxT = self.mixture(users, met, target_BxTxD, past)
-        query_BxMxT = jnp.swapaxes(self.memory.query(target_BxTxD), 1, 2)
+        query_BxMxT = self._query(target_BxTxD)
         gram_1xMxM = self.memory.query(self.memory.values_MxD)[None]
         terms_BxMxT = 2.0 * (users["query_BxMx1"] - query_BxMxT) + gram_1xMxM @ a_BxMxT
         return -met["distance_BxT"] - jnp.sum(a_BxMxT * terms_BxMxT, axis=1)

@@ -58,6 +58,15 @@ class RelationMemory(nn.Module):
         """V x, the inner products with the value rows: (..., D) to (..., M)."""
         return x @ self.values_MxD.T
 
+    def pulls(self, weights: jax.Array, target: jax.Array) -> jax.Array:
+        """<rel(p, t), t> from the weights of `relate`: (X, T), (B, S) or (B, S, T)."""
+        query = self.query(target)
+        if target.ndim == 2:
+            return jnp.einsum("xmt,tm->xt", weights, query)
+        if weights.ndim == 3:
+            return jnp.einsum("bsm,bm->bs", weights, query[:, 0])
+        return jnp.einsum("bmts,btm->bst", weights, query)
+
     def read(self, mixture_BxMxT: jax.Array) -> jax.Array:
         """Relations (B, T, D) from their mixture weights."""
         b, m, t = mixture_BxMxT.shape

@@ -32,8 +32,10 @@ class OwnPast(flax.struct.PyTreeNode):
     rows_BxSxD: jax.Array = flax.struct.field(default=None)
 
     def similarity(self) -> jax.Array:
-        similarity = self.related.similarity
-        return similarity[:, :, None] if similarity.ndim == 2 else similarity
+        return _with_targets(self.related.similarity)
+
+    def pull(self) -> jax.Array:
+        return _with_targets(self.related.pull)
 
     def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None) -> Attended:
         relation = self.related.relation
@@ -67,6 +69,9 @@ class TablePast(flax.struct.PyTreeNode):
     def similarity(self) -> jax.Array:
         return self.related.similarity[self.row_BxS]
 
+    def pull(self) -> jax.Array:
+        return self.related.pull[self.row_BxS]
+
     def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None) -> Attended:
         slots = (self.related.relation, self.row_BxS, self.mask_BxS)
         if devices.on_cpu():
@@ -81,6 +86,11 @@ class TablePast(flax.struct.PyTreeNode):
 
     def map_rows(self, function) -> "TablePast":
         return self.replace(rows_XxD=function(self.rows_XxD))
+
+
+def _with_targets(of_pairs):
+    """(B, S, T), for one target from (B, S)."""
+    return of_pairs[:, :, None] if of_pairs.ndim == 2 else of_pairs
 
 
 def _per_target(query_BxMxT, relation):

@@ -1,7 +1,5 @@
 """HLR with residual relations: the past item itself plus a relation from the memory."""
 
-import jax.numpy as jnp
-
 from hlrcml_jax import schema
 from hlrcml_jax.models.adacml import similarities
 from hlrcml_jax.models.attention import attend
@@ -33,12 +31,8 @@ class ResidualHLR(HLR):
         (attended,) = self.attention(users, met, target_BxTxD, past).values()
         return self.memory.read(attended.mixture) + past.mix_rows(attended.weights_BxSxT)
 
-    def pull(self, users, met, target_BxTxD, past):
-        """sum_k w_k (<rel(t, p_k), t> + <p_k, t>)."""
-        (attended,) = self.attention(users, met, target_BxTxD, past).values()
-        query_BxMxT = jnp.swapaxes(self.memory.query(target_BxTxD), 1, 2)
-        pull_BxT = jnp.sum(attended.mixture * query_BxMxT, axis=1)
-        return pull_BxT + jnp.sum(attended.weights_BxSxT * past.similarity(), axis=1)
+    def pulls(self, related, target):
+        return super().pulls(related, target) + related.similarity
 
     # Since past rows (D,) are added to the relation, building its vector is cheapest.
     scores = MetricModel.scores

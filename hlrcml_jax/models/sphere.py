@@ -65,7 +65,8 @@ class Sphere(Model):
     def relate(self, past, target):
         if not self.relates:
             return Related()
-        return self.inner.relate(vectors(past), vectors(target))
+        related = self.inner.relate(vectors(past), vectors(target))
+        return related.replace(pull=self.inner.pulls(related, vectors(target)))
 
     def meet(self, users, target_BxTxD):
         close_BxT = self.closeness(users["user_BxD"][:, None], target_BxTxD)
@@ -73,7 +74,10 @@ class Sphere(Model):
             return {"close_BxT": close_BxT}
         met = self.inner.meet(users, vectors(target_BxTxD))
         met.pop("distance_BxT", None)  # of a ball
-        return met | {"close_BxT": close_BxT}
+        pull_BxT = jnp.broadcast_to(
+            self.inner.user_pull(met, vectors(target_BxTxD)), close_BxT.shape
+        )
+        return met | {"close_BxT": close_BxT, "pull_BxT": pull_BxT}
 
     def attention(self, users, met, target_BxTxD, past):
         return self.inner.attention(users, met, vectors(target_BxTxD), past)

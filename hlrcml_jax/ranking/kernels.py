@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hlrcml_jax import devices
 from hlrcml_jax.models.base import Model, Related
@@ -18,6 +19,7 @@ from hlrcml_jax.models.past import TablePast
 
 LONG = 4  # lists longer than I / LONG are sorted once, at the end
 BITS = 8  # per byte: histories are sent to the device as bits
+FEW_SLOTS = 16  # of past items, which are not worth a program for fewer
 PIECE = 256  # past items related to a block of targets at a time, so that they stay in cache
 
 ChunkState = dict[str, Any]  # of the users of a chunk, see `Steps.prepare`
@@ -29,7 +31,8 @@ class Blocks:
 
     Attributes:
       users: users in a chunk, per device and worker; a multiple of `group`.
-      group: users whose relations with a block of targets are computed together.
+      group: users whose relations with a block of targets are computed together, over as many
+        slots as the longest of them needs.
       rows: users of a group scored at a time; divides `group`.
       targets: items in a block, a multiple of 8.
     """
@@ -199,12 +202,19 @@ class Steps:
             past = TablePast(related, mask_RxS, context_XxD, prefs_RxS)
             return bound.scores(users, met, target_1xTxD, past)
 
-        def score_group(group):
+        def score_slots(n_slots, group):
             met = bound.meet(group["users"], target_1xTxD)
-            examples = (group["users"], met, group["prefs_CxS"], group["mask_CxS"])
+            prefs_GxS, mask_GxS = (group[name][:, :n_slots] for name in ("prefs_CxS", "mask_CxS"))
+            examples = (group["users"], met, prefs_GxS, mask_GxS)
             if self.blocks.rows == self.blocks.group:
                 return score_rows(examples)
             return jax.lax.map(score_rows, _parts(examples, self.blocks.rows))
+
+        def score_group(group):
+            sizes = self._slot_counts(group["mask_CxS"].shape[1])
+            longest = jnp.max(jnp.sum(group["mask_CxS"], axis=1))
+            branches = [functools.partial(score_slots, size) for size in sizes]
+            return jax.lax.switch(jnp.sum(longest > np.array(sizes)), branches, group)
 
         n = len(users["prefs_CxS"])
         names = ("users", "prefs_CxS", "mask_CxS")
@@ -239,6 +249,13 @@ class Steps:
             score_CxK, column_CxK = jax.lax.top_k(score_CxN, self.k)
             item_CxK = jnp.take_along_axis(item_CxN, column_CxK, axis=1)
         return jnp.where(score_CxK > -jnp.inf, item_CxK, -1), score_CxK
+
+    def _slot_counts(self, n_slots: int) -> list[int]:
+        """Slots for which scores are compiled, so that groups of short histories skip the rest."""
+        sizes = [n_slots]
+        while self.model.spec.attends and sizes[0] > FEW_SLOTS:
+            sizes.insert(0, math.ceil(sizes[0] / 2))
+        return sizes
 
     def _groups(self, tree):
         return _parts(tree, self.blocks.group)
