@@ -31,7 +31,7 @@ def compare(share: float, folder: pathlib.Path, metrics: list[str], changes) -> 
     results = paper_tables.load_results(
         FLAGS.configs, FLAGS.models, seeds, folder, changes, metrics
     )
-    table = paper_tables.tabulate(results, metrics, FLAGS.ours)
+    table = paper_tables.tabulate(results, metrics, FLAGS.ours, FLAGS.against)
     return table.insert_column(0, pl.lit(share).alias("share"))
 
 
