@@ -40,4 +40,5 @@ def get_config(arguments: str = ""):
     config.train.validate_every = 2
     config.evaluation.validation_users = 2000
     config.early_stopping.patience = 3
+    config.early_stopping.min_improvement = 0.005
     return config

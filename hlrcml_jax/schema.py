@@ -358,6 +358,13 @@ class EarlyStopping:
         at_least(1),
         may_change=True,
     )
+    min_improvement: float = key(
+        0.0,
+        "share of the best value by which another must be better to count as an improvement, "
+        "though the best epoch is always kept; in [0, 1)",
+        share,
+        may_change=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

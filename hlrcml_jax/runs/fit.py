@@ -188,6 +188,7 @@ def _open(
             options.batch_size,
             options.epochs,
             stopping.patience * options.validate_every,
+            stopping.min_improvement,
             options.validate_every,
             _Validation(run),
             lambda epoch, state, value: checkpoints.save(epoch, placement.keep(state), value),

@@ -37,6 +37,7 @@ class Training:
       batch_size: examples per step.
       epochs: most epochs.
       patience: epochs without improvement before training stops.
+      min_improvement: share of the best value that counts as an improvement.
       validate_every: epochs between validations and checkpoints.
       validate: maps a state and epoch to (value, higher is better; record of metrics).
       save: saves a checkpoint of an epoch, state and value.
@@ -54,6 +55,7 @@ class Training:
     batch_size: int
     epochs: int
     patience: int
+    min_improvement: float
     validate_every: int
     validate: Callable[[TrainState, int], tuple[float, Record]]
     save: Callable[[int, TrainState, float], None]
@@ -100,7 +102,7 @@ class Training:
             started = time.perf_counter()
             value, metrics = self.validate(self.state, self.epoch)
             record |= metrics | {"validation_s": round(time.perf_counter() - started, 3)}
-            self.state = improves(self.state, value, self.epoch)
+            self.state = improves(self.state, value, self.epoch, self.min_improvement)
         elif stopping:
             value = -math.inf  # never the best
         # Record first: one without a checkpoint is dropped when resuming, a gap would remain.

@@ -32,7 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
       params: `users` (U, D), `items` (I, D) and the `model`'s own parameters.
       opt_state: of the optimizer.
       epoch: completed epochs.
-      best: best value of the early-stopping metric, higher is better.
+      best: best value of the early-stopping metric, higher is better; see `improves`.
       best_epoch: the epoch that gave it, 0 before the first validation.
     """
 
@@ -313,9 +313,17 @@ def widen(model: Model, params: dict[str, Any], known: UserItems) -> dict[str, A
     return params | widened
 
 
-def improves(state: TrainState, value: float, epoch: int) -> TrainState:
-    """The state after a validation: `best` and `best_epoch` are updated if the value is better."""
-    if not value > float(np.ravel(state.best)[0]):
+def improves(state: TrainState, value: float, epoch: int, least: float = 0.0) -> TrainState:
+    """The state after a validation: `best` and `best_epoch` are updated if the value is better.
+
+    Args:
+      state: before it.
+      value: higher is better.
+      epoch: of the value.
+      least: by which share of the best the value must be better.
+    """
+    best = float(np.ravel(state.best)[0])
+    if not value > (best + least * abs(best) if np.isfinite(best) else best):
         return state
     return state.replace(
         best=jnp.full_like(state.best, value),

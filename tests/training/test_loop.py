@@ -163,6 +163,7 @@ def in_training(params, epoch, validate_every=2):
         batch_size=10,
         epochs=9,
         patience=3,
+        min_improvement=0.0,
         validate_every=validate_every,
         validate=validate,
         save=lambda epoch, state, value: done.append((epoch, value)),

@@ -208,6 +208,18 @@ def test_the_best_is_the_first_of_equals():
     np.testing.assert_allclose(state.best, 0.3)
 
 
+def test_small_improvements_do_not_count_however_many():
+    params = init_params(jax.random.key(0), HLR(8, 4), 3, 3, 8)
+    for sign, best_epoch in ((1, 4), (-1, 1)):  # a negative loss gets worse here
+        state = init_state(params, optax.sgd(0.1))
+        for epoch, value in enumerate([0.5, 0.52, 0.54, 0.56], 1):
+            state = improves(state, sign * value, epoch, least=0.1)
+        assert int(state.best_epoch) == best_epoch
+    state = improves(state, -0.46, 5, least=0.1)
+    assert int(state.best_epoch) == 1
+    assert int(improves(state, -0.44, 6, least=0.1).best_epoch) == 6
+
+
 def train_on_all_devices(rows, tables):
     state, losses = run_epochs(
         make_trainer(50, rows=rows, placement=devices.PLACEMENTS[tables]),
