@@ -72,6 +72,7 @@ def fit_runs(
             name = run.workdir.name if len(begun) > 1 else ""
             training = _open(run, checkpoints, progress, name, vectors_of)
             opened.append((run, stack.enter_context(training)))
+            _say_resuming(opened[-1][1])
         runs = [(run, training) for run, training in opened if not training.ended]
         if runs:
             trainings = [training for _, training in runs]
@@ -155,6 +156,11 @@ def _cutoff(run: Run) -> int:
     return int(run.config.early_stopping.metric.partition("@")[2])
 
 
+def _say_resuming(training: Training, start: int = 0) -> None:
+    if training.epoch > start:
+        say(f"Resuming after epoch {training.epoch}.")
+
+
 @contextlib.contextmanager
 def _open(
     run: Run,
@@ -169,7 +175,6 @@ def _open(
         epoch, state = 0, _start(run, vectors_of)
     else:
         epoch, state = latest
-        say(f"Resuming after epoch {epoch}.")
     options, stopping = run.config.train, run.config.early_stopping
     placement = build.placement_of(run)
     show = progress.add(name, options.epochs, epoch, stopping.metric)
@@ -232,18 +237,19 @@ def refit(run: Run, vectors_of: Callable[[Run, str], Vectors]) -> None:
         if build.model_of(run).spec.closed_form:
             _solve(whole, checkpoints)
             return
-        end = 0
+        start = 0
         for gate, n_epochs in chosen_stages(run):
-            end += n_epochs
-            config = replaced(run.config, {"train.epochs": end})
+            config = replaced(run.config, {"train.epochs": start + n_epochs})
             stage = dataclasses.replace(whole, config=config)
             with (
                 TrainingProgress() as progress,
                 _open(stage, checkpoints, progress, "refit", vectors_of) as training,
             ):
                 if not training.ended:
+                    _say_resuming(training, start)
                     training.state = with_gate(training.state, gate)
                     train([training], _epoch_of([(stage, training)]))
+            start += n_epochs
 
 
 def chosen_stages(run: Run) -> list[tuple[float, int]]:
