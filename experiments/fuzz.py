@@ -73,7 +73,7 @@ def read_vectors(folder: pathlib.Path, how: int, content: bytes) -> None:
     path.write_bytes(content)
     found = warm_start.read_vectors("pretrained.items", path)
     ids = pl.Series(["1", "2", "3"])
-    warm_start.warm_start("pretrained.items", found, ids, np.zeros((3, 2), np.float32))
+    warm_start.warm_start("pretrained.items", found, ids, np.zeros((3, 3), np.float32), 2)
 
 
 def read_config(folder: pathlib.Path, how: int, content: bytes) -> None:
