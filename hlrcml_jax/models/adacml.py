@@ -37,7 +37,7 @@ class AdaCML(MetricModel):
     def pull(self, users, met, target_BxTxD, past):
         """sum_k w_k <p_k, t>."""
         (attended,) = self.attention(users, met, target_BxTxD, past).values()
-        return jnp.sum(attended.weights_BxSxT * past.pull(), axis=1)
+        return past.pull(attended.weights_BxSxT)
 
 
 def similarities(past: jax.Array, target: jax.Array) -> jax.Array:

@@ -96,8 +96,8 @@ class Past(Protocol):
         """`Related.similarity` of the past items, (B, S, T)."""
         ...
 
-    def pull(self) -> jax.Array:
-        """`Related.pull` of the past items, (B, S, T)."""
+    def pull(self, weights_BxSxT: jax.Array) -> jax.Array:
+        """sum_k w_k <r_k, t>, (B, T), from `Related.pull`."""
         ...
 
     def attend(
@@ -240,7 +240,7 @@ class Model(nn.Module):
     def pull(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
         """<relation, t>, (B, T): all that the sphere needs of a relation (see `sphere.py`).
 
-        There `past.pull()` is what `pulls` returned, and `met["pull_BxT"]` that of `user_pull`.
+        There `past.pull` sums what `pulls` returned, and `met["pull_BxT"]` that of `user_pull`.
         """
         relation_BxTxD = self.relation(users, met, target_BxTxD, past)
         if relation_BxTxD is None:

@@ -36,8 +36,7 @@ class HLR(LRML):
     def pull(self, users, met, target_BxTxD, past):
         """sum_k w_k <rel(t, p_k), t>."""
         share = self.attention(users, met, target_BxTxD, past)["share"]
-        pull_BxT = jnp.sum(share.weights_BxSxT * past.pull(), axis=1)
-        return share.first_Bx1xT[:, 0] * met["pull_BxT"] + pull_BxT
+        return share.first_Bx1xT[:, 0] * met["pull_BxT"] + past.pull(share.weights_BxSxT)
 
 
 class HLRPlusPlus(HLR):
@@ -63,5 +62,5 @@ class HLRPlusPlus(HLR):
     def pull(self, users, met, target_BxTxD, past):
         """<R, t> + <S, t>."""
         share, own = self.attention(users, met, target_BxTxD, past).values()
-        pull_BxT = jnp.sum(share.weights_BxSxT * past.pull(), axis=1)
-        return pull_BxT + self._inner_product(own.mixture, target_BxTxD)
+        own_BxT = self._inner_product(own.mixture, target_BxTxD)
+        return past.pull(share.weights_BxSxT) + own_BxT

@@ -34,8 +34,8 @@ class OwnPast(flax.struct.PyTreeNode):
     def similarity(self) -> jax.Array:
         return _with_targets(self.related.similarity)
 
-    def pull(self) -> jax.Array:
-        return _with_targets(self.related.pull)
+    def pull(self, weights_BxSxT: jax.Array) -> jax.Array:
+        return jnp.sum(weights_BxSxT * _with_targets(self.related.pull), axis=1)
 
     def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None) -> Attended:
         relation = self.related.relation
@@ -69,8 +69,8 @@ class TablePast(flax.struct.PyTreeNode):
     def similarity(self) -> jax.Array:
         return self.related.similarity[self.row_BxS]
 
-    def pull(self) -> jax.Array:
-        return self.related.pull[self.row_BxS]
+    def pull(self, weights_BxSxT: jax.Array) -> jax.Array:
+        return jnp.sum(weights_BxSxT * self.related.pull[self.row_BxS], axis=1)
 
     def attend(self, query_BxMxT, beta, first_Bx1xT=None, prior_BxSxT=None) -> Attended:
         slots = (self.related.relation, self.row_BxS, self.mask_BxS)

@@ -31,7 +31,8 @@ def softmax(
 
 def _softmax(logits, mask, beta, first):
     """As `softmax`, over axis 1."""
-    first = jnp.full_like(logits[:, :1], -jnp.inf) if first is None else first
+    if first is None:
+        first = jnp.full_like(logits, -jnp.inf, shape=(logits.shape[0], 1, logits.shape[2]))
     # The weights do not depend on the peak, which only keeps exp in range.
     peak = jnp.max(logits, axis=1, keepdims=True, where=mask, initial=-jnp.inf)
     peak = jnp.maximum(first, peak)

@@ -129,14 +129,14 @@ class Scorer:
         padded_C = np.concatenate([user_C, np.full(chunk - len(user_C), user_C[0])])
         known_CxI = self.known[padded_C]
         prefs_CxS, mask_CxS = self._preferences(known_CxI, padded_C)
+        given: slice | np.ndarray = slice(len(user_C))
         if self._model.spec.attends:
             # Users of similar length side by side, and equally many of each length in every part.
             by_length_C = np.argsort(np.count_nonzero(mask_CxS, axis=1), kind="stable")
             order_C = by_length_C.reshape(blocks.users, -1).T.ravel()
-        else:
-            order_C = np.arange(chunk)
-        padded_C, known_CxI = padded_C[order_C], known_CxI[order_C]
-        prefs_CxS, mask_CxS = prefs_CxS[order_C], mask_CxS[order_C]
+            padded_C, known_CxI = padded_C[order_C], known_CxI[order_C]
+            prefs_CxS, mask_CxS = prefs_CxS[order_C], mask_CxS[order_C]
+            given = np.argsort(order_C)[given]
         context_X, row_CxS = _context(prefs_CxS, mask_CxS, n_items)
         steps = compiled(self._model, blocks, k, n_items, self._placement)
         context = steps.context(params, devices.replicate(context_X))
@@ -176,8 +176,7 @@ class Scorer:
             np.concatenate([x[: self._user_parts].reshape(-1, k) for x in xs])
             for xs in zip(*lists, strict=True)
         )
-        given_N = np.argsort(order_C)[: len(user_C)]
-        of_users = (x[given_N] for x in (item_CxK, score_CxK, prefs_CxS, mask_CxS))
+        of_users = (x[given] for x in (item_CxK, score_CxK, prefs_CxS, mask_CxS))
         return Ranking(user_C, *of_users)
 
     def _empty_related(self, params, n_context: int, targets: int) -> Related:
