@@ -38,16 +38,12 @@ def bpr(learning_rate: float, l2_vector: float) -> dict[str, float]:
 # model, or a model that is no metric learning. Later entries win.
 CHOSEN = {
     "ml-100k": {
-        "all": MOVIELENS | {"data.name": "ml-100k", "model.ease.l2": 500.0},
+        "all": MOVIELENS
+        | {"data.name": "ml-100k", "model.item_knn.neighbours": 100, "model.ease.l2": 500.0},
         "bpr": bpr(2e-3, 0.02),
     },
     "ml-latest-small": {
-        "all": MOVIELENS
-        | {
-            "data.name": "ml-latest-small",
-            "model.item_knn.neighbours": 1000,
-            "model.ease.l2": 500.0,
-        },
+        "all": MOVIELENS | {"data.name": "ml-latest-small", "model.ease.l2": 500.0},
         "paper": {"optimizer.learning_rate": 3e-3},
         "bpr": bpr(5e-3, 0.01),
     },
@@ -60,7 +56,6 @@ CHOSEN = {
             "data.columns.value": "weight",
             "data.threshold": 6.0,
             "data.min_per_user": 5,
-            "model.item_knn.neighbours": 1000,
             "model.ease.l2": 100.0,
         },
         "paper": {"optimizer.learning_rate": 3e-3},
@@ -94,7 +89,7 @@ def get_config(arguments: str = ""):
     config = _settings(loss, model)
     config.data = default_config().data
     config.model.als.regularization = 10.0
-    config.model.item_knn.similarity, config.model.item_knn.neighbours = "tfidf", 100
+    config.model.item_knn.similarity, config.model.item_knn.neighbours = "tfidf", 1000
     chosen = CHOSEN[given["data"]]
     for name in ("all", loss, f"{loss} {model}", model):
         config.update_from_flattened_dict(chosen.get(name, {}))
