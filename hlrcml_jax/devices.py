@@ -69,6 +69,17 @@ def ranking_block() -> tuple[int, int, int]:
     return (64, 1, 64) if on_cpu() else (2048, 2048, 128)
 
 
+def padded_size(n: int, base: int = 2) -> int:
+    """The smallest power of the base that is at least n.
+
+    Arrays of any number of rows are padded to such a size, so that few programs are compiled.
+    """
+    size = 1
+    while size < n:
+        size *= base
+    return size
+
+
 def described() -> str:
     """Number and kind of the devices, for the console."""
     return f"{device_count()} {jax.default_backend()} device(s)"

@@ -47,8 +47,7 @@ def apply_to_pairs(
     prefs_NxS, mask_NxS = (x[row_N] for x in ranker.preferences(distinct_U))
     items_IxD, parts = params["items"], []
     for start in range(0, len(user_N), BATCH):
-        # Padded to powers of two, so that few shapes are compiled.
-        size = min(BATCH, 1 << (len(user_N) - start - 1).bit_length())
+        size = min(BATCH, devices.padded_size(len(user_N) - start, 8))
         pair_B = np.minimum(np.arange(start, start + size), len(user_N) - 1)
         mask_BxS, prefs_BxSxD = mask_NxS[pair_B], items_IxD[prefs_NxS[pair_B]]
         user_BxD = params["users"][user_N[pair_B]] if "users" in params else None

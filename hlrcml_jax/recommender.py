@@ -17,6 +17,7 @@ from hlrcml_jax.config import make_config
 from hlrcml_jax.data.dataset import count_items, to_csr
 from hlrcml_jax.errors import UserError, quoted
 from hlrcml_jax.keys import flatten
+from hlrcml_jax.ranking import few
 from hlrcml_jax.ranking.lists import Ranker
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.build import Best, best_checkpoint
@@ -98,6 +99,25 @@ class Recommender:
         count_I = count_items(self._dataset.train)
         item_R = item_R[np.argsort(-count_I[item_R], kind="stable")]
         return pl.DataFrame(frames.item_columns(item_R, self._dataset))
+
+    def warm_up(self, k: int = 10) -> None:
+        """Compiles the programs that answer for a user or a few.
+
+        Without it the first calls take seconds. Later ones for at most eight users compile nothing,
+        whoever they are, for lists of the same length or of at most 16 items; except for new users
+        with more than 512 items, and for several new users.
+
+        Args:
+          k: items per user.
+        """
+        item, history = self.items[0], self.items[:2].to_list()
+        for n in few.USERS:
+            self.recommend(self.users[:n], k)
+        self.recommend(self.users[:1], k, items=item)
+        self.recommend_new({0: history}, k)
+        if self._model.spec.attends:
+            self.explain(self.users[0], item)
+            self.explain(0, item, history=history)
 
     @settings.own_settings()
     def recommend(

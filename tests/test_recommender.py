@@ -59,6 +59,20 @@ def trained(tmp_path_factory):
     return trained
 
 
+@pytest.fixture
+def compilations():
+    """The durations of what jax compiles from here on."""
+    found = []
+
+    def listen(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            found.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def history(recommender, user):
     """The items that a user is known to have."""
     dataset = recommender._run.dataset
@@ -83,6 +97,28 @@ def test_lists_are_what_scores_say(trained, model):
         assert found["rank"].to_list() == [1, 2, 3, 4, 5]
         assert found["title"].to_list() == [f"Title {id[1:]}" for id in found["item_id"]]
     assert lists["user_id"].to_list() == ["u7"] * 5 + ["u3"] * 5
+
+
+@pytest.mark.parametrize("model", ["hlr-r", "cml", "ease"])
+def test_after_warming_up_nothing_is_compiled_for_one_user(trained, model, compilations):
+    recommender = trained(model)
+    items, users = recommender.items.to_list(), recommender.users.to_list()
+    recommender.warm_up()
+    compilations.clear()
+    sizes = {len(history(recommender, user)) for user in users}
+    assert len(sizes) > 5
+    for user in users:
+        recommender.recommend(user)
+    recommender.recommend(users[3:7], k=7, filter_viewed=False)
+    recommender.recommend(users[2], items=items[5:9])
+    for n in (1, 3, 20):
+        recommender.recommend_new({"new": items[:n]})
+        if model == "hlr-r":
+            recommender.explain(users[n], items[1])
+            recommender.explain("new", items[1], history=items[:n])
+    assert compilations == []
+    recommender.recommend(users[:9])
+    assert compilations  # so they are counted
 
 
 def test_what_may_be_recommended(trained):

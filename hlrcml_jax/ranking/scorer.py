@@ -20,6 +20,7 @@ import scipy.sparse
 from hlrcml_jax import devices, settings
 from hlrcml_jax.data.dataset import Known
 from hlrcml_jax.models.base import Model, Related
+from hlrcml_jax.ranking import few
 from hlrcml_jax.ranking.kernels import BITS, PIECE, Blocks, compiled, is_long, plan_blocks
 from hlrcml_jax.ranking.lists import Ranking
 from hlrcml_jax.training.interactions import UserItems
@@ -98,6 +99,9 @@ class Scorer:
         k = min(k, self.known.shape[1])
         if len(user_C) == 0:
             return
+        if not self._placement.parts and len(user_C) <= few.USERS[-1] * devices.device_count():
+            yield self._rank_few(params, user_C, k, hide_known, only_I)
+            return
         parts = self._user_parts * devices.workers()
         share = math.ceil(len(user_C) / parts)
         if self._max_users:
@@ -106,6 +110,37 @@ class Scorer:
         for start in range(0, len(user_C), blocks.users * parts):
             part_C = user_C[start : start + blocks.users * parts]
             yield self._rank_chunk(params, part_C, k, blocks, hide_known, only_I)
+
+    def _rank_few(self, params, user_C, k, hide_known, only_I) -> Ranking:
+        """As `_rank_chunk`, in a program that is compiled for no more than a few sizes."""
+        n_items, n_parts = self.known.shape[1], devices.device_count()
+        size = next(size for size in few.USERS if size * n_parts >= len(user_C)) * n_parts
+        padded_C = np.concatenate([user_C, np.full(size - len(user_C), user_C[0])])
+        rows_CxI = self.known[padded_C]
+        prefs_CxS, mask_CxS = self._preferences(rows_CxI, padded_C)
+        known_CxI = rows_CxI.toarray().astype(bool)
+        wanted_N = np.arange(n_items) if only_I is None else np.flatnonzero(only_I)
+        most = math.ceil(n_items / few.TARGETS)
+        n_blocks = math.ceil(max(k, len(wanted_N)) / few.TARGETS)
+        target_T = np.zeros(min(devices.padded_size(n_blocks), most) * few.TARGETS, np.int32)
+        target_T[: len(wanted_N)] = wanted_N
+        hidden_CxT = np.ones((size, len(target_T)), bool)
+        hidden_CxT[:, : len(wanted_N)] = known_CxI[:, wanted_N] & hide_known
+        history_CxI = known_CxI[:, : None if self._model.spec.rows_are_histories else 0]
+        of_users = (padded_C.astype(np.int32), prefs_CxS, mask_CxS, history_CxI)
+        users, hidden = devices.shard(
+            jax.tree.map(
+                lambda x: x.reshape(n_parts, size // n_parts, *x.shape[1:]), (of_users, hidden_CxT)
+            )
+        )
+        longest = min(devices.padded_size(max(k, few.SHORTEST)), len(target_T))
+        rank = few.compiled(self._model, longest)
+        lists = devices.all_parts(rank(params, *users, devices.replicate(target_T), hidden))
+        place_CxK, score_CxK = (x.reshape(size, -1)[: len(user_C), :k] for x in lists)
+        item_CxK = np.where(place_CxK < 0, -1, target_T[place_CxK])
+        return Ranking(
+            user_C, item_CxK, score_CxK, prefs_CxS[: len(user_C)], mask_CxS[: len(user_C)]
+        )
 
     def _plan(self, params, n_users: int, k: int) -> Blocks:
         n_items = self.known.shape[1]
@@ -232,7 +267,9 @@ class Scorer:
 
     def preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Item indices (C, S) of the preferences, and their mask; fixed for each user."""
-        return self._preferences(self.known[user_C], user_C)
+        padded_C = np.resize(user_C, devices.padded_size(len(user_C), 8))
+        drawn = self._preferences(self.known[padded_C], padded_C)
+        return tuple(x[: len(user_C)] for x in drawn)
 
     def _preferences(self, known_CxI, user_C) -> tuple[np.ndarray, np.ndarray]:
         rows = UserItems.rows(known_CxI, self._longest)
@@ -255,7 +292,7 @@ def _context(prefs_CxS, mask_CxS, n_items: int) -> tuple[np.ndarray, np.ndarray]
     that few shapes are compiled.
     """
     distinct = np.unique(prefs_CxS[mask_CxS])
-    size = 1 << max(len(distinct) - 1, 0).bit_length()
+    size = devices.padded_size(len(distinct))
     if size > n_items // 2:
         size = math.ceil(n_items / PIECE) * PIECE if n_items > PIECE else n_items
         distinct = np.arange(n_items)

@@ -1,5 +1,6 @@
 """Vectors of users from the mean of all their items, where training leaves that to be done."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from hlrcml_jax import devices
 from hlrcml_jax.data.dataset import Known
 
 PAIRS_PER_STEP = 100_000  # (user, item) pairs added at a time
+FEW_PAIRS = 512
 USERS_PER_STEP = 10_000  # whose items are on the host at a time
 
 History = Known | scipy.sparse.csr_array
@@ -41,7 +43,7 @@ def embed_untrained_users(
         return users_RxD.at[own_N].set(0, mode="drop")
 
     cleared = params | {"users": devices.pmap(clear)(params["users"], devices.replicate(new_N))}
-    return add_means(cleared, new_N, known, lambda row: row, placement)
+    return add_means(cleared, new_N, known, _itself, placement)
 
 
 def add_means(
@@ -57,16 +59,11 @@ def add_means(
       params: on the devices.
       user_N: the users.
       known: the users' histories, (U, I).
-      vectors: from rows of items to vectors as wide as rows of users.
+      vectors: from rows of items to vectors as wide as rows of users; compiled once per function.
       placement: of the tables.
     """
 
-    def add(users_RxD, items_RxD, user_P, item_P, weight_P):
-        vector_PxD = vectors(placement.gather(items_RxD, item_P))
-        own_P = placement.own(user_P, len(users_RxD))
-        return users_RxD.at[own_P].add(weight_P[:, None] * vector_PxD, mode="drop")
-
-    users, step = params["users"], devices.pmap(add)
+    users, step = params["users"], _compiled(vectors, placement)
     for first in range(0, len(user_N), USERS_PER_STEP):
         part_N = user_N[first : first + USERS_PER_STEP].astype(np.int32)
         items_NxI = known[part_N]
@@ -74,8 +71,24 @@ def add_means(
         weight_P = 1 / np.diff(items_NxI.indptr)[row_P].astype(np.float32)
         for start in range(0, len(row_P), PAIRS_PER_STEP):
             pairs = [x[start : start + PAIRS_PER_STEP] for x in (part_N[row_P], item_P, weight_P)]
-            # Padded with pairs of weight 0, so that few shapes are compiled.
-            size = min(PAIRS_PER_STEP, 1 << (len(row_P) - 1).bit_length())
+            # Padded with pairs of weight 0.
+            size = min(PAIRS_PER_STEP, devices.padded_size(max(len(row_P), FEW_PAIRS), 8))
             pairs = devices.replicate([np.pad(x, (0, size - len(x))) for x in pairs])
             users = step(users, params["items"], *pairs)
     return params | {"users": users}
+
+
+def _itself(row: jax.Array) -> jax.Array:
+    return row
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(
+    vectors: Callable[[jax.Array], jax.Array], placement: devices.Placement
+) -> jax.stages.Wrapped:
+    def add(users_RxD, items_RxD, user_P, item_P, weight_P):
+        vector_PxD = vectors(placement.gather(items_RxD, item_P))
+        own_P = placement.own(user_P, len(users_RxD))
+        return users_RxD.at[own_P].add(weight_P[:, None] * vector_PxD, mode="drop")
+
+    return devices.pmap(add)

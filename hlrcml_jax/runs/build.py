@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -318,11 +318,13 @@ def with_means(
     if "users" not in params:
         params = params | {"users": np.zeros((n, dim), np.float32)}
     placed = placement.place(params)
+    return add_means(placed, np.arange(n), histories, _vectors_of(model, dim), placement)
 
-    def vectors(row):
-        return model.embed(row)[..., :dim]
 
-    return add_means(placed, np.arange(n), histories, vectors, placement)
+@functools.lru_cache(maxsize=16)
+def _vectors_of(model: Model, dim: int) -> Callable[[jax.Array], jax.Array]:
+    """From rows of items to their vectors; one function for each model."""
+    return lambda row: model.embed(row)[..., :dim]
 
 
 def with_untrained_users(run: Run, placed: dict[str, Any], part: str) -> dict[str, Any]:

@@ -65,11 +65,11 @@ class FoldIn:
         """
         n, width = histories.shape[0], params["items"].shape[1]
         fixed = {name: params[name] for name in ("items", "model")}
-        longest = _rounded(int(np.diff(histories.indptr).max(initial=1)))
+        longest = int(np.diff(histories.indptr).max(initial=1))
         parts = [np.zeros((0, width), np.float32)]
         for start in range(0, n, USERS_PER_CALL):
             part = histories[start : start + USERS_PER_CALL]
-            missing = _rounded(part.shape[0]) - part.shape[0]
+            missing = devices.padded_size(part.shape[0]) - part.shape[0]
             rows = UserItems.rows(part, longest)
             rows = rows.replace(start_U1=np.pad(rows.start_U1, (0, missing), mode="edge"))
             sampler = Sampler(rows, **how)
@@ -81,10 +81,6 @@ class FoldIn:
                 wide["users"] = np.pad(of_users, ((0, missing), (0, 0)))
             parts.append(_descend(self, fixed, sampler, wide, initial_NxD, key)[: part.shape[0]])
         return np.concatenate(parts)
-
-
-def _rounded(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()
 
 
 def mean_of_items(histories: scipy.sparse.csr_array, items_IxD: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ from hlrcml_jax import devices
 from hlrcml_jax.errors import UserError
 
 MOST = 2**31 - 1  # interactions: their indices are int32
+FEW = 2**18  # interactions: arrays are as long as those of any other users would be
+SHORT = 512  # items of a user, for whose number alone nothing is compiled
 
 
 def leaf(x: np.ndarray) -> jax.Array:
@@ -73,13 +75,16 @@ class UserItems(flax.struct.PyTreeNode):
 
     @classmethod
     def rows(cls, matrix: scipy.sparse.csr_array, longest: int) -> "UserItems":
-        """Of a few users, by row of `matrix`; padded, so that few shapes are compiled.
+        """Of a few users, by row of `matrix`; padded, so that few programs are compiled.
 
         Args:
           matrix: CSR of these users.
           longest: most items of any user.
         """
-        item_E = np.zeros(1 << max(matrix.nnz - 1, 0).bit_length(), np.int32)
+        longest = devices.padded_size(max(longest, SHORT))
+        most = matrix.shape[0] * longest
+        size = most if most <= FEW else devices.padded_size(matrix.nnz)
+        item_E = np.zeros(size, np.int32)
         item_E[: matrix.nnz] = matrix.indices
         start_U1, zero = leaf(matrix.indptr.astype(np.int32)), leaf(np.zeros((), np.int32))
         return cls(start_U1, leaf(item_E), zero, zero, matrix.shape[1], longest, 0)
