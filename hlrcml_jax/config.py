@@ -154,6 +154,12 @@ def _check_together(config: Config) -> None:
             "config key parallel.tables cannot be 'sharded' with optimizer.rows 'dense': only the "
             "rows of a batch are sent between devices; set optimizer.rows=lazy."
         )
+    if config.parallel.tables == "sharded" and config.recommend.candidates:
+        raise UserError(
+            "config key recommend.candidates needs whole tables on each device, and "
+            "parallel.tables is 'sharded'; set recommend.candidates=0, or "
+            "parallel.tables=replicated."
+        )
     if model.users == "items" and (pretrained.users or pretrained.freeze in ("users", "both")):
         raise UserError(
             "config keys pretrained.users and pretrained.freeze need user embeddings, and "

@@ -111,7 +111,7 @@ class Recommender:
           k: items per user.
         """
         item, history = self.items[0], self.items[:2].to_list()
-        for n in few.USERS:
+        for n in (1, few.ALL_TARGETS):
             self.recommend(self.users[:n], k)
         self.recommend(self.users[:1], k, items=item)
         self.recommend_new({0: history}, k)
@@ -126,6 +126,7 @@ class Recommender:
         k: int = 10,
         filter_viewed: bool = True,
         items: Ids = None,
+        candidates: int = 0,
     ) -> pl.DataFrame:
         """The top k items of some users.
 
@@ -134,6 +135,8 @@ class Recommender:
           k: items per user; fewer if the catalogue has fewer.
           filter_viewed: leave out a user's training and validation items.
           items: item ids to choose from; None for all.
+          candidates: rank only so many items per user, those that are closest by their vectors
+            alone; 0 ranks all, which is exact.
 
         Returns:
           `user_id`, `item_id`, `title` (if the data has titles), `score` and `rank` (from 1).
@@ -142,7 +145,9 @@ class Recommender:
           UserError: for an id that is not in the data.
         """
         user_C = np.arange(len(self.users)) if users is None else self._indices(users, "user")
-        return self._rank(self._scorer, self._ready, user_C, self.users, k, filter_viewed, items)
+        how = self._how(k, filter_viewed, items, candidates)
+        rankings = self._scorer.rank(self._ready, user_C, *how)
+        return frames.concat(rankings, self.users, self._dataset)
 
     @settings.own_settings()
     def recommend_new(
@@ -151,6 +156,7 @@ class Recommender:
         k: int = 10,
         filter_viewed: bool = True,
         items: Ids = None,
+        candidates: int = 0,
     ) -> pl.DataFrame:
         """The top k items of new users, without retraining.
 
@@ -162,8 +168,8 @@ class Recommender:
           k: as in `recommend`, like the other arguments and the result.
         """
         ids, scorer, ready = self._new_users(histories)
-        user_C = np.arange(len(ids))
-        return self._rank(scorer, ready, user_C, ids, k, filter_viewed, items)
+        how = self._how(k, filter_viewed, items, candidates)
+        return frames.concat(scorer.rank(ready, np.arange(len(ids)), *how), ids, self._dataset)
 
     @settings.own_settings()
     def similar_items(self, items: Ids, k: int = 10) -> pl.DataFrame:
@@ -257,14 +263,15 @@ class Recommender:
         ids = {"user": self.users, "item": self.items}[kind]
         return frames.indices(ids, arguments.ids(f"{kind}s", wanted), kind)
 
-    def _rank(self, scorer, ready, user_C, ids, k, filter_viewed, items) -> pl.DataFrame:
+    def _how(self, k, filter_viewed, items, candidates) -> tuple[int, bool, np.ndarray | None, int]:
+        """Arguments of `Ranker.rank`, from those of `recommend`."""
         k, hide_known = arguments.count("k", k), arguments.flag("filter_viewed", filter_viewed)
+        candidates = arguments.count("candidates", candidates, least=0)
         only_I = None
         if items is not None:
             only_I = np.zeros(len(self.items), bool)
             only_I[self._indices(items, "item")] = True
-        rankings = scorer.rank(ready, user_C, k, hide_known, only_I)
-        return frames.concat(rankings, ids, self._dataset)
+        return k, hide_known, only_I, candidates
 
     def _new_users(self, histories) -> tuple[pl.Series, Ranker, dict[str, Any]]:
         """(ids, scorer with their histories, parameters with their embeddings on the devices)."""

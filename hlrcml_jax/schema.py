@@ -469,6 +469,12 @@ class Recommend:
     only_items: str = key(
         "", "comma-separated ids of the items to choose from; '' for all", may_change=True
     )
+    candidates: int = key(
+        0,
+        "rank only so many items per user, the closest by their vectors; 0: all, which is exact",
+        at_least(0),
+        may_change=True,
+    )
     reasons: int = key(
         3, "reasons per recommended item (--mode=explain); 0: all", at_least(0), may_change=True
     )

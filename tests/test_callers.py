@@ -122,11 +122,13 @@ def outcome(function, *args, **named):
     return None
 
 
+HOW = {"k": 3, "filter_viewed": True, "items": None, "candidates": 0}
 # For each method: good arguments, and those that are replaced one by one.
 METHODS = {
     "find": {"text": "1"},
-    "recommend": {"users": [1], "k": 3, "filter_viewed": True, "items": None},
-    "recommend_new": {"histories": {"a": [1]}, "k": 3, "filter_viewed": True, "items": None},
+    "recommend": {"users": [1], **HOW},
+    "recommend_new": {"histories": {"a": [1]}, **HOW},
+    "warm_up": {"k": 3},
     "similar_items": {"items": [1], "k": 3},
     "scores": {"users": [1], "items": [1]},
     "explain": {"user": 1, "items": [1], "most": 0, "history": None},

@@ -127,7 +127,7 @@ def test_reasons_and_exports_of_a_run(cli, trained, tmp_path):
     shutil.copytree(trained[0], workdir)
     users = ["--config.recommend.users=17,3", "--config.recommend.k=2"]
     only = "--config.recommend.only_items=1,2,3,5,8,13,21,34"
-    flags = [f"--workdir={workdir}", *users, only]
+    flags = [f"--workdir={workdir}", *users, only, "--config.recommend.candidates=4"]
     status, out, err = cli.run("--mode=explain", *flags, "--config.recommend.reasons=2")
     assert status == 0, err
     table = pl.read_parquet(workdir / "reasons.parquet")
@@ -255,6 +255,8 @@ MISTAKES = {
     "divided and dense": (["--config.parallel.tables=sharded"], "optimizer.rows=lazy"),
     "divided constants": (["--config.parallel.tables=sharded", "--config.optimizer.rows=lazy",
                            "--config.model.name=transcf"], "it can with hlr,"),
+    "divided candidates": (["--config.parallel.tables=sharded", "--config.optimizer.rows=lazy",
+                            "--config.recommend.candidates=9"], "recommend.candidates=0"),
     "unwritable": (["--workdir={data}/good.csv/run"], "cannot be written"),
     "not trained": (["--mode=recommend"], "train first"),
     "other config": (["--workdir={run}", "--config.model.dim=9"], "model.dim=8"),

@@ -1,6 +1,6 @@
-"""Ranking for few users: one program, in which each user has relations of its own.
+"""Ranking for few users, or of few targets: each user has relations of its own.
 
-Its shapes depend on neither the users nor their histories, so that it is compiled once.
+The shapes depend on neither the users nor their histories, so that few programs are compiled.
 """
 
 import dataclasses
@@ -14,14 +14,15 @@ from hlrcml_jax import devices
 from hlrcml_jax.models.base import Model
 from hlrcml_jax.models.past import Examples
 
-USERS = (1, 8)  # per device: the sizes that are compiled
+USERS = (1, 8, 64)  # per device: the sizes that are compiled
+ALL_TARGETS = 8  # most users for whom this is the way to rank the whole catalogue
 TARGETS = 256  # in a block
 SHORTEST = 16  # list that is compiled
 
 
 @dataclasses.dataclass(frozen=True)
 class FewUsers:
-    """Ranks a list of targets for C users, on one device with whole tables.
+    """Ranks targets of C users, on one device with whole tables.
 
     Attributes:
       model: the model.
@@ -38,7 +39,7 @@ class FewUsers:
         prefs_CxS: jax.Array,
         mask_CxS: jax.Array,
         known_CxI: jax.Array,
-        target_T: jax.Array,
+        target_CxT: jax.Array,
         hidden_CxT: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         """(places among the targets, scores), each (C, k); -1 and -inf for unfilled ranks.
@@ -49,14 +50,15 @@ class FewUsers:
           prefs_CxS: item indices of their preferences.
           mask_CxS: True where a preference is real.
           known_CxI: histories, for a model whose users are rows of them, else (C, 0).
-          target_T: item indices, in whole blocks.
+          target_CxT: item indices, in whole blocks; (1, T) for all users.
           hidden_CxT: True for targets to leave out.
         """
         bound = self.model.bind({"params": params["model"]})
-        items_IxD = params["items"]
+        items_IxD, shared = params["items"], len(target_CxT) == 1
 
         def rank_user(of_user):
-            user, prefs_S, mask_S, known_I, hidden_T = of_user
+            user, prefs_S, mask_S, known_I, hidden_T, target_T = of_user
+            target_T = target_CxT[0] if shared else target_T
             past_1xSxD, mask_1xS = bound.embed(items_IxD[prefs_S])[None], mask_S[None]
             if self.model.spec.rows_are_histories:
                 user_1xD = known_I[None].astype(float)
@@ -73,8 +75,9 @@ class FewUsers:
             score_T = jax.lax.map(score_block, target_T.reshape(-1, TARGETS)).ravel()
             return jax.lax.top_k(jnp.where(hidden_T, -jnp.inf, score_T), self.k)
 
-        at_a_time = 1 if devices.on_cpu() else len(user_C)
-        of_users = (user_C, prefs_CxS, mask_CxS, known_CxI, hidden_CxT)
+        at_a_time = min(devices.ranking_block()[1], len(user_C))
+        own_CxT = hidden_CxT[:, :0] if shared else target_CxT
+        of_users = (user_C, prefs_CxS, mask_CxS, known_CxI, hidden_CxT, own_CxT)
         score_Cxk, place_Cxk = jax.lax.map(rank_user, of_users, batch_size=at_a_time)
         return jnp.where(score_Cxk > -jnp.inf, place_Cxk, -1), score_Cxk
 

@@ -42,6 +42,7 @@ class Ranker(Protocol):
         k: int,
         hide_known: bool = True,
         only_I: np.ndarray | None = None,
+        candidates: int = 0,
     ) -> Iterator[Ranking]:
         """The top k items of each user, in chunks of users."""
         ...

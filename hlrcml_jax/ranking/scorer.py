@@ -7,6 +7,7 @@ block; the full score matrix never exists.
 """
 
 import concurrent.futures
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import scipy.sparse
 from hlrcml_jax import devices, settings
 from hlrcml_jax.data.dataset import Known
 from hlrcml_jax.models.base import Model, Related
+from hlrcml_jax.models.retrieval import ByVectors
 from hlrcml_jax.ranking import few
 from hlrcml_jax.ranking.kernels import BITS, PIECE, Blocks, compiled, is_long, plan_blocks
 from hlrcml_jax.ranking.lists import Ranking
@@ -86,6 +88,7 @@ class Scorer:
         k: int,
         hide_known: bool = True,
         only_I: np.ndarray | None = None,
+        candidates: int = 0,
     ) -> Iterator[Ranking]:
         """The top k items of each user, in chunks of users.
 
@@ -95,11 +98,17 @@ class Scorer:
           k: length of the lists, at most I.
           hide_known: leave out the items of each user's history.
           only_I: True for the items to rank; None for all.
+          candidates: N items that are retrieved for each user by their vectors, and then ranked by
+            the whole model, with replicated tables; 0 ranks all items.
         """
         k = min(k, self.known.shape[1])
         if len(user_C) == 0:
             return
-        if not self._placement.parts and len(user_C) <= few.USERS[-1] * devices.device_count():
+        if 0 < candidates < self.known.shape[1] and self._model.spec.attends:
+            yield from self._rank_candidates(params, user_C, k, hide_known, only_I, candidates)
+            return
+        few_users = few.ALL_TARGETS * devices.device_count()
+        if len(user_C) <= few_users and self._placement.parts is None:
             yield self._rank_few(params, user_C, k, hide_known, only_I)
             return
         parts = self._user_parts * devices.workers()
@@ -113,34 +122,73 @@ class Scorer:
 
     def _rank_few(self, params, user_C, k, hide_known, only_I) -> Ranking:
         """As `_rank_chunk`, in a program that is compiled for no more than a few sizes."""
-        n_items, n_parts = self.known.shape[1], devices.device_count()
-        size = next(size for size in few.USERS if size * n_parts >= len(user_C)) * n_parts
-        padded_C = np.concatenate([user_C, np.full(size - len(user_C), user_C[0])])
-        rows_CxI = self.known[padded_C]
-        prefs_CxS, mask_CxS = self._preferences(rows_CxI, padded_C)
-        known_CxI = rows_CxI.toarray().astype(bool)
-        wanted_N = np.arange(n_items) if only_I is None else np.flatnonzero(only_I)
-        most = math.ceil(n_items / few.TARGETS)
-        n_blocks = math.ceil(max(k, len(wanted_N)) / few.TARGETS)
-        target_T = np.zeros(min(devices.padded_size(n_blocks), most) * few.TARGETS, np.int32)
-        target_T[: len(wanted_N)] = wanted_N
-        hidden_CxT = np.ones((size, len(target_T)), bool)
-        hidden_CxT[:, : len(wanted_N)] = known_CxI[:, wanted_N] & hide_known
-        history_CxI = known_CxI[:, : None if self._model.spec.rows_are_histories else 0]
-        of_users = (padded_C.astype(np.int32), prefs_CxS, mask_CxS, history_CxI)
-        users, hidden = devices.shard(
-            jax.tree.map(
-                lambda x: x.reshape(n_parts, size // n_parts, *x.shape[1:]), (of_users, hidden_CxT)
-            )
+        n_items = self.known.shape[1]
+        wanted_1xN = (np.arange(n_items) if only_I is None else np.flatnonzero(only_I))[None]
+        hidden_CxN = self.known[user_C].toarray().astype(bool)[:, wanted_1xN[0]] & hide_known
+        return self._rank_targets(params, user_C, wanted_1xN, hidden_CxN, k)
+
+    def _rank_candidates(self, params, user_C, k, hide_known, only_I, n) -> Iterator[Ranking]:
+        """The top k of the n items that are closest by their vectors alone."""
+        size = few.USERS[-1] * devices.device_count()
+        for found in self._retriever.rank(params, user_C, max(n, k), hide_known, only_I):
+
+            @settings.own_settings()
+            def rank(start, found=found):
+                users_C, item_CxN = (
+                    x[start : start + size] for x in (found.user_C, found.item_CxK)
+                )
+                return self._rank_targets(params, users_C, item_CxN, item_CxN < 0, k)
+
+            with concurrent.futures.ThreadPoolExecutor(devices.workers()) as pool:
+                yield from pool.map(rank, range(0, len(found.user_C), size))
+
+    @functools.cached_property
+    def _retriever(self) -> "Scorer":
+        return Scorer(
+            ByVectors(self._model),
+            self.known,
+            self.max_prefs,
+            self._weights,
+            self._memory_mb,
+            self._key,
+            self._max_users,
+            self._storage,
+            self._placement,
+            self.rarity_I,
+            self._draw_U,
         )
-        longest = min(devices.padded_size(max(k, few.SHORTEST)), len(target_T))
+
+    def _rank_targets(self, params, user_C, target_CxN, hidden_CxN, k) -> Ranking:
+        """The top k of some targets, the user's own or (1, N) for all, for few users."""
+        n_parts, n_wanted = devices.device_count(), target_CxN.shape[1]
+        share = next(size for size in few.USERS if size * n_parts >= len(user_C))
+        order_C = np.resize(np.arange(len(user_C)), share * n_parts)
+        padded_C = user_C[order_C].astype(np.int32)
+        known_CxI = self.known[padded_C]
+        prefs_CxS, mask_CxS = self._preferences(known_CxI, padded_C)
+        history_CxI = np.zeros((len(order_C), 0), bool)
+        if self._model.spec.rows_are_histories:
+            history_CxI = known_CxI.toarray().astype(bool)
+        most = math.ceil(self.known.shape[1] / few.TARGETS)
+        n_blocks = min(devices.padded_size(math.ceil(max(k, n_wanted) / few.TARGETS)), most)
+        missing = (0, 0), (0, n_blocks * few.TARGETS - n_wanted)
+        target_CxT = np.pad(np.maximum(target_CxN, 0), missing).astype(np.int32)
+        hidden_CxT = np.pad(hidden_CxN, missing, constant_values=True)
+
+        def divide(of_users):
+            return devices.shard(of_users.reshape(n_parts, share, *of_users.shape[1:]))
+
+        users = [divide(x) for x in (padded_C, prefs_CxS, mask_CxS, history_CxI)]
+        for_all = len(target_CxT) == 1
+        targets = devices.replicate(target_CxT) if for_all else divide(target_CxT[order_C])
+        longest = min(devices.padded_size(max(k, few.SHORTEST)), target_CxT.shape[1])
         rank = few.compiled(self._model, longest)
-        lists = devices.all_parts(rank(params, *users, devices.replicate(target_T), hidden))
-        place_CxK, score_CxK = (x.reshape(size, -1)[: len(user_C), :k] for x in lists)
-        item_CxK = np.where(place_CxK < 0, -1, target_T[place_CxK])
-        return Ranking(
-            user_C, item_CxK, score_CxK, prefs_CxS[: len(user_C)], mask_CxS[: len(user_C)]
-        )
+        lists = devices.all_parts(rank(params, *users, targets, divide(hidden_CxT[order_C])))
+        given = slice(len(user_C))
+        place_CxK, score_CxK = (x.reshape(len(order_C), -1)[given, :k] for x in lists)
+        item_CxK = np.take_along_axis(target_CxT, np.maximum(place_CxK, 0), axis=1)
+        item_CxK = np.where(place_CxK < 0, -1, item_CxK)
+        return Ranking(user_C, item_CxK, score_CxK, prefs_CxS[given], mask_CxS[given])
 
     def _plan(self, params, n_users: int, k: int) -> Blocks:
         n_items = self.known.shape[1]

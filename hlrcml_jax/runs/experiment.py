@@ -269,6 +269,7 @@ def _write(best: Best, name: str, make) -> pathlib.Path:
         options.k,
         options.reasons,
         options.only_items,
+        options.candidates,
         run.config.scoring.storage,
     ]
     table = make(best, options.k, options.reasons)
@@ -284,13 +285,14 @@ def _recommended(best: Best, k: int, _: int) -> Callable[[np.ndarray], pl.DataFr
 
 
 def _ranked(best: Best, k: int) -> Callable[[np.ndarray], list[Ranking]]:
-    run, ready = best.run, best.ready
+    run, ready, options = best.run, best.ready, best.run.config.recommend
     scorer, only_I = build.make_scorer(run, "test"), None
-    if run.config.recommend.only_items:
+    if options.only_items:
         only_I = np.zeros(run.dataset.n_items, bool)
-        names = run.config.recommend.only_items.split(",")
+        names = options.only_items.split(",")
         only_I[frames.indices(run.dataset.item_ids, names, "item")] = True
-    return lambda user_C: list(scorer.rank(ready, user_C, k, only_I=only_I))
+    how = {"only_I": only_I, "candidates": options.candidates}
+    return lambda user_C: list(scorer.rank(ready, user_C, k, **how))
 
 
 def _explained(best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataFrame]:

@@ -20,6 +20,7 @@ from hlrcml_jax.models.base import Spec
 from hlrcml_jax.models.closed_form import Popularity, closed_form
 from hlrcml_jax.models.distances import MetricModel
 from hlrcml_jax.models.past import own_scores
+from hlrcml_jax.models.retrieval import ByVectors
 from hlrcml_jax.ranking import kernels as blocks_lib
 from hlrcml_jax.ranking import scorer as scoring
 from hlrcml_jax.ranking.evaluation import choose_users, evaluate
@@ -132,6 +133,30 @@ def test_lists_are_the_best_unknown_items(setting):
         np.testing.assert_allclose(
             ranking.score_CxK[user, :n_left], score[user][items[:n_left]], rtol=1e-5, atol=1e-5
         )
+
+
+def test_candidates_are_the_closest_by_their_vectors(setting):
+    """Their scores are the model's; a model without a relation has nothing to retrieve."""
+    model, params, known = setting
+    n = N_ITEMS // 2
+    (whole,) = rank(model, params, known, np.arange(N_USERS), N_ITEMS)
+    scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, KEY)
+    placed = devices.replicate(params)
+    (found,) = scorer.rank(placed, np.arange(N_USERS), n, candidates=n)
+    if not model.spec.attends:
+        np.testing.assert_array_equal(found.item_CxK, whole.item_CxK[:, :n])
+        return
+    (near,) = rank(ByVectors(model), params, known, np.arange(N_USERS), n)
+    np.testing.assert_array_equal(np.sort(found.item_CxK), np.sort(near.item_CxK))
+    for user in np.flatnonzero(np.diff(known.indptr) <= N_ITEMS - n):
+        score_of = dict(zip(whole.item_CxK[user], whole.score_CxK[user], strict=True))
+        expected = sorted((score_of[item] for item in near.item_CxK[user]), reverse=True)
+        np.testing.assert_allclose(found.score_CxK[user], expected, rtol=1e-5, atol=1e-5)
+        if "users" in params and model.spec.ball:
+            items_IxD, user_D = (np.array(x) for x in (params["items"], params["users"][user]))
+            distance_I = np.square(items_IxD - user_D).sum(axis=1)
+            distance_I[known[[user]].indices] = np.inf
+            assert set(near.item_CxK[user]) == set(np.argsort(distance_I)[:n])
 
 
 BLOCKS = [(6, 3, 1, 16), (4, 2, 2, 64)]
