@@ -60,7 +60,7 @@ def on_cpu() -> bool:
 
 def training_block_bytes() -> float:
     """Bytes of preference rows in a block of training examples; on a CPU they fit in cache."""
-    return 2e6 if on_cpu() else math.inf
+    return 1e6 if on_cpu() else math.inf
 
 
 def ranking_block() -> tuple[int, int, int]:

@@ -65,8 +65,8 @@ class RelationMemory(nn.Module):
             return jnp.einsum("xmt,tm->xt", weights, query)
         if weights.ndim == 3:
             return jnp.einsum("bsm,bm->bs", weights, query[:, 0])
-        query_BxMxTx1 = jnp.swapaxes(query, 1, 2)[..., None]
-        return jnp.swapaxes(jnp.sum(weights * query_BxMxTx1, axis=1), 1, 2)
+        # XLA takes 100 times as long for the same as a sum of products.
+        return jnp.einsum("bmts,btm->bst", weights, query)
 
     def read(self, mixture_BxMxT: jax.Array) -> jax.Array:
         """Relations (B, T, D) from their mixture weights."""

@@ -124,8 +124,9 @@ class Scorer:
         """As `_rank_chunk`, in a program that is compiled for no more than a few sizes."""
         n_items = self.known.shape[1]
         wanted_1xN = (np.arange(n_items) if only_I is None else np.flatnonzero(only_I))[None]
-        hidden_CxN = self.known[user_C].toarray().astype(bool)[:, wanted_1xN[0]] & hide_known
-        return self._rank_targets(params, user_C, wanted_1xN, hidden_CxN, k)
+        known_CxI = self.known[user_C]
+        hidden_CxN = known_CxI.toarray().astype(bool)[:, wanted_1xN[0]] & hide_known
+        return self._rank_targets(params, user_C, known_CxI, wanted_1xN, hidden_CxN, k)
 
     def _rank_candidates(self, params, user_C, k, hide_known, only_I, n) -> Iterator[Ranking]:
         """The top k of the n items that are closest by their vectors alone."""
@@ -134,10 +135,10 @@ class Scorer:
 
             @settings.own_settings()
             def rank(start, found=found):
-                users_C, item_CxN = (
-                    x[start : start + size] for x in (found.user_C, found.item_CxK)
-                )
-                return self._rank_targets(params, users_C, item_CxN, item_CxN < 0, k)
+                part = slice(start, start + size)
+                users_C, item_CxN = found.user_C[part], found.item_CxK[part]
+                known_CxI = self.known[users_C]
+                return self._rank_targets(params, users_C, known_CxI, item_CxN, item_CxN < 0, k)
 
             with concurrent.futures.ThreadPoolExecutor(devices.workers()) as pool:
                 yield from pool.map(rank, range(0, len(found.user_C), size))
@@ -158,13 +159,12 @@ class Scorer:
             self._draw_U,
         )
 
-    def _rank_targets(self, params, user_C, target_CxN, hidden_CxN, k) -> Ranking:
+    def _rank_targets(self, params, user_C, known_CxI, target_CxN, hidden_CxN, k) -> Ranking:
         """The top k of some targets, the user's own or (1, N) for all, for few users."""
         n_parts, n_wanted = devices.device_count(), target_CxN.shape[1]
         share = next(size for size in few.USERS if size * n_parts >= len(user_C))
         order_C = np.resize(np.arange(len(user_C)), share * n_parts)
-        padded_C = user_C[order_C].astype(np.int32)
-        known_CxI = self.known[padded_C]
+        padded_C, known_CxI = user_C[order_C].astype(np.int32), known_CxI[order_C]
         prefs_CxS, mask_CxS = self._preferences(known_CxI, padded_C)
         history_CxI = np.zeros((len(order_C), 0), bool)
         if self._model.spec.rows_are_histories:
@@ -173,17 +173,15 @@ class Scorer:
         n_blocks = min(devices.padded_size(math.ceil(max(k, n_wanted) / few.TARGETS)), most)
         missing = (0, 0), (0, n_blocks * few.TARGETS - n_wanted)
         target_CxT = np.pad(np.maximum(target_CxN, 0), missing).astype(np.int32)
-        hidden_CxT = np.pad(hidden_CxN, missing, constant_values=True)
-
-        def divide(of_users):
-            return devices.shard(of_users.reshape(n_parts, share, *of_users.shape[1:]))
-
-        users = [divide(x) for x in (padded_C, prefs_CxS, mask_CxS, history_CxI)]
-        for_all = len(target_CxT) == 1
-        targets = devices.replicate(target_CxT) if for_all else divide(target_CxT[order_C])
+        hidden_CxT = np.pad(hidden_CxN, missing, constant_values=True)[order_C]
+        targets = target_CxT[order_C if len(target_CxT) > 1 else np.zeros(n_parts, int)]
+        of_users = (padded_C, prefs_CxS, mask_CxS, history_CxI, targets, hidden_CxT)
+        placed = devices.shard(
+            [x.reshape(n_parts, len(x) // n_parts, *x.shape[1:]) for x in of_users]
+        )
         longest = min(devices.padded_size(max(k, few.SHORTEST)), target_CxT.shape[1])
         rank = few.compiled(self._model, longest)
-        lists = devices.all_parts(rank(params, *users, targets, divide(hidden_CxT[order_C])))
+        lists = devices.all_parts(rank(params, *placed))
         given = slice(len(user_C))
         place_CxK, score_CxK = (x.reshape(len(order_C), -1)[given, :k] for x in lists)
         item_CxK = np.take_along_axis(target_CxT, np.maximum(place_CxK, 0), axis=1)
@@ -197,7 +195,9 @@ class Scorer:
         slots = max(1, of_pair)
         width = n_items if self._model.spec.rows_are_histories else dim
         of_item = sum(x.dtype.itemsize * x.size for x in jax.tree.leaves(related))
-        target_bytes = n_items * max(4, of_item)
+        in_chunk = n_users * self._user_parts * devices.workers()
+        n_context = min(n_items, devices.padded_size(in_chunk * max(1, self.max_prefs)))
+        target_bytes = n_context * max(4, of_item)
         # Row, preferences and their relations, history as bits, and list.
         lists = 4 * (n_own if is_long(k, n_items) else k)
         floats = width + (2 + slots) * self.max_prefs + n_own // 32 + lists
