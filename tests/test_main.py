@@ -65,7 +65,15 @@ def test_a_run_leaves_what_it_promises(cli, trained):
     assert [record["epoch"] for record in log] == [1, 2, 3]
     assert {"step", "loss", "examples_per_s", "ndcg@10"} <= log[0].keys()
     found = json.loads((workdir / "test_metrics.json").read_text())
-    assert set(found["metrics"]["ndcg@10"]) == {"mean", "std"}
+    ndcg = found["metrics"]["ndcg@10"]
+    assert set(ndcg) == {"mean", "low", "high", "sd_over_cohorts", "p"}
+    assert 0 < ndcg["low"] < ndcg["mean"] < ndcg["high"]
+    assert f"{100 * ndcg['mean']:.2f}±{50 * (ndcg['high'] - ndcg['low']):.1f}" in out
+    assert "hlr against popularity: p" in " ".join(out.split())
+    assert (
+        f"[{100 * ndcg['low']:.1f}, {100 * ndcg['high']:.1f}]"
+        in (workdir / "report.html").read_text()
+    )
     assert found["n_users"] > 0
     config = json.loads((workdir / "config.json").read_text())
     assert config["config"]["model.dim"] == 8
@@ -149,8 +157,8 @@ def test_the_report_needs_nothing_beside_it(trained):
     assert all(picture.startswith("data:image/png;base64,") for picture in pictures)
     assert not re.search(r"https?://|<script|<link", page)
     assert 'name="viewport"' in page
-    assert "<td>hlr</td>" in page
-    assert "<td>popularity</td>" in page
+    assert "<th class=n>hlr</th>" in page
+    assert "<th class=n>popularity</th>" in page
     assert page.count("<h3>User ") == 3
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import scipy.sparse
 
 from hlrcml_jax.data.dataset import Dataset, count_items
-from hlrcml_jax.ranking import metrics
+from hlrcml_jax.ranking import intervals, metrics
 from hlrcml_jax.ranking.lists import Ranker
-from hlrcml_jax.ranking.metrics import Protocol, smallest
+from hlrcml_jax.ranking.metrics import Protocol, Summary, smallest
 from hlrcml_jax.training.interactions import UserItems
 
 
@@ -47,28 +47,38 @@ class Evaluation:
 
     def means(self) -> dict[str, float]:
         """Mean over users of each metric; metrics without a user are absent."""
-        return {name: row["mean"] for name, row in self._rows().items()}
+        return {
+            name: float(np.nanmean(value_B, dtype=float))
+            for name, value_B in self.values.items()
+            if np.isfinite(value_B).any()
+        }
 
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Mean over users, and standard deviation of the cohort means, of each metric.
+    def summary(self, against: "Evaluation | None" = None) -> Summary:
+        """Each metric as `mean` over users, its 95 % confidence interval `low` to `high`, and more.
 
-        Metrics without a user are absent.
+        `sd_over_cohorts` is the standard deviation between the means of the cohorts, as in the
+        paper, and `p` that of a paired test against the evaluation of another model on the same
+        users. Metrics without a user are absent; those of all lists have a `mean` alone.
         """
-        overall = {name: {"mean": value, "std": 0.0} for name, value in self.overall.items()}
-        return self._rows() | overall
-
-    def _rows(self) -> dict[str, dict[str, float]]:
-        n_cohorts = min(self.protocol.n_cohorts, max(1, len(self.user_B)))
-        cohorts = np.array_split(np.arange(len(self.user_B)), n_cohorts)
+        means = self.means()
+        if not means:
+            return {name: {"mean": value} for name, value in self.overall.items()}
+        value_BxN = np.stack([self.values[name] for name in means], axis=1).astype(float)
+        low_N, high_N = intervals.of_means(value_BxN, self.protocol.seed)
+        n_cohorts = min(self.protocol.n_cohorts, len(self.user_B))
         table = {}
-        for name, value_B in self.values.items():
-            measured = [value_B[cohort][~np.isnan(value_B[cohort])] for cohort in cohorts]
-            measured = [value_N for value_N in measured if len(value_N)]
-            if measured:
-                mean = np.concatenate(measured).mean(dtype=np.float32)
-                std = np.std([value_N.mean() for value_N in measured])
-                table[name] = {"mean": float(mean), "std": float(std)}
-        return table
+        for column, (name, mean) in enumerate(means.items()):
+            cohorts = np.array_split(value_BxN[:, column], n_cohorts)
+            measured = [np.nanmean(value_N) for value_N in cohorts if np.isfinite(value_N).any()]
+            table[name] = {
+                "mean": mean,
+                "low": float(low_N[column]),
+                "high": float(high_N[column]),
+                "sd_over_cohorts": float(np.std(measured)),
+            }
+            if against is not None:
+                table[name]["p"] = intervals.p_value(self.values[name], against.values[name])
+        return table | {name: {"mean": value} for name, value in self.overall.items()}
 
 
 def choose_users(

@@ -15,6 +15,8 @@ import numpy as np
 
 from hlrcml_jax import custom
 
+Summary = dict[str, dict[str, float]]  # by metric, see `Evaluation.summary`
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:

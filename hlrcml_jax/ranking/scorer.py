@@ -316,8 +316,8 @@ class Scorer:
     def preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Item indices (C, S) of the preferences, and their mask; fixed for each user."""
         padded_C = np.resize(user_C, devices.padded_size(len(user_C), 8))
-        drawn = self._preferences(self.known[padded_C], padded_C)
-        return tuple(x[: len(user_C)] for x in drawn)
+        prefs_CxS, mask_CxS = self._preferences(self.known[padded_C], padded_C)
+        return prefs_CxS[: len(user_C)], mask_CxS[: len(user_C)]
 
     def _preferences(self, known_CxI, user_C) -> tuple[np.ndarray, np.ndarray]:
         rows = UserItems.rows(known_CxI, self._longest)

@@ -16,7 +16,7 @@ from rich.text import Text
 from hlrcml_jax import processes, storage
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.errors import printable, warn
-from hlrcml_jax.ranking.metrics import shown
+from hlrcml_jax.ranking.metrics import Summary, shown
 
 # Metrics that tables show in percent, with their column heads.
 COLUMNS = {
@@ -107,21 +107,41 @@ def describe(data: Dataset) -> str:
     return f"{data.size} ({density:.2g} %): {sizes}"
 
 
-def print_metrics(
-    title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]], cutoffs: Sequence[int]
-) -> None:
-    """Prints a row per model of the main metrics at one k, ± the deviation between cohorts."""
-    k = shown(cutoffs)
+def print_metrics(title: str, summaries: Mapping[str, Summary], cutoffs: Sequence[int]) -> None:
+    """Prints a row per model of the main metrics at one k, with the interval of the first.
+
+    Args:
+      title: before the k.
+      summaries: by model; `p` of the first is that of a test against the last.
+      cutoffs: of the protocol.
+    """
+    k, (first, *_, last) = shown(cutoffs), (*summaries, *summaries)
     table = Table(title=plain(f"{title}, percent @{k}"), box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    table.title_justify = "left"
+    table.padding = (0, 1, 0, 0)  # so that 80 columns are enough
+    table.title_justify = table.caption_justify = "left"
     table.add_column("", no_wrap=True)
     for name in (*COLUMNS.values(), "rank"):
         table.add_column(name, justify="right", no_wrap=True)
-    for model, summary in rows.items():
+    for model, summary in summaries.items():
         cells = [f"{100 * summary[f'{name}@{k}']['mean']:.2f}" for name in COLUMNS]
-        cells[0] += f"±{100 * summary[f'ndcg@{k}']['std']:.1f}"
+        of_first = summary[f"{next(iter(COLUMNS))}@{k}"]
+        cells[0] += f"±{50 * (of_first['high'] - of_first['low']):.1f}"
         table.add_row(plain(model), *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}")
+    caption = "± is half of the 95 % confidence interval over users"
+    if (p := summaries[first][f"{next(iter(COLUMNS))}@{k}"].get("p")) is not None:
+        caption += f"; {first} against {last}: p {shown_p(p)}"
+    table.caption = plain(f"{caption}.")
     rich.print(table)
+
+
+def shown_interval(metric: Mapping[str, float]) -> str:
+    """The confidence interval of a metric, in percent."""
+    return f"[{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
+
+
+def shown_p(p: float) -> str:
+    """A p-value, with its sign of comparison."""
+    return f"= {p:.2g}" if p >= 1e-16 else "< 1e-16"
 
 
 def print_recommendations(title: str, recommendations: pl.DataFrame) -> None:

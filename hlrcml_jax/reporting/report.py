@@ -12,9 +12,9 @@ from hlrcml_jax import storage
 from hlrcml_jax.data.dataset import Dataset, count_items
 from hlrcml_jax.errors import printable
 from hlrcml_jax.ranking.evaluation import Evaluation, popularity_ranks
-from hlrcml_jax.ranking.metrics import shown
+from hlrcml_jax.ranking.metrics import Summary, shown
 from hlrcml_jax.reporting import plots
-from hlrcml_jax.reporting.console import COLUMNS
+from hlrcml_jax.reporting.console import COLUMNS, shown_interval, shown_p
 from hlrcml_jax.schema import Config
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -45,6 +45,7 @@ def write(
     epoch: int,
     n_parameters: int,
     rows: Mapping[str, Evaluation],
+    summaries: Mapping[str, Summary],
     log: Sequence[Mapping[str, float]],
     examples: Sequence[pl.DataFrame],
     usage_M: np.ndarray | None,
@@ -58,6 +59,7 @@ def write(
       epoch: of its best checkpoint.
       n_parameters: number of trained parameters.
       rows: evaluations on test by name, of the model first and then of baselines.
+      summaries: of these.
       log: records of `metrics.jsonl`.
       examples: recommendations, one frame per user, with reasons if the model attends.
       usage_M: see `analyse.memory_usage`; None without a memory.
@@ -68,8 +70,9 @@ def write(
     protocol = (
         f"{len(tested.user_B):,} test users, the whole catalogue ranked; "
         f"{tested.protocol.definitions} definitions, in percent at {k}; "
-        "± is the standard deviation between cohorts of users; "
-        "rank is the median popularity rank of recommended items, 1 the most popular."
+        "in brackets the 95 % confidence interval of the mean over users, and p of a paired test "
+        "against popularity; the popularity rank is the median of the recommended items', 1 the "
+        "most popular."
     )
     parts = [
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">',
@@ -79,7 +82,7 @@ def write(
         f"<p class=note>{n_parameters:,} trained parameters, seed {config.seed}, best epoch "
         f"{epoch}; every config key is in <code>config.json</code> beside this page.</p>",
         "<h2>On test</h2>",
-        _metrics_table(rows, k) if len(tested.user_B) else "<p>The test part is empty.</p>",
+        _metrics_table(summaries, k) if len(tested.user_B) else "<p>The test part is empty.</p>",
         f"<p class=note>{protocol}</p>",
         *_figures(config, dataset, workdir, epoch, tested, log, usage_M, k),
         "<h2>Recommendations</h2>",
@@ -180,14 +183,23 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence
     return f"<div class=scroll><table>\n<tr>{top}</tr>\n{body}\n</table></div>"
 
 
-def _metrics_table(rows: Mapping[str, Evaluation], k: int) -> str:
+def _metrics_table(summaries: Mapping[str, Summary], k: int) -> str:
+    """A row per metric: of each model, with its interval, and p against the last."""
+    first = next(iter(summaries.values()))
     lines = []
-    for name, evaluation in rows.items():
-        summary = evaluation.summary()
-        cells = [f"{100 * summary[f'{metric}@{k}']['mean']:.2f}" for metric in COLUMNS]
-        cells[0] += f" ± {100 * summary[f'ndcg@{k}']['std']:.2f}"
-        lines.append([name, *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}"])
-    head = ["model", *(metric.replace("_", " ") for metric in COLUMNS), "rank"]
+    for metric in COLUMNS:
+        cells = []
+        for summary in summaries.values():
+            value = summary[f"{metric}@{k}"]
+            interval = f" {shown_interval(value)}" if "low" in value else ""
+            cells.append(f"{100 * value['mean']:.2f}{interval}")
+        p = first[f"{metric}@{k}"].get("p")
+        lines.append(
+            [metric.replace("_", " "), *cells, "" if p is None else shown_p(p).removeprefix("= ")]
+        )
+    ranks = [f"{summary[f'median_rank@{k}']['mean']:.0f}" for summary in summaries.values()]
+    lines.append(["popularity rank", *ranks, ""])
+    head = ["", *summaries, "p"]
     return _table(head, lines, head[1:])
 
 

@@ -33,6 +33,7 @@ from hlrcml_jax.errors import UserError
 from hlrcml_jax.keys import flatten
 from hlrcml_jax.ranking.evaluation import Evaluation, evaluate
 from hlrcml_jax.ranking.lists import Ranking
+from hlrcml_jax.ranking.metrics import Summary
 from hlrcml_jax.registry import BASELINE
 from hlrcml_jax.reporting import console as report
 from hlrcml_jax.reporting import plots
@@ -50,9 +51,7 @@ N_EXAMPLES = 3  # users in the report
 
 
 @settings.own_settings()
-def train_and_evaluate(
-    config: AnyConfig, workdir: str | pathlib.Path
-) -> dict[str, dict[str, float]]:
+def train_and_evaluate(config: AnyConfig, workdir: str | pathlib.Path) -> Summary:
     """Prepares, fits (resuming from the latest checkpoint, if any), and tests the best checkpoint.
 
     Args:
@@ -60,7 +59,8 @@ def train_and_evaluate(
       workdir: folder of the run; created if missing.
 
     Returns:
-      {"metric@k": {"mean", "std"}} on test, also written to `test_metrics.json`.
+      The metrics on test, by "metric@k", as in `Evaluation.summary` with tests against popularity;
+      also written to `test_metrics.json`.
 
     Raises:
       UserError: for an error in the config, the data or the workdir.
@@ -68,15 +68,15 @@ def train_and_evaluate(
     started = time.perf_counter()
     run = fit(config, workdir)
     best = best_checkpoint(run)
-    rows = _test(best)
+    rows, summaries = _test(best)
     examples, log = _examples(best), read_log(run.workdir / "metrics.jsonl")
     of_memory = (build.model_of(run), best.on_host, build.make_scorer(run, "test"), run.dataset)
     usage_M = analysis.memory_usage(*of_memory)
     of_run = (run.config, run.dataset, run.workdir, best.epoch, build.count_parameters(run))
-    processes.in_first_process(lambda: page.write(*of_run, rows, log, examples, usage_M))
+    processes.in_first_process(lambda: page.write(*of_run, rows, summaries, log, examples, usage_M))
     seconds = time.perf_counter() - started
     report.say(f"Done in {seconds:.0f} s; everything is in ", run.workdir)
-    return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
+    return summaries[run.config.model.name] if run.dataset.test.nnz else {}
 
 
 @settings.own_settings()
@@ -163,14 +163,14 @@ def _vectors_of(run: Run, name: str) -> Vectors:
 
 
 @settings.own_settings()
-def test(best: Best) -> dict[str, dict[str, float]]:
+def test(best: Best) -> Summary:
     """Evaluates a checkpoint and popularity on test; see `train_and_evaluate`."""
-    rows, run = _test(best), best.run
-    return rows[run.config.model.name].summary() if run.dataset.test.nnz else {}
+    _, summaries = _test(best)
+    return summaries[best.run.config.model.name] if best.run.dataset.test.nnz else {}
 
 
-def _test(best: Best) -> dict[str, Evaluation]:
-    """Evaluations on test by name: of a checkpoint, and of popularity.
+def _test(best: Best) -> tuple[dict[str, Evaluation], dict[str, Summary]]:
+    """Evaluations on test, and their summaries, by name: of a checkpoint, and of popularity.
 
     Writes `test_metrics.json` and, for paired comparisons, metrics per user to
     `test_users.parquet`.
@@ -184,9 +184,11 @@ def _test(best: Best) -> dict[str, Evaluation]:
     rows = {name: evaluate(scorer, ready, run.dataset, "test", protocol)}
     if name != BASELINE:
         rows[BASELINE] = _test_popularity(run, known)
-    tested = rows[name]
+    tested, summaries = rows[name], {}
+    for label, evaluation in rows.items():
+        summaries[label] = evaluation.summary(rows[BASELINE] if label != BASELINE else None)
     text = {
-        "metrics": tested.summary(),
+        "metrics": summaries[name],
         "n_users": len(tested.user_B),
         "n_users_at": {str(k or "all"): tested.n_users(k) for k in tested.protocol.cutoffs},
         "epoch": best.epoch,
@@ -194,7 +196,9 @@ def _test(best: Best) -> dict[str, Evaluation]:
         "protocol": {
             **dataclasses.asdict(tested.protocol),
             "ranking": f"whole catalogue, without the items of {run.config.evaluation.known}",
-            "std": "between the means of the cohorts",
+            "low, high": "95 % confidence interval of the mean, by the bootstrap over users",
+            "p": f"of a paired t-test over users against {BASELINE}",
+            "sd_over_cohorts": "standard deviation between the means of the cohorts",
         },
     }
     ids = run.dataset.user_ids.gather(tested.user_B)
@@ -210,10 +214,10 @@ def _test(best: Best) -> dict[str, Evaluation]:
     else:
         report.print_metrics(
             f"Test, {len(tested.user_B):,} users, {build.protocol_of(run).definitions} definitions",
-            {label: evaluation.summary() for label, evaluation in rows.items()},
+            summaries,
             tested.cutoffs,
         )
-    return rows
+    return rows, summaries
 
 
 def _test_popularity(run: Run, known: str) -> Evaluation:

@@ -337,10 +337,13 @@ def test_evaluation_by_hand():
     np.testing.assert_allclose(found.means()["recall@5"], 1.0)
     assert found.overall["coverage@1"] == 3 / 4  # items 3, 2 and 1
     assert found.overall["median_rank@1"] == 3
-    assert found.summary()["recall@5"] == {"mean": 1.0, "std": 0.0}
+    perfect = {"mean": 1.0, "low": 1.0, "high": 1.0, "sd_over_cohorts": 0.0}
+    assert found.summary()["recall@5"] == perfect
+    assert found.summary(found)["recall@5"] == perfect | {"p": 1.0}
     # Two cohorts, of two users and of one.
     first, second = found.values["mrr@5"][:2].mean(), found.values["mrr@5"][2]
-    np.testing.assert_allclose(found.summary()["mrr@5"]["std"], np.std([first, second]))
+    deviation = found.summary()["mrr@5"]["sd_over_cohorts"]
+    np.testing.assert_allclose(deviation, np.std([first, second]))
 
 
 def test_whole_rankings_and_users_with_k_items():
