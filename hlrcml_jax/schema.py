@@ -410,6 +410,13 @@ class Evaluation:
         at_least(0),
         may_change=True,
     )
+    validation_candidates: int = key(
+        0,
+        "of more than 20 times as many items, rank only so many per user in a validation while "
+        "training, the closest by their vectors; 0: all; training resumes with the same",
+        at_least(0),
+        may_change=True,
+    )
     n_cohorts: int = key(
         5,
         "cohorts of users behind ±; at least 1; training resumes with the same",

@@ -100,8 +100,9 @@ def evaluate(
     protocol: Protocol,
     cutoffs: Sequence[int] | None = None,
     most_users: int = 0,
+    candidates: int = 0,
 ) -> Evaluation:
-    """Ranks the full catalogue for each user with items in a part, and computes the metrics.
+    """Ranks the catalogue for each user with items in a part, and computes the metrics.
 
     Args:
       scorer: with the histories `dataset.known(part)`.
@@ -111,6 +112,7 @@ def evaluate(
       protocol: choice of users and definitions of metrics.
       cutoffs: overrides the protocol's.
       most_users: most users, the first of the cohorts; 0 for all.
+      candidates: of each user, see `Scorer.rank`; 0 for all items.
     """
     cutoffs = tuple(cutoffs or protocol.cutoffs)
     relevant = getattr(dataset, part)
@@ -124,7 +126,7 @@ def evaluate(
     values: list[dict[str, np.ndarray]] = []
     lists = [np.empty((0, kept), np.int32)]
     own = metrics.custom_metrics(protocol.metrics)
-    for ranking in scorer.rank(params, user_B, longest):
+    for ranking in scorer.rank(params, user_B, longest, candidates=candidates):
         rows = UserItems.rows(relevant[ranking.user_C], longest_row)
         rows, items = jax.device_put((rows, ranking.item_CxK))
         measured = _measure(rows, items, cutoffs, protocol.definitions, by_k, own)

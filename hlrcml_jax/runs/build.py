@@ -48,6 +48,7 @@ HYPERPARAMETERS = (
     "model.key_scale",
     "model.sharpness",
 )
+MANY = 20  # times as many items as candidates: then ranking these takes much less time
 MAX_FOLD_IN_CANDIDATES = 50  # negatives per example of a new user, each with its own relation
 
 
@@ -84,6 +85,13 @@ def protocol_of(run: Run) -> Protocol:
         run.config.data.split.seed,
         options.metrics,
     )
+
+
+def validation_candidates(run: Run) -> int:
+    """Candidates that a validation while training ranks for each user; 0 for all items."""
+    n = run.config.evaluation.validation_candidates
+    is_large = run.dataset.n_items > MANY * n and placement_of(run).parts is None
+    return n if is_large else 0
 
 
 def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:

@@ -33,6 +33,7 @@ DEFINES_METRIC = (
     "evaluation.n_cohorts",
     "evaluation.cohort_size",
     "evaluation.validation_users",
+    "evaluation.validation_candidates",
 )
 
 
@@ -62,6 +63,7 @@ def fit_runs(
         _check_size(run)
         _check_users(run)
         _check_gates(run)
+    _say_sample(begun[0][0])
     if build.model_of(begun[0][0]).spec.closed_form:
         for run, checkpoints in begun:
             _solve(run, checkpoints)
@@ -108,6 +110,19 @@ def _check_users(run: Run) -> None:
             f"has so many validation items, so {run.config.early_stopping.metric} has no value; "
             "lower it, or set early_stopping.metric to another cut-off or to loss."
         )
+
+
+def _say_sample(run: Run) -> None:
+    """Says what validation ranks, if that is not all items for all users."""
+    if not _is_ranked(run):
+        return
+    n_users = len(choose_users(run.dataset.valid, build.protocol_of(run), (_cutoff(run),)))
+    most, candidates = run.config.evaluation.validation_users, build.validation_candidates(run)
+    of_users = f"{most:,} of {n_users:,} users" if 0 < most < n_users else ""
+    of_items = f"{candidates:,} of {run.dataset.n_items:,} items" if candidates else ""
+    if of_users or of_items:
+        said = " for ".join(filter(None, (of_items or "all items", of_users or "each user")))
+        say(f"Validation ranks {said}; test ranks all.")
 
 
 def _check_gates(run: Run) -> None:
@@ -341,8 +356,8 @@ class _Validation:
 def validate(run: Run, scorer: Scorer, params: dict[str, Any]) -> Record:
     """All metrics on validation, at the cut-off of the early-stopping metric."""
     ready, protocol = build.params_for(run, params, "valid"), build.protocol_of(run)
-    most = run.config.evaluation.validation_users
-    evaluation = evaluate(scorer, ready, run.dataset, "valid", protocol, (_cutoff(run),), most)
+    sample = run.config.evaluation.validation_users, build.validation_candidates(run)
+    evaluation = evaluate(scorer, ready, run.dataset, "valid", protocol, (_cutoff(run),), *sample)
     return evaluation.means()
 
 

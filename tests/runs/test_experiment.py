@@ -302,6 +302,22 @@ def test_values_that_cannot_be_compared_are_not(small, tmp_path):
     assert len(losses(tmp_path)) == 3
 
 
+def test_validation_by_candidates_is_that_by_all_items_that_matter(
+    small, tmp_path, monkeypatch, capsys
+):
+    """The 30 closest of 40 items hold a list of ten; ten candidates are ranked by the relation."""
+    monkeypatch.setattr(build, "MANY", 1)
+    values = {}
+    for n in (0, 30, 10):
+        config = make_config(small, **{"evaluation.validation_candidates": n})
+        run = experiment.fit(config, tmp_path / str(n))
+        values[n] = [line["ndcg@10"] for line in read_log(run.workdir / "metrics.jsonl")]
+    assert values[30] == pytest.approx(values[0], rel=0.05)
+    assert values[10] != pytest.approx(values[0], rel=1e-6)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Validation ranks 30 of 40 items for each user; test ranks all." in out
+
+
 def test_the_gate_opens_while_validation_improves(small, tmp_path):
     """Stage by stage from the best epoch so far, the same when stopped and resumed in any."""
     recipe = small | {
