@@ -39,7 +39,7 @@ def get_config(arguments: str = ""):
     config.train.epochs = 200
     config.train.validate_every = 2
     config.evaluation.validation_users = 2000
-    config.evaluation.validation_candidates = 1000
+    config.evaluation.validation_candidates = 500
     config.early_stopping.patience = 3
     config.early_stopping.min_improvement = 0.005
     return config
