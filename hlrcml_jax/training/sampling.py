@@ -24,6 +24,7 @@ from hlrcml_jax.training.interactions import Positives, UserItems, leaf
 # Draws N items of the catalogue, independent of the user: (key, N, number of users (I,) of each
 # item, at least 1) to (item indices (N,), log probabilities (N,)).
 CandidateSampler = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]
+MOST_BITS = 2**31  # users times items: looking a pair up takes a tenth of a search
 CandidateWeights = Literal["uniform", "popularity"] | CandidateSampler
 
 
@@ -47,6 +48,7 @@ class Sampler(flax.struct.PyTreeNode):
       correction: logQ correction of the negatives' weights, for sampled softmax.
       unseen_N: items without a user, which sampling by popularity takes for items of one user: what
         is never drawn would keep its initial score.
+      bits_UxW: of small data, `known` as one bit for each user and item; else (0, 0).
     """
 
     known: UserItems
@@ -58,6 +60,7 @@ class Sampler(flax.struct.PyTreeNode):
     shared: bool = flax.struct.field(pytree_node=False, default=False)
     correction: bool = flax.struct.field(pytree_node=False, default=False)
     unseen_N: jax.Array = flax.struct.field(default_factory=lambda: jnp.zeros(0, jnp.int32))
+    bits_UxW: jax.Array = flax.struct.field(default_factory=lambda: jnp.zeros((0, 0), jnp.uint8))
 
     @classmethod
     def of(
@@ -74,13 +77,18 @@ class Sampler(flax.struct.PyTreeNode):
         items = UserItems.parts(known, *parts) if parts else UserItems.of(known)
         count_I = count_items(known)
         unseen_N = leaf(np.flatnonzero(count_I == 0).astype(np.int32))
-        return cls(items, leaf(_rarity(count_I)), max_prefs, unseen_N=unseen_N, **how)
+        bits_UxW = np.zeros((0, 0), np.uint8)
+        if parts is None and how.get("shared") and math.prod(known.shape) <= MOST_BITS:
+            bits_UxW = _bits(known)
+        arrays = {"unseen_N": unseen_N, "bits_UxW": leaf(bits_UxW)}
+        return cls(items, leaf(_rarity(count_I)), max_prefs, **arrays, **how)
 
     def place(self) -> "Sampler":
         """The sampler on the devices, for mapped functions."""
         put = devices.put if self.known.sharded else devices.replicate
-        placed = devices.replicate((self.log_weight_I, self.unseen_N))
-        return self.replace(known=put(self.known), log_weight_I=placed[0], unseen_N=placed[1])
+        names = ("log_weight_I", "unseen_N", "bits_UxW")
+        placed = devices.replicate({name: getattr(self, name) for name in names})
+        return self.replace(known=put(self.known), **placed)
 
     def negatives(self, key: jax.Array, user: jax.Array) -> tuple[jax.Array, jax.Array]:
         """N negatives for a user, with replacement, and their log weights, each (N,).
@@ -117,7 +125,11 @@ class Sampler(flax.struct.PyTreeNode):
 
     def log_weights(self, user: jax.Array, item_N: jax.Array, log_q_N: jax.Array) -> jax.Array:
         """Log weights (N,) of items as negatives; -inf for items of the user."""
-        has_N = jax.vmap(lambda item: self.known.find(user, item)[1])(item_N)
+        if self.bits_UxW.size:
+            bit_N = (item_N % 8).astype(jnp.uint8)
+            has_N = (self.bits_UxW[user, item_N // 8] >> bit_N) & 1 != 0
+        else:
+            has_N = jax.vmap(lambda item: self.known.find(user, item)[1])(item_N)
         return jnp.where(has_N, -jnp.inf, self._corrected(log_q_N))
 
     def _corrected(self, log_q_N: jax.Array) -> jax.Array:
@@ -275,3 +287,12 @@ def evaluation_preferences(
         return sampler.preferences(jax.random.fold_in(key, user), row, *nothing)
 
     return jax.vmap(draw)(row_B, user_B)
+
+
+def _bits(known: scipy.sparse.csr_array) -> np.ndarray:
+    """CSR (U, I) as bits (U, ceil(I / 8)), the lowest bit of a byte first."""
+    n_users, n_items = known.shape
+    bits_UxW = np.zeros((n_users, math.ceil(n_items / 8)), np.uint8)
+    user_E, item_E = np.repeat(np.arange(n_users), np.diff(known.indptr)), known.indices
+    np.bitwise_or.at(bits_UxW, (user_E, item_E // 8), (1 << item_E % 8).astype(np.uint8))
+    return bits_UxW

@@ -244,9 +244,12 @@ def test_evaluation_preferences_depend_on_the_user_alone(weights):
     np.testing.assert_array_equal(both, draw([3, 8], Known(tuple(parts))))
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("shared", "most_bits"), [(False, 0), (True, 0), (True, 2**31)], ids=["own", "search", "bits"]
+)
 @pytest.mark.parametrize("weights", registry.NEGATIVE_WEIGHTS)
-def test_what_is_allowed_is_what_the_user_does_not_have(weights, shared):
+def test_what_is_allowed_is_what_the_user_does_not_have(weights, shared, most_bits, monkeypatch):
+    monkeypatch.setattr(sampling, "MOST_BITS", most_bits)
     known = random_known()
     batch = epoch_of(known, np.arange(50), candidate_weights=weights, shared=shared)
     assert batch.shared == shared
