@@ -276,7 +276,7 @@ def evaluate(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, 
     protocol = evaluation.Protocol((1, 5, 10, 20), "standard", 1, 5, len(users), 0)
 
     def run():
-        return evaluation.evaluate(scorer, params, dataset, "test", protocol).summary()
+        return evaluation.evaluate(scorer, params, dataset, "test", protocol).means()
 
     found = timed(run, _REPEATS.value, f"evaluate:{name}")
     return {"users_per_s": len(users) / found["seconds"]} | found

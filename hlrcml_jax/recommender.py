@@ -100,23 +100,30 @@ class Recommender:
         item_R = item_R[np.argsort(-count_I[item_R], kind="stable")]
         return pl.DataFrame(frames.item_columns(item_R, self._dataset))
 
-    def warm_up(self, k: int = 10) -> None:
-        """Compiles the programs that answer for a user or a few.
+    def warm_up(self, k: int = 10, candidates: int = 0) -> None:
+        """Compiles the programs that answer for one user, or for at most eight.
 
-        Without it the first calls take seconds. Later ones for at most eight users compile nothing,
-        whoever they are, for lists of the same length or of at most 16 items; except for new users
-        with more than 512 items, and for several new users.
+        Without it the first calls take seconds. Later ones compile nothing, whoever the users are,
+        for lists of the same length or of at most 16 items, with as many candidates or none, among
+        at most 256 `items`, with reasons for at most 64; and for one new user of at most 512 items,
+        but of TransCF.
 
         Args:
           k: items per user.
+          candidates: as in `recommend`.
         """
+        candidates = arguments.count("candidates", candidates, least=0)
         item, history = self.items[0], self.items[:2].to_list()
         for n in (1, few.ALL_TARGETS):
             self.recommend(self.users[:n], k)
-        self.recommend(self.users[:1], k, items=item)
-        self.recommend_new({0: history}, k)
+            self.recommend(self.users[:n], k, items=item)
+            if candidates:
+                self.recommend(self.users[:n], k, candidates=candidates)
+        for n in {0, candidates}:
+            self.recommend_new({0: history}, k, candidates=n)
         if self._model.spec.attends:
-            self.explain(self.users[0], item)
+            for n in (1, 8, 64):
+                self.explain(self.users[0], self.items[:n])
             self.explain(0, item, history=history)
 
     @settings.own_settings()

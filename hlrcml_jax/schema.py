@@ -419,7 +419,7 @@ class Evaluation:
     )
     n_cohorts: int = key(
         5,
-        "cohorts of users behind ±; at least 1; training resumes with the same",
+        "cohorts of users for sd_over_cohorts; at least 1; training resumes with the same",
         at_least(1),
         may_change=True,
     )
@@ -478,7 +478,8 @@ class Recommend:
     )
     candidates: int = key(
         0,
-        "rank only so many items per user, the closest by their vectors; 0: all, which is exact",
+        "of a model with attention, rank only so many items per user, the closest by their "
+        "vectors; 0: all, which is exact",
         at_least(0),
         may_change=True,
     )

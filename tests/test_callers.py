@@ -128,7 +128,7 @@ METHODS = {
     "find": {"text": "1"},
     "recommend": {"users": [1], **HOW},
     "recommend_new": {"histories": {"a": [1]}, **HOW},
-    "warm_up": {"k": 3},
+    "warm_up": {"k": 3, "candidates": 0},
     "similar_items": {"items": [1], "k": 3},
     "scores": {"users": [1], "items": [1]},
     "explain": {"user": 1, "items": [1], "most": 0, "history": None},

@@ -14,6 +14,7 @@ from hlrcml_jax import devices, frames
 from hlrcml_jax.config import make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.ranking import few
 from hlrcml_jax.registry import MODELS
 from hlrcml_jax.runs import build, experiment
 from hlrcml_jax.training.fold_in import mean_of_items
@@ -100,21 +101,28 @@ def test_lists_are_what_scores_say(trained, model):
 
 
 @pytest.mark.parametrize("model", ["hlr-r", "cml", "ease"])
-def test_after_warming_up_nothing_is_compiled_for_one_user(trained, model, compilations):
+def test_after_warming_up_nothing_is_compiled_for_few_users(
+    trained, model, compilations, monkeypatch
+):
+    monkeypatch.setattr(few, "TARGETS", 16)  # so that the catalogue is more than a block
     recommender = trained(model)
     items, users = recommender.items.to_list(), recommender.users.to_list()
-    recommender.warm_up()
+    recommender.warm_up(candidates=20)
     compilations.clear()
     sizes = {len(history(recommender, user)) for user in users}
     assert len(sizes) > 5
     for user in users:
         recommender.recommend(user)
+        recommender.recommend(user, candidates=20)
     recommender.recommend(users[3:7], k=7, filter_viewed=False)
-    recommender.recommend(users[2], items=items[5:9])
+    recommender.recommend(users[3:6], candidates=20)
+    for n in (1, 8):
+        recommender.recommend(users[:n], items=items[5:9])
     for n in (1, 3, 20):
         recommender.recommend_new({"new": items[:n]})
+        recommender.recommend_new({"new": items[:n]}, candidates=20)
         if model == "hlr-r":
-            recommender.explain(users[n], items[1])
+            recommender.explain(users[n], items[:n])
             recommender.explain("new", items[1], history=items[:n])
     assert compilations == []
     recommender.recommend(users[:9])

@@ -14,7 +14,7 @@ Scores are computed in stages, so that no stage is repeated over an axis it does
 Every method has a default but `closeness`, which `MetricModel` in `distances.py` defines, and two
 that not every model needs: `mixture`, of models with a memory, and `item_similarity`, for similar
 items. Who overrides `scores` may leave out `closeness`, unless negatives are chosen or copy the
-positive's relation.
+positive's relation, or candidates are retrieved.
 """
 
 import dataclasses

@@ -75,7 +75,7 @@ class FewUsers:
             score_T = jax.lax.map(score_block, target_T.reshape(-1, TARGETS)).ravel()
             return jax.lax.top_k(jnp.where(hidden_T, -jnp.inf, score_T), self.k)
 
-        at_a_time = min(devices.ranking_block()[1], len(user_C))
+        at_a_time = min(devices.ranking_block()[1], ALL_TARGETS, len(user_C))
         own_CxT = hidden_CxT[:, :0] if shared else target_CxT
         of_users = (user_C, prefs_CxS, mask_CxS, known_CxI, hidden_CxT, own_CxT)
         score_Cxk, place_Cxk = jax.lax.map(rank_user, of_users, batch_size=at_a_time)

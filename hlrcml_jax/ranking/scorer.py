@@ -1,9 +1,9 @@
-"""Exact full-catalogue scoring, and the top items of each user.
+"""Exact full-catalogue scoring, or that of candidates, and the top items of each user.
 
-Targets are processed in blocks. Item-item relations are computed once per block for all users of a
-chunk, between the block and the context: the items among the users' preferences. With many users
-the context is the catalogue, with one user only its own preferences. Lists are merged block by
-block; the full score matrix never exists.
+Few users are ranked each on its own (`few.py`). For more, targets are processed in blocks.
+Item-item relations are computed once per block for all users of a chunk, between the block and the
+context: the items among the users' preferences, which are the catalogue where users are many. Lists
+are merged block by block; the full score matrix never exists.
 """
 
 import concurrent.futures
@@ -20,6 +20,7 @@ import scipy.sparse
 
 from hlrcml_jax import devices, settings
 from hlrcml_jax.data.dataset import Known
+from hlrcml_jax.errors import UserError
 from hlrcml_jax.models.base import Model, Related
 from hlrcml_jax.models.retrieval import ByVectors
 from hlrcml_jax.ranking import few
@@ -105,6 +106,7 @@ class Scorer:
         if len(user_C) == 0:
             return
         if 0 < candidates < self.known.shape[1] and self._model.spec.attends:
+            self._check_retrieval()
             yield from self._rank_candidates(params, user_C, k, hide_known, only_I, candidates)
             return
         few_users = few.ALL_TARGETS * devices.device_count()
@@ -120,25 +122,41 @@ class Scorer:
             part_C = user_C[start : start + blocks.users * parts]
             yield self._rank_chunk(params, part_C, k, blocks, hide_known, only_I)
 
+    def _check_retrieval(self) -> None:
+        """Refuses to retrieve by vectors where the model or the tables do not allow it."""
+        if type(self._model).closeness is Model.closeness:
+            raise UserError(
+                f"{type(self._model).__name__} has no closeness of vectors to choose candidates "
+                "by; rank all items, with candidates=0."
+            )
+        if self._placement.parts is not None:
+            raise UserError("candidates need replicated tables; set parallel.tables=replicated.")
+
     def _rank_few(self, params, user_C, k, hide_known, only_I) -> Ranking:
         """As `_rank_chunk`, in a program that is compiled for no more than a few sizes."""
-        n_items = self.known.shape[1]
-        wanted_1xN = (np.arange(n_items) if only_I is None else np.flatnonzero(only_I))[None]
-        known_CxI = self.known[user_C]
-        hidden_CxN = known_CxI.toarray().astype(bool)[:, wanted_1xN[0]] & hide_known
-        return self._rank_targets(params, user_C, known_CxI, wanted_1xN, hidden_CxN, k)
+        wanted_1xN = np.arange(self.known.shape[1])[None]
+        if only_I is not None:
+            wanted_1xN = np.flatnonzero(only_I)[None]
+        rows_CxI = self.known[user_C]
+        known_CxI = rows_CxI.toarray().astype(bool)
+        hidden_CxN = known_CxI[:, wanted_1xN[0]] & hide_known
+        history_CxI = known_CxI[:, : None if self._model.spec.rows_are_histories else 0]
+        of_users = (user_C, *self._padded_preferences(rows_CxI, user_C), history_CxI)
+        return self._rank_targets(params, of_users, wanted_1xN, hidden_CxN, k)
 
     def _rank_candidates(self, params, user_C, k, hide_known, only_I, n) -> Iterator[Ranking]:
         """The top k of the n items that are closest by their vectors alone."""
         size = few.USERS[-1] * devices.device_count()
         for found in self._retriever.rank(params, user_C, max(n, k), hide_known, only_I):
+            no_history_CxI = np.zeros((len(found.user_C), 0), bool)
+            of_users = (found.user_C, found.prefs_CxS, found.mask_CxS, no_history_CxI)
 
             @settings.own_settings()
-            def rank(start, found=found):
+            def rank(start, found=found, of_users=of_users):
                 part = slice(start, start + size)
-                users_C, item_CxN = found.user_C[part], found.item_CxK[part]
-                known_CxI = self.known[users_C]
-                return self._rank_targets(params, users_C, known_CxI, item_CxN, item_CxN < 0, k)
+                item_CxN = found.item_CxK[part]
+                of_part = [x[part] for x in of_users]
+                return self._rank_targets(params, of_part, item_CxN, item_CxN < 0, k)
 
             with concurrent.futures.ThreadPoolExecutor(devices.workers()) as pool:
                 yield from pool.map(rank, range(0, len(found.user_C), size))
@@ -159,34 +177,33 @@ class Scorer:
             self._draw_U,
         )
 
-    def _rank_targets(self, params, user_C, known_CxI, target_CxN, hidden_CxN, k) -> Ranking:
-        """The top k of some targets, the user's own or (1, N) for all, for few users."""
+    def _rank_targets(self, params, of_users, target_CxN, hidden_CxN, k) -> Ranking:
+        """The top k of some targets, the user's own or (1, N) for all, for few users.
+
+        `of_users` are their indices, preferences and mask, and histories for a model of rows.
+        """
+        user_C, prefs_CxS, mask_CxS, _ = of_users
         n_parts, n_wanted = devices.device_count(), target_CxN.shape[1]
         share = next(size for size in few.USERS if size * n_parts >= len(user_C))
         order_C = np.resize(np.arange(len(user_C)), share * n_parts)
-        padded_C, known_CxI = user_C[order_C].astype(np.int32), known_CxI[order_C]
-        prefs_CxS, mask_CxS = self._preferences(known_CxI, padded_C)
-        history_CxI = np.zeros((len(order_C), 0), bool)
-        if self._model.spec.rows_are_histories:
-            history_CxI = known_CxI.toarray().astype(bool)
         most = math.ceil(self.known.shape[1] / few.TARGETS)
         n_blocks = min(devices.padded_size(math.ceil(max(k, n_wanted) / few.TARGETS)), most)
         missing = (0, 0), (0, n_blocks * few.TARGETS - n_wanted)
         target_CxT = np.pad(np.maximum(target_CxN, 0), missing).astype(np.int32)
         hidden_CxT = np.pad(hidden_CxN, missing, constant_values=True)[order_C]
         targets = target_CxT[order_C if len(target_CxT) > 1 else np.zeros(n_parts, int)]
-        of_users = (padded_C, prefs_CxS, mask_CxS, history_CxI, targets, hidden_CxT)
+        arrays = [np.asarray(x)[order_C] for x in of_users] + [targets, hidden_CxT]
+        arrays[0] = arrays[0].astype(np.int32)
         placed = devices.shard(
-            [x.reshape(n_parts, len(x) // n_parts, *x.shape[1:]) for x in of_users]
+            [x.reshape(n_parts, len(x) // n_parts, *x.shape[1:]) for x in arrays]
         )
         longest = min(devices.padded_size(max(k, few.SHORTEST)), target_CxT.shape[1])
         rank = few.compiled(self._model, longest)
         lists = devices.all_parts(rank(params, *placed))
-        given = slice(len(user_C))
-        place_CxK, score_CxK = (x.reshape(len(order_C), -1)[given, :k] for x in lists)
+        place_CxK, score_CxK = (x.reshape(len(order_C), -1)[: len(user_C), :k] for x in lists)
         item_CxK = np.take_along_axis(target_CxT, np.maximum(place_CxK, 0), axis=1)
         item_CxK = np.where(place_CxK < 0, -1, item_CxK)
-        return Ranking(user_C, item_CxK, score_CxK, prefs_CxS[given], mask_CxS[given])
+        return Ranking(user_C, item_CxK, score_CxK, prefs_CxS, mask_CxS)
 
     def _plan(self, params, n_users: int, k: int) -> Blocks:
         n_items = self.known.shape[1]
@@ -315,8 +332,12 @@ class Scorer:
 
     def preferences(self, user_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Item indices (C, S) of the preferences, and their mask; fixed for each user."""
-        padded_C = np.resize(user_C, devices.padded_size(len(user_C), 8))
-        prefs_CxS, mask_CxS = self._preferences(self.known[padded_C], padded_C)
+        return self._padded_preferences(self.known[user_C], user_C)
+
+    def _padded_preferences(self, known_CxI, user_C) -> tuple[np.ndarray, np.ndarray]:
+        size = devices.padded_size(len(user_C), 8 if len(user_C) <= PIECE else 2)
+        order_C = np.resize(np.arange(len(user_C)), size)
+        prefs_CxS, mask_CxS = self._preferences(known_CxI[order_C], user_C[order_C])
         return prefs_CxS[: len(user_C)], mask_CxS[: len(user_C)]
 
     def _preferences(self, known_CxI, user_C) -> tuple[np.ndarray, np.ndarray]:

@@ -91,7 +91,7 @@ def validation_candidates(run: Run) -> int:
     """Candidates that a validation while training ranks for each user; 0 for all items."""
     n = run.config.evaluation.validation_candidates
     is_large = run.dataset.n_items > MANY * n and placement_of(run).parts is None
-    return n if is_large else 0
+    return n if is_large and model_of(run).spec.attends else 0
 
 
 def make_loss(options: schema.Loss, is_logistic: bool = False) -> Loss:
@@ -133,6 +133,7 @@ def make_objective(
     return Objective(made, sampled, hardest, loss.temperature, loss.copy_relation)
 
 
+_constants_of = jax.jit(constants_of, static_argnums=0)
 # One object for each config, so that what is compiled for new users is found again.
 _known_objective = functools.lru_cache(maxsize=16)(make_objective)
 
@@ -368,10 +369,9 @@ def with_new_users(
         return place(params | {"users": users.astype(np.float32)})
     constants = {}
     if model.spec.constants:
-        constants_fn = jax.jit(functools.partial(constants_of, model))
-        trained = constants_fn(params, UserItems.of(run.dataset.train))
+        trained = _constants_of(model, params, UserItems.of(run.dataset.train))
         zeros = {"users": np.zeros((histories.shape[0], params["users"].shape[1]))}
-        new = constants_fn(params | zeros, UserItems.of(histories))
+        new = _constants_of(model, params | zeros, UserItems.of(histories))
         constants = jax.device_get({"users": new["users"], "items": trained["items"]})
     objective = _known_objective(loss_of(run), config.negatives, model.spec.logistic)
     fold_in = FoldIn(model, objective, _radius(run))

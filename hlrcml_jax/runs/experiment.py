@@ -196,7 +196,7 @@ def _test(best: Best) -> tuple[dict[str, Evaluation], dict[str, Summary]]:
         "protocol": {
             **dataclasses.asdict(tested.protocol),
             "ranking": f"whole catalogue, without the items of {run.config.evaluation.known}",
-            "low, high": "95 % confidence interval of the mean, by the bootstrap over users",
+            "low, high": "95 % confidence interval of the mean over users",
             "p": f"of a paired t-test over users against {BASELINE}",
             "sd_over_cohorts": "standard deviation between the means of the cohorts",
         },

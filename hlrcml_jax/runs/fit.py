@@ -13,7 +13,7 @@ import numpy as np
 
 from hlrcml_jax import config_files, devices, processes
 from hlrcml_jax.errors import UserError, quoted, warn
-from hlrcml_jax.keys import flatten, replaced
+from hlrcml_jax.keys import by_name, flatten, replaced
 from hlrcml_jax.ranking.evaluation import choose_users, evaluate
 from hlrcml_jax.ranking.scorer import Scorer
 from hlrcml_jax.reporting.console import Stopwatch, TrainingProgress, say
@@ -147,11 +147,11 @@ def _check_comparable(run: Run) -> None:
     Raises:
       UserError: when they were not.
     """
-    saved, now = config_files.read_workdir(run.workdir), flatten(run.config)
+    saved, now, known = config_files.read_workdir(run.workdir), flatten(run.config), by_name(Config)
     if saved is None or not _is_ranked(run):
         return
     for name in DEFINES_METRIC:
-        was = saved["config"].get(name, now[name])
+        was = saved["config"].get(name, known[name].default)
         if was != now[name]:
             raise UserError(
                 f"{run.workdir}: its epochs were validated with {name}={quoted(was)}, and values "

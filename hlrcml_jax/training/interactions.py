@@ -82,7 +82,7 @@ class UserItems(flax.struct.PyTreeNode):
           longest: most items of any user.
         """
         longest = devices.padded_size(max(longest, SHORT))
-        most = matrix.shape[0] * longest
+        most = devices.padded_size(matrix.shape[0]) * longest
         size = most if most <= FEW else devices.padded_size(matrix.nnz)
         item_E = np.zeros(size, np.int32)
         item_E[: matrix.nnz] = matrix.indices

@@ -39,7 +39,8 @@ def test_p_values_are_those_of_scipy():
     by_scipy = scipy.stats.ttest_rel(*value_BxN.T, nan_policy="omit").pvalue
     assert intervals.p_value(*value_BxN.T) == pytest.approx(by_scipy)
     assert intervals.p_value(value_BxN[:, 0], value_BxN[:, 0]) == 1.0
-    assert intervals.p_value(np.ones(1), np.zeros(1)) == 1.0
+    for same in (np.ones(1), np.ones(2, bool)):  # there is nothing to compare, or no variance
+        assert intervals.p_value(same, np.zeros(len(same))) == 1.0
 
 
 def test_a_metric_of_one_user_has_an_interval():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import forked
 import ir_measures
@@ -269,6 +270,26 @@ def rank_on_all_devices(sharded):
             parts = [[getattr(x, part) for x in lists] for part in ("item_CxK", "score_CxK")]
             found[name, k] = [np.concatenate(part) for part in parts]
     return found
+
+
+def rank_few_and_candidates():
+    """{(model, users, candidates): items and scores} of few users, on all devices."""
+    found = {}
+    for name in ("hlr++", "hlr-r on the sphere", "ease"):
+        model, params, known = make_setting(name)
+        scorer = scoring.Scorer(model, known, PREFS, "uniform", 64, KEY)
+        placed = devices.replicate(jax.device_get(params))
+        for users, n in itertools.product(([7], [5, 2], [1, 2, 2, 9, 0, 6, 7, 8]), (0, 12)):
+            (ranking,) = scorer.rank(placed, np.array(users), 6, candidates=n)
+            found[name, len(users), n] = ranking.item_CxK, ranking.score_CxK
+    return found
+
+
+def test_devices_do_not_change_the_lists_of_few_users():
+    one, three = (forked.call(with_devices(n), rank_few_and_candidates) for n in (1, 3))
+    for case, (items, scores) in one.items():
+        np.testing.assert_array_equal(three[case][0], items, err_msg=str(case))
+        np.testing.assert_allclose(three[case][1], scores, rtol=1e-5, atol=1e-5)
 
 
 def test_divided_tables_give_the_same_lists():
