@@ -322,7 +322,7 @@ def improves(state: TrainState, value: float, epoch: int, least: float = 0.0) ->
       epoch: of the value.
       least: by which share of the best the value must be better.
     """
-    best = float(np.ravel(state.best)[0])
+    value, best = float(np.float32(value)), float(np.ravel(state.best)[0])  # as it is kept
     if not value > (best + least * abs(best) if np.isfinite(best) else best):
         return state
     return state.replace(
