@@ -115,7 +115,8 @@ def print_metrics(title: str, summaries: Mapping[str, Summary], cutoffs: Sequenc
       summaries: by model; `p` of the first is that of a test against the last.
       cutoffs: of the protocol.
     """
-    k, (first, *_, last) = shown(cutoffs), (*summaries, *summaries)
+    k, models = shown(cutoffs), list(summaries)
+    main_metric = f"{next(iter(COLUMNS))}@{k}"
     table = Table(title=plain(f"{title}, percent @{k}"), box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.padding = (0, 1, 0, 0)  # so that 80 columns are enough
     table.title_justify = table.caption_justify = "left"
@@ -124,12 +125,12 @@ def print_metrics(title: str, summaries: Mapping[str, Summary], cutoffs: Sequenc
         table.add_column(name, justify="right", no_wrap=True)
     for model, summary in summaries.items():
         cells = [f"{100 * summary[f'{name}@{k}']['mean']:.2f}" for name in COLUMNS]
-        of_first = summary[f"{next(iter(COLUMNS))}@{k}"]
-        cells[0] += f"±{50 * (of_first['high'] - of_first['low']):.1f}"
+        interval = summary[main_metric]
+        cells[0] += f"±{50 * (interval['high'] - interval['low']):.1f}"
         table.add_row(plain(model), *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}")
     caption = "± is half of the 95 % confidence interval over users"
-    if (p := summaries[first][f"{next(iter(COLUMNS))}@{k}"].get("p")) is not None:
-        caption += f"; {first} against {last}: p {shown_p(p)}"
+    if (p := summaries[models[0]][main_metric].get("p")) is not None:
+        caption += f"; {models[0]} against {models[-1]}: p {shown_p(p)}"
     table.caption = plain(f"{caption}.")
     rich.print(table)
 

@@ -24,7 +24,7 @@ from hlrcml_jax.training.interactions import Positives, UserItems, leaf
 # Draws N items of the catalogue, independent of the user: (key, N, number of users (I,) of each
 # item, at least 1) to (item indices (N,), log probabilities (N,)).
 CandidateSampler = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]
-MOST_BITS = 2**31  # users times items: looking a pair up takes a tenth of a search
+MOST_BITS = 2**31  # users times items, 256 MB: looking a pair up is cheaper than a search
 CandidateWeights = Literal["uniform", "popularity"] | CandidateSampler
 
 
