@@ -76,7 +76,7 @@ CHOSEN = {
         "paper hlr": {"loss.margin": 0.75},
         "bpr": bpr(5e-3, 0.0025),
     },
-    "amazon-electronics": {"all": GIVEN | AT_20},
+    "amazon-electronics": {"all": GIVEN | AT_20, "bpr": bpr(2e-3, 0.03)},
     "gowalla": {"all": WITHOUT_VALIDATION},
     "yelp2018": {"all": WITHOUT_VALIDATION},
 }

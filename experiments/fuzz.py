@@ -27,7 +27,7 @@ import scipy.sparse
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import config_files, registry, schema
 from hlrcml_jax.data import layout as layouts
-from hlrcml_jax.data import readers
+from hlrcml_jax.data import readers, saved
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import MAX_SENTENCE, UserError
@@ -172,6 +172,17 @@ def load_cached(folder: pathlib.Path, how: int, content: bytes) -> None:
     assert prepare(data).fingerprint() == fingerprint
 
 
+def load_saved(folder: pathlib.Path, how: int, content: bytes) -> None:
+    """A data set in a workdir, with a file that a stranger has changed, and its digest too."""
+    inside = folder / "data"
+    saved.save(prepared(folder)[1], inside)
+    files = sorted(path for path in inside.iterdir() if path.name != saved.DIGESTS)
+    overwrite(files[how % len(files)], content)
+    digests = {path.name: saved.digest(path) for path in files}
+    (inside / saved.DIGESTS).write_text(json.dumps(digests))
+    assert saved.load(inside).fingerprint()
+
+
 KINDS = {
     "own.csv": read_table("own.csv"),
     "own.jsonl": read_table("own.jsonl"),
@@ -194,6 +205,7 @@ KINDS = {
     "config.json": open_run,
     "metrics.jsonl": read_metrics,
     "cached": load_cached,
+    "saved": load_saved,
 }
 
 

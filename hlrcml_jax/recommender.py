@@ -100,6 +100,21 @@ class Recommender:
         item_R = item_R[np.argsort(-count_I[item_R], kind="stable")]
         return pl.DataFrame(frames.item_columns(item_R, self._dataset))
 
+    @settings.own_settings()
+    def history(self, users: Ids = None) -> pl.DataFrame:
+        """The items that users are known to have, those of training and validation.
+
+        Args:
+          users: as in `recommend`.
+
+        Returns:
+          `user_id`, `item_id` and `title` (if the data has titles), in the order of the users.
+        """
+        user_C = self._users(users)
+        known = self._dataset.known("test")[user_C]
+        columns = {"user_id": self.users.gather(np.repeat(user_C, np.diff(known.indptr)))}
+        return pl.DataFrame(columns | frames.item_columns(known.indices, self._dataset))
+
     def warm_up(self, k: int = 10, candidates: int = 0) -> None:
         """Compiles the programs that answer for one user, or for at most eight.
 
@@ -151,7 +166,7 @@ class Recommender:
         Raises:
           UserError: for an id that is not in the data.
         """
-        user_C = np.arange(len(self.users)) if users is None else self._indices(users, "user")
+        user_C = self._users(users)
         how = self._how(k, filter_viewed, items, candidates)
         rankings = self._scorer.rank(self._ready, user_C, *how)
         return frames.concat(rankings, self.users, self._dataset)
@@ -265,6 +280,9 @@ class Recommender:
         columns = {"user_id": ids.gather(pairs[0]), **frames.item_columns(pairs[1], self._dataset)}
         table = pl.DataFrame(columns).with_row_index("pair")
         return table.join(why.frame(self._dataset), "pair", maintain_order="right").drop("pair")
+
+    def _users(self, users: Ids) -> np.ndarray:
+        return np.arange(len(self.users)) if users is None else self._indices(users, "user")
 
     def _indices(self, wanted: Ids, kind: str) -> np.ndarray:
         ids = {"user": self.users, "item": self.items}[kind]

@@ -126,6 +126,7 @@ HOW = {"k": 3, "filter_viewed": True, "items": None, "candidates": 0}
 # For each method: good arguments, and those that are replaced one by one.
 METHODS = {
     "find": {"text": "1"},
+    "history": {"users": [1]},
     "recommend": {"users": [1], **HOW},
     "recommend_new": {"histories": {"a": [1]}, **HOW},
     "warm_up": {"k": 3, "candidates": 0},

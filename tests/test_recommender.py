@@ -81,6 +81,22 @@ def history(recommender, user):
     return dataset.item_ids.gather(dataset.known("test")[row].indices).to_list()
 
 
+def test_histories_are_what_is_not_predicted(trained):
+    recommender = trained("cml")
+    dataset = recommender._run.dataset
+    table = recommender.history(["u7", "u3"])
+    assert table["user_id"].unique(maintain_order=True).to_list() == ["u7", "u3"]
+    for user in ("u7", "u3"):
+        row = dataset.user_ids.to_list().index(user)
+        parts = [matrix[[row]].indices for matrix in (dataset.train, dataset.valid)]
+        known = set(dataset.item_ids.gather(np.concatenate(parts)))
+        found = table.filter(pl.col("user_id") == user)
+        assert set(found["item_id"]) == known
+        assert len(found) == len(known)
+        assert found["title"].to_list() == [f"Title {id[1:]}" for id in found["item_id"]]
+    assert len(recommender.history()) == dataset.train.nnz + dataset.valid.nnz
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_lists_are_what_scores_say(trained, model):
     recommender = trained(model)

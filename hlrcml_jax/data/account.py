@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 
 FILE = "account.json"
 
@@ -58,19 +57,19 @@ class Account:
         """With more warnings."""
         return dataclasses.replace(self, warnings=(*self.warnings, *sentences))
 
-    def save(self, folder: pathlib.Path) -> None:
-        """Writes `account.json` into the folder of a data set."""
-        (folder / FILE).write_text(json.dumps(dataclasses.asdict(self)))
+    def to_json(self) -> str:
+        """As text for `from_json`."""
+        return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, folder: pathlib.Path) -> "Account":
-        """Reads what `save` wrote; the empty account if that is gone or damaged."""
-        try:
-            content = json.loads((folder / FILE).read_text())
-            steps = [Step(step["name"], Counts(**step["taken"])) for step in content["steps"]]
-            return cls(tuple(steps), tuple(map(str, content["warnings"])))
-        except (OSError, ValueError, KeyError, TypeError):
-            return cls()
+    def from_json(cls, text: str) -> "Account":
+        """The account of a text of `to_json`; raises `ValueError`, `KeyError` or `TypeError`."""
+        content, kinds = json.loads(text), [field.name for field in dataclasses.fields(Counts)]
+        steps = [
+            Step(str(step["name"]), Counts(*(int(step["taken"][kind]) for kind in kinds)))
+            for step in content["steps"]
+        ]
+        return cls(tuple(steps), tuple(map(str, content["warnings"])))
 
 
 EMPTY = Account()

@@ -2,11 +2,7 @@
 
 import dataclasses
 import hashlib
-import itertools
-import json
-import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,8 +11,6 @@ import scipy.sparse
 from hlrcml_jax.data.account import EMPTY, Account
 
 PARTS = ("train", "valid", "test", "history")
-ARRAYS = ("data", "indices", "indptr")  # of a CSR matrix
-DIGESTS = "digests.json"  # of the files of a saved data set
 USERS_PER_COUNT = 2**16  # users whose items are counted at a time
 
 
@@ -83,65 +77,6 @@ class Dataset:
             digest.update(getattr(self, part).indptr.astype(np.int64).tobytes())
             digest.update(getattr(self, part).indices.astype(np.int64).tobytes())
         return digest.hexdigest()[:32]
-
-    def save(self, folder: pathlib.Path) -> None:
-        """Writes the data set and its digests into an empty folder; nothing is pickled."""
-        self.account.save(folder)
-        for part, name in itertools.product(PARTS, ARRAYS):
-            np.save(folder / f"{part}.{name}.npy", getattr(getattr(self, part), name))
-        self.user_ids.alias("id").to_frame().write_parquet(folder / "users.parquet")
-        items = self.item_ids.alias("id").to_frame()
-        for name in ("titles", "categories"):
-            if getattr(self, name) is not None:
-                items = items.with_columns(getattr(self, name).alias(name))
-        items.write_parquet(folder / "items.parquet")
-        (folder / DIGESTS).write_text(json.dumps(_digests(folder)))
-
-    @classmethod
-    def load(cls, folder: pathlib.Path) -> "Dataset":
-        """Loads what `save` wrote; interactions are memory-mapped."""
-        items = pl.read_parquet(folder / "items.parquet", glob=False)
-        named: dict[str, Any] = {
-            name: items[name] for name in ("titles", "categories") if name in items.columns
-        }
-        users = pl.read_parquet(folder / "users.parquet", glob=False)
-        shape = (len(users), len(items))
-
-        def read(part: str) -> scipy.sparse.csr_array:
-            paths = [folder / f"{part}.{name}.npy" for name in ARRAYS]
-            # Copy-on-write, since some libraries require writable arrays.
-            data, indices, indptr = (np.load(path, mmap_mode="c") for path in paths)
-            return scipy.sparse.csr_array((data, indices, indptr), shape=shape)
-
-        train, valid, test, history = map(read, PARTS)
-        return cls(
-            train,
-            valid,
-            test,
-            history,
-            users["id"],
-            items["id"],
-            **named,
-            account=Account.load(folder),
-        )
-
-
-def is_intact(folder: pathlib.Path) -> bool:
-    """Whether a saved data set has the files, and the bytes, that were saved."""
-    try:
-        return json.loads((folder / DIGESTS).read_text()) == _digests(folder)
-    except (OSError, ValueError):
-        return False
-
-
-def _digests(folder: pathlib.Path) -> dict[str, str]:
-    """{name: SHA-256} of the files of a folder; it reads about 1 GB/s."""
-    digests = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != DIGESTS:
-            with path.open("rb") as file:
-                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
 
 
 @dataclasses.dataclass(frozen=True)

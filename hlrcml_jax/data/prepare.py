@@ -16,16 +16,16 @@ import polars as pl
 from hlrcml_jax import schema, storage
 from hlrcml_jax.data import downloads as catalog
 from hlrcml_jax.data import kcore as preprocess
-from hlrcml_jax.data import readers, splits
+from hlrcml_jax.data import readers, saved, splits
 from hlrcml_jax.data.account import EMPTY, Counts
 from hlrcml_jax.data.columns import ROLES, as_integer
-from hlrcml_jax.data.dataset import Dataset, count_items, is_intact, to_csr
+from hlrcml_jax.data.dataset import Dataset, count_items, to_csr
 from hlrcml_jax.data.files import check_regular, expanded
 from hlrcml_jax.data.layout import USUAL_QUOTE, ItemFile, Layout
 from hlrcml_jax.errors import UserError, listed, warn
 
 # Part of every cache key: raise it when the same inputs would give a different data set.
-CACHE_VERSION = 6
+CACHE_VERSION = 7
 
 
 def prepare(data: schema.Data) -> Dataset:
@@ -47,18 +47,20 @@ def prepare(data: schema.Data) -> Dataset:
         )
     key = _key(data, files, items)
     folder = cache_folder(data.cache_dir, "datasets") / key
-    if folder.is_dir() and not is_intact(folder):
-        warn(f"{folder}: this cached data set is damaged; it is made again.")
-        with storage.writing(f"data.cache_dir={str(cache_dir)!r}"):
-            shutil.rmtree(folder)
-    if not folder.is_dir():
-        dataset = _read(data, files, items)
-        if data.split.keep < 1:
-            dataset = _thinned(dataset, data.split)
-        _check(dataset)
-        dataset = dataclasses.replace(dataset, account=dataset.account.warn(*_unknown(dataset)))
-        _store(dataset, folder)
-    return Dataset.load(folder)
+    if folder.is_dir():
+        try:
+            return saved.load(folder)
+        except UserError:
+            warn(f"{folder}: this cached data set is damaged; it is made again.")
+            with storage.writing(f"data.cache_dir={str(cache_dir)!r}"):
+                shutil.rmtree(folder)
+    dataset = _read(data, files, items)
+    if data.split.keep < 1:
+        dataset = _thinned(dataset, data.split)
+    _check(dataset)
+    dataset = dataclasses.replace(dataset, account=dataset.account.warn(*_unknown(dataset)))
+    _store(dataset, folder)
+    return saved.load(folder)
 
 
 def cache_folder(configured: str, inside: str = "") -> pathlib.Path:
@@ -361,7 +363,7 @@ def _store(dataset: Dataset, folder: pathlib.Path) -> None:
     with storage.writing(f"data.cache_dir={str(folder.parents[1])!r}"):
         scratch = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))
         try:
-            dataset.save(scratch)
+            saved.save(dataset, scratch)
             catalog.move_whole(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,9 @@ import ml_collections
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import config_files, devices, models, processes, storage
+from hlrcml_jax.data import saved as saved_data
+from hlrcml_jax.data.dataset import Dataset
+from hlrcml_jax.data.files import expanded
 from hlrcml_jax.data.prepare import cache_folder, prepare
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.keys import flatten
@@ -20,14 +24,14 @@ from hlrcml_jax.runs.checkpoints import Checkpoints, check_made_by
 from hlrcml_jax.runs.run import Run
 
 # What programs open in place or write into; other files are replaced as a whole.
-IN_PLACE = ("metrics.jsonl", ".lock", "checkpoints", "damaged", "export", "plots")
+IN_PLACE = ("metrics.jsonl", ".lock", "checkpoints", "damaged", "data", "export", "plots")
 IN_PLACE_PATTERNS = (".parts-*", "events.out.tfevents.*")
 
 
 def open_run(
     config: ml_collections.ConfigDict | config_lib.Config, workdir: str | pathlib.Path
 ) -> Run:
-    """Opens an existing run for reading: checks config and workdir, prepares the data.
+    """Opens an existing run for reading: checks config and workdir, loads the data it holds.
 
     Args:
       config: of the run; it is validated first.
@@ -36,7 +40,7 @@ def open_run(
     Raises:
       UserError: when there is no run, or it has another config or other data.
     """
-    run, saved = _prepare(config, workdir)
+    run, saved = _prepare(config, workdir, trains=False)
     if saved is None:
         raise UserError(f"{run.workdir}: there is no run here yet; train first (--mode=train).")
     return run
@@ -57,7 +61,7 @@ def begin_run(
     Raises:
       UserError: when another program holds the lock, or the run has another config or data.
     """
-    run, saved = _prepare(config, workdir)
+    run, saved = _prepare(config, workdir, trains=True)
     lock = filelock.FileLock(_lock_of(run), blocking=False)
 
     def lock_and_write():
@@ -77,6 +81,8 @@ def begin_run(
                     f"{run.workdir}: another run has started here; choose another --workdir."
                 )
             run.write_config()
+        if not saved_data.exists(run.workdir / "data"):
+            saved_data.save(run.dataset, run.workdir / "data")
 
     try:
         processes.in_first_process(lock_and_write)
@@ -97,7 +103,9 @@ def _lock_of(run: Run) -> pathlib.Path:
 
 
 def _prepare(
-    given: ml_collections.ConfigDict | config_lib.Config, workdir: str | pathlib.Path
+    given: ml_collections.ConfigDict | config_lib.Config,
+    workdir: str | pathlib.Path,
+    trains: bool,
 ) -> tuple[Run, dict[str, Any] | None]:
     """(run, saved `config.json` of the workdir or None)."""
     config = config_lib.validate(given)
@@ -108,8 +116,13 @@ def _prepare(
     _check_links(workdir)
     if saved is not None:
         _check_same(workdir, saved["config"], config)
-    dataset = processes.in_first_process(lambda: prepare(config.data)) or prepare(config.data)
 
+    def read() -> Dataset:
+        if saved is None:
+            return prepare(config.data)
+        return _dataset_of(workdir, saved["config"], config, trains)
+
+    dataset = processes.in_first_process(read) or read()
     run = Run(config, dataset, workdir)
 
     def check():
@@ -122,6 +135,27 @@ def _prepare(
 
     processes.in_first_process(check)  # other processes need not read all of the data
     return run, saved
+
+
+def _dataset_of(
+    workdir: pathlib.Path, was: dict[str, Any], config: config_lib.Config, trains: bool
+) -> Dataset:
+    """The data set that a workdir holds, or that of the files its config names.
+
+    To train, the files are read if they exist, so that changes of them are noticed; else only if
+    the config names others than before, as other titles.
+    """
+    kept, values = workdir / "data", flatten(config)
+    if not saved_data.exists(kept):
+        try:
+            return prepare(config.data)
+        except UserError as error:
+            raise UserError(f"{workdir}: it holds no data of its own, and {error}") from None
+    paths = {name: path for name, path in values.items() if re.match(r"data\..*path$", name)}
+    is_moved = any(path != was.get(name, "") for name, path in paths.items())
+    sources = {path for path in paths.values() if path}
+    is_there = bool(sources) and all(expanded(path).exists() for path in sources)
+    return prepare(config.data) if is_moved or (trains and is_there) else saved_data.load(kept)
 
 
 def _check_links(workdir: pathlib.Path) -> None:

@@ -63,11 +63,14 @@ def flip_a_bit(folder):
 DAMAGES = {
     "a flipped bit": flip_a_bit,
     "a cut file": lambda folder: os.truncate(folder / "users.parquet", 100),
-    "a missing file": lambda folder: (folder / "valid.data.npy").unlink(),
+    "a missing file": lambda folder: (folder / "valid.indptr.npy").unlink(),
     "an emptied folder": lambda folder: [path.unlink() for path in folder.iterdir()],
     "a missing digest": lambda folder: (folder / "digests.json").unlink(),
     "a damaged digest": lambda folder: (folder / "digests.json").write_bytes(b"\0" * 9),
-    "a folder for a file": lambda folder: (folder / "more").mkdir(),
+    "a folder for a file": lambda folder: (
+        (folder / "items.parquet").unlink(),
+        (folder / "items.parquet").mkdir(),
+    ),
 }
 
 
