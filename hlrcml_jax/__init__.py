@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hlrcml_jax.config import make_config
-    from hlrcml_jax.recommender import Recommender, load
-    from hlrcml_jax.runs.experiment import fit, fit_all, train_and_evaluate
+    from hlrcml_jax.recommender import Recommender, fit, load
+    from hlrcml_jax.runs.experiment import fit_all, train_and_evaluate
 
 __all__ = ["Recommender", "fit", "fit_all", "load", "make_config", "train_and_evaluate"]
 __version__ = "0.1.0"
 
 _MODULES = {
     "Recommender": "recommender",
-    "fit": "runs.experiment",
+    "fit": "recommender",
     "fit_all": "runs.experiment",
     "load": "recommender",
     "make_config": "config",

@@ -58,7 +58,8 @@ def read(
             values[name] = _value(name, existing[name], text)
     config = _read(source, workdir, values, allow_code)
     if workdir is None:
-        workdir = str(pathlib.Path("runs") / pathlib.Path(start.partition(".py:")[0]).stem)
+        path = config_files.located(start).partition(".py:")[0]
+        workdir = str(pathlib.Path("runs") / pathlib.Path(path).stem)
     return config, workdir
 
 

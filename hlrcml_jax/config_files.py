@@ -1,8 +1,12 @@
-"""Reading configs: a Python file with `get_config`, or the `config.json` of a workdir."""
+"""Reading configs: a Python file with `get_config`, or the `config.json` of a workdir.
+
+The package's own configs go by their names: `best` is `configs/best.py`.
+"""
 
 import ast
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import traceback
@@ -17,19 +21,32 @@ from hlrcml_jax import storage
 from hlrcml_jax.errors import UserError
 
 
+def located(source: str) -> str:
+    """The path of a config that goes by its name, with its arguments; others as they are."""
+    name, colon, arguments = source.partition(":")
+    package = pathlib.Path(__file__).parent
+    for folder in (package, package.parent):  # installed, and in a checkout
+        path = folder / "configs" / f"{name}.py"
+        if name.isidentifier() and os.path.isfile(path) and not os.path.exists(source):
+            return f"{path}{colon}{arguments}"
+    return source
+
+
 def read(
     source: str, changes: Mapping[str, Any] | None = None, allow_code: bool = False
 ) -> ml_collections.ConfigDict:
     """The validated config of FILE.py, FILE.py:ARGUMENTS or a workdir, with overrides.
 
     Args:
-      source: FILE.py, FILE.py:ARGUMENTS or a workdir.
+      source: FILE.py, FILE.py:ARGUMENTS, the name of the package's own in place of FILE.py, or a
+        workdir.
       changes: overrides by dotted key.
       allow_code: see `from_workdir`.
 
     Raises:
       UserError: when the file is missing or fails, or a key is wrong.
     """
+    source = located(source)
     if not re.search(r"\.py(:|$)", source):
         return from_workdir(source, changes, allow_code)
     values = config_lib.flatten(call(source))

@@ -16,8 +16,9 @@ MODES = ("train", "evaluate", "recommend", "explain", "export", "analyse", "prep
 _CONFIG = flags.DEFINE_string(
     "config",
     None,
-    "FILE.py, FILE.py:KEY=VALUE,…, or the workdir of a run whose config to use; default: that of "
-    "--workdir. --config.KEY=VALUE overrides a key (configs/README.md has all keys).",
+    "FILE.py, FILE.py:KEY=VALUE,…, the name of one of the package's own (quickstart, best, …), or "
+    "the workdir of a run whose config to use; default: that of --workdir. --config.KEY=VALUE "
+    "overrides a key (configs/README.md has all keys).",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config name>.")
 _ALLOW_CODE = flags.DEFINE_bool(

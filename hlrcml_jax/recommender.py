@@ -1,29 +1,100 @@
-"""A trained model in Python: recommendations, explanations, similar items, new users.
+"""A model in Python: trained, evaluated, and asked for recommendations and their reasons.
 
 >>> import hlrcml_jax as hlr
->>> recommender = hlr.load("runs/quickstart")  # doctest: +SKIP
+>>> recommender = hlr.fit("ml-100k")  # doctest: +SKIP
+>>> recommender.evaluate()  # doctest: +SKIP
 >>> recommender.recommend([196, 186], k=10)  # doctest: +SKIP
+>>> recommender.save("runs/mine")  # doctest: +SKIP
 """
 
+import dataclasses
+import numbers
 import pathlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from hlrcml_jax import arguments, config_files, explain, frames, settings
+from hlrcml_jax import arguments, config_files, explain, frames, settings, sources, storage
 from hlrcml_jax.config import make_config
 from hlrcml_jax.data.dataset import count_items, to_csr
-from hlrcml_jax.errors import UserError, quoted
-from hlrcml_jax.keys import flatten
+from hlrcml_jax.data.prepare import read_more
+from hlrcml_jax.errors import UserError, quoted, warn
+from hlrcml_jax.keys import flatten, is_path
 from hlrcml_jax.ranking import few
 from hlrcml_jax.ranking.lists import Ranker
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.build import Best, best_checkpoint
+from hlrcml_jax.runs.run import Run
+from hlrcml_jax.runs.tested import on_test
 from hlrcml_jax.runs.workdir import open_run
 
 Ids = Any  # one id, or an iterable of ids
+Interactions = Any  # what `sources.py` reads
+
+
+@settings.own_settings()
+def fit(
+    interactions: Interactions,
+    model: str | None = None,
+    *,
+    validation: float | Interactions = 0.1,
+    test: float | Interactions = 0.2,
+    workdir: str | pathlib.Path | None = None,
+    **changes: Any,
+) -> "Recommender":
+    """Trains a model on interactions by the recipe of `configs/best.py`.
+
+    The same call on the same workdir resumes a run that was stopped.
+
+    Args:
+      interactions: a polars or pandas frame, the path of a file, a scipy sparse matrix of users x
+        items, or the name of a public data set, as "ml-100k". Columns with usual names (user_id,
+        item, rating, …) are found; others are named, as data__columns__user="listener".
+      model: one of `registry.MODELS`, or the dotted path of your own; None for the recipe's,
+        residual HLR.
+      validation: where training stops is chosen on it: a share of each user's interactions, or
+        interactions.
+      test: what `evaluate` predicts, likewise; 0 trains on it, too.
+      workdir: of the run; None for a temporary folder, which goes when the recommender does.
+      **changes: other config keys (`configs/README.md`), with __ for dots, as train__epochs=20.
+
+    Raises:
+      UserError: for interactions that cannot be read, or a wrong argument.
+    """
+    from hlrcml_jax.runs import experiment  # not at the top: serving needs neither plots nor pages
+
+    given = {"interactions": interactions, "validation": validation, "test": test}
+    shares = {name for name, value in given.items() if isinstance(value, numbers.Real)}
+    files = {name: value for name, value in given.items() if name not in shares - {"interactions"}}
+    source, values = "best", _changes(changes)
+    if is_path(model):
+        values["model.name"] = model
+    elif model is not None:
+        source += f":model={arguments.text('model', model)}"
+    folder = arguments.path(
+        "workdir", tempfile.mkdtemp(prefix="hlrcml-") if workdir is None else workdir
+    )
+    try:
+        with sources.as_files(**files) as path_of:
+            values = sources.settings(interactions, validation, test, path_of) | values
+            run = experiment.fit(config_files.read(source, values), folder)
+        recommender = Recommender(best_checkpoint(run))
+    except BaseException:
+        if workdir is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if workdir is None:
+        weakref.finalize(recommender, shutil.rmtree, folder, ignore_errors=True)
+    return recommender
+
+
+def _changes(changes: dict[str, Any]) -> dict[str, Any]:
+    return {name.replace("__", "."): value for name, value in changes.items()}
 
 
 @settings.own_settings()
@@ -37,11 +108,11 @@ def load(workdir: str | pathlib.Path, allow_code: bool = False, **changes: Any) 
       **changes: config keys that may change, with __ for dots, as data__path="moved.csv".
 
     Raises:
-      UserError: when there is no run, no checkpoint, or the data cannot be found.
+      UserError: when there is no run, or no checkpoint.
     """
     workdir = arguments.path("workdir", workdir)
     allow_code = arguments.flag("allow_code", allow_code)
-    values = {name.replace("__", "."): value for name, value in changes.items()}
+    values = _changes(changes)
     # However the run sharded its tables, here they are replicated.
     values["parallel.tables"] = "replicated"
     config = config_files.from_workdir(workdir, values, allow_code)
@@ -69,9 +140,78 @@ class Recommender:
         self._run, self._model, self._dataset = run, build.model_of(run), run.dataset
         self._trained, self._ready, self._params = best.params, best.ready, best.on_host
         self._scorer = build.make_scorer(run, "test")
+        self._best = best
 
     def __reduce__(self):
         return _reload, (flatten(self._run.config), str(self._run.workdir))
+
+    @settings.own_settings()
+    def save(self, folder: str | pathlib.Path) -> None:
+        """Copies the run to a new folder, from which `load` and all commands use it.
+
+        Args:
+          folder: of the copy; it does not exist yet.
+        """
+        target = storage.absolute(arguments.path("folder", folder))
+        storage.check_no_links(self._run.workdir)
+        with storage.writing(target):
+            if target.exists():
+                raise UserError(f"{target}: it exists already; choose another folder.")
+            storage.copy_folder(self._run.workdir, target)
+
+    @settings.own_settings()
+    def evaluate(self, interactions: Interactions = None) -> pl.DataFrame:
+        """Metrics of the lists beside those of popularity.
+
+        Args:
+          interactions: to predict, as in `fit`, of users and items of the data and not among those
+            trained on; None for the test part of the run.
+
+        Returns:
+          `model`, `metric`, `mean` over users (a fraction), its 95 % confidence interval `low` to
+          `high`, `p` of a paired test against popularity, and `users`, their number.
+
+        Raises:
+          UserError: when there is nothing to predict.
+        """
+        best = self._best
+        if interactions is not None:
+            best = dataclasses.replace(best, run=self._with_test(interactions))
+        elif not best.run.dataset.test.nnz:
+            raise UserError("this run has no test part; give interactions to predict.")
+        tested, rows = on_test(best), []
+        for model, summary in tested.summaries.items():
+            for metric, found in summary.items():
+                values = {name: found.get(name) for name in ("mean", "low", "high", "p")}
+                users = tested.rows[model].values.get(metric, np.empty(0))
+                n_users = int(np.isfinite(users).sum()) or len(tested.rows[model].user_B)
+                rows.append({"model": model, "metric": metric, **values, "users": n_users})
+        return pl.DataFrame(rows)
+
+    def _with_test(self, interactions: Interactions) -> Run:
+        """The run with interactions to predict as its test part."""
+        with sources.as_files(interactions=interactions) as path_of:
+            table = read_more(self._run.config.data, path_of["interactions"])
+        rows = {}
+        for role, ids in (("user", self.users), ("item", self.items)):
+            index = pl.DataFrame({role: ids.cast(pl.String)}).with_row_index(f"{role}_index")
+            wanted = table.select(pl.col(role).cast(pl.String))
+            joined = wanted.join(index, on=role, how="left", maintain_order="left")
+            rows[role] = joined[f"{role}_index"]
+        is_known = rows["user"].is_not_null() & rows["item"].is_not_null()
+        user_E, item_E = (column.filter(is_known).to_numpy() for column in rows.values())
+        pairs = to_csr(user_E, item_E, self._dataset.train.shape).astype(np.int8)
+        test = pairs - pairs.multiply(self._dataset.known("test")[:].astype(np.int8))
+        test.eliminate_zeros()
+        if not test.nnz:
+            raise UserError("none of the interactions is a new one of users and items of the data.")
+        if left := len(is_known) - test.nnz:
+            warn(
+                f"{left:,} of {len(is_known):,} interactions are not predicted: they are of "
+                "unknown users or items, or known."
+            )
+        dataset = dataclasses.replace(self._dataset, test=test.astype(bool))
+        return dataclasses.replace(self._run, dataset=dataset)
 
     @property
     def users(self) -> pl.Series:

@@ -103,7 +103,7 @@ class Split:
     seed: int = key(2021, "seed of random splits and of the cohorts; at least 0", at_least(0))
     train_path: str = _path("file of the training part, kind 'given'")
     valid_path: str = _path("file of the validation part, kind 'given'; '' cuts it from training")
-    test_path: str = _path("file of the test part, kind 'given'")
+    test_path: str = _path("file of the test part, kind 'given'; '' for none")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,6 +114,17 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
         shutil.copyfileobj(reader, writer)
 
 
+def copy_folder(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies a folder with its content."""
+    with writing(target):
+        target.mkdir(parents=True)
+        for path in source.iterdir():
+            if path.is_dir():
+                copy_folder(path, target / path.name)
+            else:
+                _copy(path, target / path.name)
+
+
 def move_folder(source: pathlib.Path, target: pathlib.Path) -> None:
     """Moves a folder with its content; in a bucket, which has no folders, file by file."""
     if not is_remote(source):

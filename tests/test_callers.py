@@ -102,7 +102,7 @@ def trained(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("callers")
     for name in ("hlr", "ease"):
         values = small | {"train.epochs": 1, "model.name": name}
-        hlr.fit(make_config(values), folder / name)
+        experiment.fit(make_config(values), folder / name)
     return folder
 
 
@@ -127,6 +127,8 @@ HOW = {"k": 3, "filter_viewed": True, "items": None, "candidates": 0}
 METHODS = {
     "find": {"text": "1"},
     "history": {"users": [1]},
+    "evaluate": {"interactions": None},
+    "save": {"folder": None},
     "recommend": {"users": [1], **HOW},
     "recommend_new": {"histories": {"a": [1]}, **HOW},
     "warm_up": {"k": 3, "candidates": 0},
@@ -137,7 +139,8 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_argument_of_a_recommender(recommender, method):
+def test_every_argument_of_a_recommender(recommender, method, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     try_all(getattr(recommender, method), METHODS[method])
 
 
@@ -168,8 +171,11 @@ def test_every_argument_of_functions(trained, small, tmp_path, monkeypatch):
     try_all(hlr.make_config, {"values": {}})
     try_all(hlr.Recommender, {"best": None})
     try_all(validate, {"config": config})
+    rows = pl.DataFrame({"user": [1, 1, 2, 2], "item": [1, 2, 2, 3]})
+    with_parts = {"validation": 0.1, "test": 0.2, "workdir": None}
+    try_all(hlr.fit, {"interactions": rows, "model": "hlr", **with_parts, "train__epochs": 3})
     try_all(hlr.load, {"workdir": workdir, "allow_code": False, "train__epochs": 3, "k": 1})
-    for function in (hlr.fit, hlr.train_and_evaluate):
+    for function in (experiment.fit, hlr.train_and_evaluate):
         try_all(function, {"config": config, "workdir": workdir})
     try_all(hlr.fit_all, {"configs": [config], "workdirs": [tmp_path / "all"], "side_by_side": 0})
 
@@ -238,9 +244,9 @@ def test_the_largest_numbers(small, tmp_path):
     assert metrics[f"ndcg@{largest}"]["mean"] > metrics["ndcg@1"]["mean"]
     for name in ("model.dim", "model.memory_slots", "model.max_prefs", "train.batch_size"):
         config = make_config(small | {name: largest})
-        assert name in outcome(hlr.fit, config, tmp_path / name)
+        assert name in outcome(experiment.fit, config, tmp_path / name)
     config = make_config(small | {"negatives.candidates": largest})
-    assert "negatives.candidates" in outcome(hlr.fit, config, tmp_path / "candidates")
+    assert "negatives.candidates" in outcome(experiment.fit, config, tmp_path / "candidates")
 
 
 def test_what_callers_get(trained):
@@ -274,7 +280,15 @@ def test_what_callers_get(trained):
         (lambda r: r.recommend_new([("a", 1)]), "histories are a mapping {user id: item ids}, or "),
         (lambda r: r.recommend_new(pl.DataFrame({"u": [1]})), "this has 'columns u'."),
         (lambda r: make_config(None), "values of a config are a mapping"),
-        (lambda r: hlr.fit(None, "x"), "a config is made by make_config; this is None."),
+        (lambda r: experiment.fit(None, "x"), "a config is made by make_config; this is None."),
+        (lambda r: hlr.fit(None), "interactions is None; it takes a polars or pandas frame, a sci"),
+        (lambda r: hlr.fit("nowhere.csv"), "nowhere.csv: No such file or directory."),
+        (lambda r: hlr.fit("x.csv", test=1.0), "test is 1.0; it takes a share from 0 to below 1 "),
+        (lambda r: hlr.fit("x.csv", validation="y.csv"), "validation is interactions, and test is"),
+        (lambda r: hlr.fit("x.csv", "hlx"), "did you mean model=hlr"),
+        (lambda r: hlr.fit(pl.DataFrame({"a": [1]})), "no column that looks like the user"),
+        (lambda r: r.evaluate(pl.DataFrame({"user": [99], "item": [1]})), "none of the interactio"),
+        (lambda r: r.save("/"), "/: it exists already; choose another folder."),
         (lambda r: hlr.fit_all([], ["x"]), "there are 0 configs and 1 workdirs."),
         (lambda r: hlr.load(None), "workdir is None; it takes the path of a folder."),
     ],

@@ -63,6 +63,22 @@ def prepare(data: schema.Data) -> Dataset:
     return saved.load(folder)
 
 
+def read_more(data: schema.Data, path: str) -> pl.DataFrame:
+    """`user` and `item` of the positives of another file with the columns of the first.
+
+    Args:
+      data: the config's `data` section.
+      path: of the file.
+
+    Raises:
+      UserError: as `prepare`.
+    """
+    file, names = expanded(path), data.columns
+    layout = _layout(file, data, (names.user, names.item, names.value, names.time))
+    roles = ("user", "item", "value")
+    return readers.read_interactions(file, "auto", layout, data.threshold, roles)
+
+
 def cache_folder(configured: str, inside: str = "") -> pathlib.Path:
     """The configured folder, or one in it; for "", `hlrcml_jax` in the user's cache folder.
 
@@ -103,9 +119,8 @@ def _inputs(data: schema.Data, cache_dir):
         )
     if data.split.kind == "given":
         named = {part: getattr(data.split, f"{part}_path") for part in ("train", "valid", "test")}
-        for part in ("train", "test"):
-            if not named[part]:
-                raise UserError(f"data.split.kind='given' needs data.split.{part}_path.")
+        if not named["train"]:
+            raise UserError("data.split.kind='given' needs data.split.train_path.")
         paths = [expanded(path) for path in named.values() if path]
         return [(path, data.format, _layout(path, data, columns)) for path in paths], items
     path = expanded(data.path) if data.path else None
@@ -323,7 +338,8 @@ def _given(tables, files, options: schema.Split) -> Dataset:
         after = dataclasses.replace(before, rows=before.rows - parts[1].nnz)
         name = f"cutting validation (data.split.valid={options.valid}) off {files[0][0].name}"
         account = account.step(name, before, after)
-    parts.append(to_csr(np.empty(0, int), np.empty(0, int), shape))
+    nothing = to_csr(np.empty(0, int), np.empty(0, int), shape)
+    parts += [nothing] * (4 - len(parts))
     return Dataset(*parts, user_ids=ids["user"][0], item_ids=ids["item"][0], account=account)
 
 

@@ -31,7 +31,6 @@ from hlrcml_jax import export as export_lib
 from hlrcml_jax.config import Config, code_paths, validate
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.keys import flatten
-from hlrcml_jax.ranking.evaluation import Evaluation, evaluate
 from hlrcml_jax.ranking.lists import Ranking
 from hlrcml_jax.ranking.metrics import Summary
 from hlrcml_jax.registry import BASELINE
@@ -43,6 +42,7 @@ from hlrcml_jax.runs import build
 from hlrcml_jax.runs.build import Best, best_checkpoint
 from hlrcml_jax.runs.fit import fit_runs, in_common, refit
 from hlrcml_jax.runs.run import Run
+from hlrcml_jax.runs.tested import Tested, on_test
 from hlrcml_jax.runs.workdir import begin_run, open_run
 from hlrcml_jax.training.warm_start import Vectors, read_vectors
 
@@ -68,15 +68,16 @@ def train_and_evaluate(config: AnyConfig, workdir: str | pathlib.Path) -> Summar
     started = time.perf_counter()
     run = fit(config, workdir)
     best = best_checkpoint(run)
-    rows, summaries = _test(best)
+    tested = _test(best)
     examples, log = _examples(best), read_log(run.workdir / "metrics.jsonl")
     of_memory = (build.model_of(run), best.on_host, build.make_scorer(run, "test"), run.dataset)
     usage_M = analysis.memory_usage(*of_memory)
     of_run = (run.config, run.dataset, run.workdir, best.epoch, build.count_parameters(run))
-    processes.in_first_process(lambda: page.write(*of_run, rows, summaries, log, examples, usage_M))
+    found = (tested.rows, tested.summaries, log, examples, usage_M)
+    processes.in_first_process(lambda: page.write(*of_run, *found))
     seconds = time.perf_counter() - started
     report.say(f"Done in {seconds:.0f} s; everything is in ", run.workdir)
-    return summaries[run.config.model.name] if run.dataset.test.nnz else {}
+    return tested.summaries[run.config.model.name] if run.dataset.test.nnz else {}
 
 
 @settings.own_settings()
@@ -165,66 +166,50 @@ def _vectors_of(run: Run, name: str) -> Vectors:
 @settings.own_settings()
 def test(best: Best) -> Summary:
     """Evaluates a checkpoint and popularity on test; see `train_and_evaluate`."""
-    _, summaries = _test(best)
-    return summaries[best.run.config.model.name] if best.run.dataset.test.nnz else {}
+    summary = _test(best).summaries[best.run.config.model.name]
+    return summary if best.run.dataset.test.nnz else {}
 
 
-def _test(best: Best) -> tuple[dict[str, Evaluation], dict[str, Summary]]:
-    """Evaluations on test, and their summaries, by name: of a checkpoint, and of popularity.
+def _test(best: Best) -> Tested:
+    """A checkpoint on test, beside popularity.
 
     Writes `test_metrics.json` and, for paired comparisons, metrics per user to
     `test_users.parquet`.
     """
-    run = best.run
+    run, tested = best.run, on_test(best)
     name = run.config.model.name
-    # Without the validation items, the histories are those for predicting validation.
-    known = "test" if run.config.evaluation.known == "train+valid" else "valid"
-    ready = best.ready if known == "test" else build.params_for(run, best.params, known)
-    scorer, protocol = build.make_scorer(run, known), build.protocol_of(run)
-    rows = {name: evaluate(scorer, ready, run.dataset, "test", protocol)}
-    if name != BASELINE:
-        rows[BASELINE] = _test_popularity(run, known)
-    tested, summaries = rows[name], {}
-    for label, evaluation in rows.items():
-        summaries[label] = evaluation.summary(rows[BASELINE] if label != BASELINE else None)
+    evaluated = tested.rows[name]
     text = {
-        "metrics": summaries[name],
-        "n_users": len(tested.user_B),
-        "n_users_at": {str(k or "all"): tested.n_users(k) for k in tested.protocol.cutoffs},
+        "metrics": tested.summaries[name],
+        "n_users": len(evaluated.user_B),
+        "n_users_at": {str(k or "all"): evaluated.n_users(k) for k in evaluated.protocol.cutoffs},
         "epoch": best.epoch,
         "parameters": build.count_parameters(run),
         "protocol": {
-            **dataclasses.asdict(tested.protocol),
+            **dataclasses.asdict(evaluated.protocol),
             "ranking": f"whole catalogue, without the items of {run.config.evaluation.known}",
             "low, high": "95 % confidence interval of the mean over users",
             "p": f"of a paired t-test over users against {BASELINE}",
             "sd_over_cohorts": "standard deviation between the means of the cohorts",
         },
     }
-    ids = run.dataset.user_ids.gather(tested.user_B)
-    by_user = pl.DataFrame({"user_id": ids, **tested.values})
+    ids = run.dataset.user_ids.gather(evaluated.user_B)
+    by_user = pl.DataFrame({"user_id": ids, **evaluated.values})
 
     def write():
         storage.write_text(run.workdir / "test_metrics.json", json.dumps(text, indent=2) + "\n")
         storage.write(run.workdir / "test_users.parquet", by_user.write_parquet)
 
     processes.in_first_process(write)
-    if not len(tested.user_B):
+    if not len(evaluated.user_B):
         report.say("No user has enough test items: nothing to evaluate.")
     else:
         report.print_metrics(
-            f"Test, {len(tested.user_B):,} users, {build.protocol_of(run).definitions} definitions",
-            summaries,
-            tested.cutoffs,
+            f"Test, {len(evaluated.user_B):,} users, {evaluated.protocol.definitions} definitions",
+            tested.summaries,
+            evaluated.cutoffs,
         )
-    return rows, summaries
-
-
-def _test_popularity(run: Run, known: str) -> Evaluation:
-    popular = run.with_model(BASELINE)
-    fitted = build.initial_state(popular).params
-    scorer, ready = build.make_scorer(popular, known), build.params_for(popular, fitted, known)
-    return evaluate(scorer, ready, run.dataset, "test", build.protocol_of(run))
+    return tested
 
 
 def _examples(best: Best) -> list[pl.DataFrame]:
