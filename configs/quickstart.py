@@ -1,20 +1,15 @@
-"""HLR with residual relations on MovieLens 100K.
+"""The recipe of best.py on MovieLens 100K.
 
 python -m hlrcml_jax.main --config=configs/quickstart.py
 """
 
-from hlrcml_jax.config import default_config
+import pathlib
+
+from hlrcml_jax.config_files import call
 
 
 def get_config():
-    config = default_config()
+    config = call(f"{pathlib.Path(__file__).parent / 'best.py'}")
     config.data.name = "ml-100k"
     config.data.threshold = 4.0
-    config.model.name = "hlr-r"
-    config.model.sharpness = 4.0
-    config.model.memory_radius = 0.5
-    config.loss.margin = 1.0
-    config.negatives.candidates = 10
-    config.negatives.hardest = 1
-    config.optimizer.learning_rate = 2e-3
     return config

@@ -1,4 +1,4 @@
-"""The README's own model, in a file of its own, through every mode, with functions of its own."""
+"""The model of docs/extending.md, in a file of its own, through every mode, with own functions."""
 
 import json
 import os
@@ -38,10 +38,10 @@ def top(hits_BxK, relevant_B, k):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Has `gated.py` of the README, and functions beside it."""
+    """Has `gated.py` of docs/extending.md, and functions beside it."""
     folder = tmp_path_factory.mktemp("own")
     (block,) = re.findall(
-        r"```python\n(# gated.py\n.*?)```", (ROOT / "README.md").read_text(), re.S
+        r"```python\n(# gated.py\n.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.S
     )
     (folder / "gated.py").write_text(block)
     (folder / "functions.py").write_text(FUNCTIONS)

@@ -10,7 +10,8 @@ import yaml
 import hlrcml_jax
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = sorted(path.name for path in ROOT.glob("*.md"))
+FOLDERS = ("", "docs", "docs/results", "experiments", "configs")
+PAGES = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))]
 
 
 def test_the_version_stands_in_one_place():
@@ -38,10 +39,14 @@ def test_every_folder_of_code_is_a_package_that_gets_installed():
     assert not [folder for folder in folders if not (folder / "__init__.py").exists()]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files_that_exist(page):
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
-    assert not [link for link in links if not (ROOT / link).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_what_exists(page):
+    for link, _, heading in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]+))?", page.read_text()):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles]
 
 
 def test_the_workflow_runs_what_contributors_run():
