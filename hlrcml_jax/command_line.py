@@ -32,7 +32,11 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def read(
-    changes: Sequence[str], source: str | None, workdir: str | None, allow_code: bool = False
+    changes: Sequence[str],
+    source: str | None,
+    workdir: str | None,
+    allow_code: bool = False,
+    updates: bool = False,
 ) -> tuple[ml_collections.ConfigDict, str]:
     """(config, workdir); without a source, the overrides apply to the workdir's own config.
 
@@ -41,10 +45,16 @@ def read(
       source: FILE.py, FILE.py:ARGUMENTS or a workdir.
       workdir: of the run; None for runs/<name of the source>.
       allow_code: whether custom code named in a workdir's config may be imported.
+      updates: whether the run continues that of the source, a workdir.
 
     Raises:
       UserError: naming the wrong file or key.
     """
+    if updates and None in (source, workdir):
+        raise UserError(
+            "--mode=update needs --config=WORKDIR of the run to continue, --config.data.path=FILE "
+            "with the new interactions, and --workdir for the new run."
+        )
     if source is None and workdir is None:
         raise UserError("no config: pass --config=FILE.py, or --workdir=DIR of an existing run.")
     start, texts = source or str(workdir), dict(map(_key_and_text, changes))
@@ -56,6 +66,8 @@ def read(
             if name not in existing:
                 raise config_lib.unknown_key(name, existing)
             values[name] = _value(name, existing[name], text)
+    if updates:
+        return config_files.update_of(str(source), values, allow_code), str(workdir)
     config = _read(source, workdir, values, allow_code)
     if workdir is None:
         path = config_files.located(start).partition(".py:")[0]

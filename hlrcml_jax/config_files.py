@@ -93,6 +93,35 @@ def from_workdir(
     return config_lib.make_config(config_lib.changed(values, changes))
 
 
+# Of a run that continues another: its own data is a table of positives on top, of which a share is
+# for validation, and a few epochs are enough.
+UPDATE = {
+    "data.name": "",
+    "data.format": "auto",
+    "data.split.kind": "user",
+    "data.split.test": 0.0,
+    "data.split.keep": 1.0,
+    "data.min_per_user": 0,
+    "data.min_per_item": 0,
+    "train.epochs": 4,
+    "train.refit": False,
+}
+
+
+def update_of(
+    workdir: str | pathlib.Path, changes: Mapping[str, Any], allow_code: bool = False
+) -> ml_collections.ConfigDict:
+    """The config of a run that continues that of a workdir with the interactions of `data.path`.
+
+    Args:
+      workdir: of the run.
+      changes: overrides by dotted key, `data.path` among them.
+      allow_code: see `from_workdir`.
+    """
+    values = UPDATE | {"train.continues": str(workdir)} | dict(changes)
+    return from_workdir(workdir, values, allow_code)
+
+
 def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:
     """`config.json` of a workdir as {"config", "data"}, or None if there is none."""
     path = workdir / "config.json"

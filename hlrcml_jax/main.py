@@ -11,7 +11,7 @@ from hlrcml_jax import command_line
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.errors import UserError, run_program
 
-MODES = ("train", "evaluate", "recommend", "explain", "export", "analyse", "prepare")
+MODES = ("train", "update", "evaluate", "recommend", "explain", "export", "analyse", "prepare")
 
 _CONFIG = flags.DEFINE_string(
     "config",
@@ -30,7 +30,13 @@ _COORDINATOR = flags.DEFINE_string(
 _N_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Number of processes.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process_id", 0, "Index of this process.", lower_bound=0)
 _TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for all.", lower_bound=1)
-_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    MODES,
+    "What to do; update: train on from the run of --config=WORKDIR, with the interactions of "
+    "--config.data.path on top, into --workdir.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -39,7 +45,8 @@ def main(argv: list[str]) -> None:
     if others:
         raise UserError(f"{others[0]!r} is not a flag; flags look like --workdir=DIR.")
     logging.set_verbosity(logging.FATAL)  # orbax and jax log a lot; errors are raised
-    made, workdir = command_line.read(changes, _CONFIG.value, _WORKDIR.value, _ALLOW_CODE.value)
+    where, updates = (_CONFIG.value, _WORKDIR.value), _MODE.value == "update"
+    made, workdir = command_line.read(changes, *where, _ALLOW_CODE.value, updates)
     config = config_lib.validate(made)
     _run(config, workdir)
 
@@ -66,7 +73,7 @@ def _run(config: config_lib.Config, workdir: str) -> None:
     with settings.own_settings(), processes.together():
         if _MODE.value == "prepare":
             processes.in_first_process(lambda: report.print_prepared(prepare(config.data)))
-        elif _MODE.value == "train":
+        elif _MODE.value in ("train", "update"):
             experiment.train_and_evaluate(config, workdir)
         else:
             finish = {

@@ -66,8 +66,6 @@ def fit(
     Raises:
       UserError: for interactions that cannot be read, or a wrong argument.
     """
-    from hlrcml_jax.runs import experiment  # not at the top: serving needs neither plots nor pages
-
     given = {"interactions": interactions, "validation": validation, "test": test}
     shares = {name for name, value in given.items() if isinstance(value, numbers.Real)}
     files = {name: value for name, value in given.items() if name not in shares - {"interactions"}}
@@ -76,20 +74,24 @@ def fit(
         values["model.name"] = model
     elif model is not None:
         source += f":model={arguments.text('model', model)}"
-    folder = arguments.path(
-        "workdir", tempfile.mkdtemp(prefix="hlrcml-") if workdir is None else workdir
-    )
+    with sources.as_files(**files) as path_of:
+        values = sources.settings(interactions, validation, test, path_of) | values
+        return _trained(config_files.read(source, values), workdir)
+
+
+def _trained(config: Any, workdir: str | pathlib.Path | None) -> "Recommender":
+    """Trains in a workdir, or in a temporary one that goes when the recommender does."""
+    from hlrcml_jax.runs import experiment  # not at the top: serving needs neither plots nor pages
+
+    if workdir is not None:
+        return Recommender(best_checkpoint(experiment.fit(config, workdir)))
+    folder = tempfile.mkdtemp(prefix="hlrcml-")
     try:
-        with sources.as_files(**files) as path_of:
-            values = sources.settings(interactions, validation, test, path_of) | values
-            run = experiment.fit(config_files.read(source, values), folder)
-        recommender = Recommender(best_checkpoint(run))
+        recommender = Recommender(best_checkpoint(experiment.fit(config, folder)))
     except BaseException:
-        if workdir is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
-    if workdir is None:
-        weakref.finalize(recommender, shutil.rmtree, folder, ignore_errors=True)
+    weakref.finalize(recommender, shutil.rmtree, folder, ignore_errors=True)
     return recommender
 
 
@@ -158,6 +160,32 @@ class Recommender:
             if target.exists():
                 raise UserError(f"{target}: it exists already; choose another folder.")
             storage.copy_folder(self._run.workdir, target)
+
+    @settings.own_settings()
+    def update(
+        self,
+        interactions: Interactions,
+        workdir: str | pathlib.Path | None = None,
+        **changes: Any,
+    ) -> "Recommender":
+        """Trains on with new interactions on top of the present ones, also of new users and items.
+
+        It takes a fraction of the time of training anew: a few epochs from the present vectors,
+        memory and moments. The test part of this run is trained on, too.
+
+        Args:
+          interactions: as in `fit`; those that are known already change nothing.
+          workdir: of the new run; None for a temporary folder.
+          **changes: as in `fit`.
+
+        Returns:
+          The new recommender; this one stays as it is.
+        """
+        with sources.as_files(interactions=interactions) as path_of:
+            values = {"data.path": path_of["interactions"]} | _changes(changes)
+            return _trained(
+                config_files.update_of(self._run.workdir, values, allow_code=True), workdir
+            )
 
     @settings.own_settings()
     def evaluate(self, interactions: Interactions = None) -> pl.DataFrame:

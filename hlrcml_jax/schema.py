@@ -335,6 +335,10 @@ class Train:
 
     epochs: int = key(100, "most epochs; at least 1", at_least(1), may_change=True)
     batch_size: int = key(1000, "positives per step, over all devices; at least 1", at_least(1))
+    continues: str = _path(
+        "workdir of a run that this one continues: training starts from its parameters, and the "
+        "interactions of data.path come on top of its own; see --mode=update"
+    )
     refit: bool = key(
         False,
         "whether to train once more, on training and validation together, with the epochs and "

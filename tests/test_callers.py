@@ -129,6 +129,7 @@ METHODS = {
     "history": {"users": [1]},
     "evaluate": {"interactions": None},
     "save": {"folder": None},
+    "update": {"interactions": None, "workdir": None, "changes": None},
     "recommend": {"users": [1], **HOW},
     "recommend_new": {"histories": {"a": [1]}, **HOW},
     "warm_up": {"k": 3, "candidates": 0},

@@ -21,6 +21,7 @@ from hlrcml_jax.data.account import EMPTY, Counts
 from hlrcml_jax.data.columns import ROLES, as_integer
 from hlrcml_jax.data.dataset import Dataset, count_items, to_csr
 from hlrcml_jax.data.files import check_regular, expanded
+from hlrcml_jax.data.growth import extended
 from hlrcml_jax.data.layout import USUAL_QUOTE, ItemFile, Layout
 from hlrcml_jax.errors import UserError, listed, warn
 
@@ -61,6 +62,29 @@ def prepare(data: schema.Data) -> Dataset:
     dataset = dataclasses.replace(dataset, account=dataset.account.warn(*_unknown(dataset)))
     _store(dataset, folder)
     return saved.load(folder)
+
+
+def prepare_more(data: schema.Data, before: Dataset) -> Dataset:
+    """A data set with the interactions of `data.path` on top; see `growth.py`.
+
+    Titles are read again, if their file is there; else new items have their ids.
+
+    Args:
+      data: the config's `data` section.
+      before: the data set of a run.
+
+    Raises:
+      UserError: as `prepare`.
+    """
+    if not data.path:
+        raise UserError("data.path: name the file with the new interactions.")
+    table = read_more(data, data.path)
+    dataset = extended(before, table, data.split.valid, data.split.seed)
+    if data.titles.path and expanded(data.titles.path).exists():
+        _, items = _inputs(data, cache_folder(data.cache_dir))
+        assert items is not None
+        dataset = _titled(dataset, items)
+    return dataset
 
 
 def read_more(data: schema.Data, path: str) -> pl.DataFrame:

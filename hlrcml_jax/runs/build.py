@@ -422,10 +422,23 @@ def best_checkpoint(run: Run) -> Best:
     Raises:
       UserError: when there is none.
     """
-    trained = run.refitted() if run.is_refitted else run
-    with Checkpoints(trained.workdir) as checkpoints:
+    trained = _trained(run)
+    epoch, state = _best(trained)
+    return Best(dataclasses.replace(run, dataset=trained.dataset), epoch, state.params)
+
+
+def best_state(run: Run) -> TrainState:
+    """The state of the best checkpoint of a run; raises `UserError` as `best_checkpoint` does."""
+    return _best(_trained(run))[1]
+
+
+def _trained(run: Run) -> Run:
+    return run.refitted() if run.is_refitted else run
+
+
+def _best(run: Run) -> tuple[int, TrainState]:
+    with Checkpoints(run.workdir) as checkpoints:
         best = checkpoints.best(empty_state(run))
     if best is None:
         raise UserError(f"{run.workdir}: there is no checkpoint yet; train first (--mode=train).")
-    epoch, state = best
-    return Best(dataclasses.replace(run, dataset=trained.dataset), epoch, state.params)
+    return best

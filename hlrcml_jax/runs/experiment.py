@@ -19,18 +19,17 @@ import polars as pl
 from hlrcml_jax import analyse as analysis
 from hlrcml_jax import (
     arguments,
-    config_files,
     devices,
     explain,
     frames,
+    keys,
     processes,
     settings,
     storage,
 )
 from hlrcml_jax import export as export_lib
-from hlrcml_jax.config import Config, code_paths, validate
+from hlrcml_jax.config import Config, validate
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.keys import flatten
 from hlrcml_jax.ranking.lists import Ranking
 from hlrcml_jax.ranking.metrics import Summary
 from hlrcml_jax.registry import BASELINE
@@ -39,12 +38,13 @@ from hlrcml_jax.reporting import plots
 from hlrcml_jax.reporting import report as page
 from hlrcml_jax.reporting.log import read_log
 from hlrcml_jax.runs import build
-from hlrcml_jax.runs.build import Best, best_checkpoint
+from hlrcml_jax.runs.build import Best, best_checkpoint, best_state
 from hlrcml_jax.runs.fit import fit_runs, in_common, refit
 from hlrcml_jax.runs.run import Run
 from hlrcml_jax.runs.tested import Tested, on_test
-from hlrcml_jax.runs.workdir import begin_run, open_run
-from hlrcml_jax.training.warm_start import Vectors, read_vectors
+from hlrcml_jax.runs.workdir import begin_run, open_other
+from hlrcml_jax.training.step import TrainState
+from hlrcml_jax.training.warm_start import Vectors, carried_over, read_vectors, warm_start
 
 AnyConfig = ml_collections.ConfigDict | Config
 N_EXAMPLES = 3  # users in the report
@@ -135,25 +135,60 @@ def _fit(configs, workdirs, keep_going: bool = False) -> list[Run]:
         report.print_account(begun[0][0].dataset)  # all runs of a group have the same data
         for run, _ in begun:
             report.say(f"{run.config.model.name} on {report.describe(run.dataset)}; {hardware}.")
-        fit_runs(begun, _vectors_of, keep_going)
+        fit_runs(begun, _start, keep_going)
         for run, _ in begun:
             if run.is_refitted:
-                refit(run, _vectors_of)
+                refit(run, _start)
     return [run for run, _ in begun]
 
 
-def _vectors_of(run: Run, name: str) -> Vectors:
-    """The embeddings of a run's `pretrained.users` or `pretrained.items`, a workdir or a file.
+def _start(run: Run) -> TrainState:
+    """The state before training, with pretrained embeddings or the state of another run."""
+    if run.config.train.continues:
+        return _continued(run)
+    state = build.initial_state(run)
+    ids = {"users": run.dataset.user_ids, "items": run.dataset.item_ids}
+    tables = {}
+    for name, wanted in ids.items():
+        path = getattr(run.config.pretrained, name)
+        if path:
+            table = np.array(devices.to_host(state.params[name])[: len(wanted)])
+            key = f"pretrained.{name}={path}"
+            found = _vectors_of(run, name)
+            tables[name] = warm_start(key, found, wanted, table, run.config.model.dim)
+    return state.replace(params=state.params | tables)
 
-    Of custom code in the other workdir's config, only what this run's config names is imported.
-    """
+
+def _continued(run: Run) -> TrainState:
+    """The best state of the run that this one continues, with rows for new users and items."""
+    path = run.config.train.continues
+    other = open_other(run.config, path)
+    now, was = (keys.flatten(each.config) for each in (run, other))
+    for name in now.keys() | was.keys():
+        fixed = name.startswith("model.") or name == "optimizer.rows"
+        if fixed and name != "model.gates" and now.get(name) != was.get(name):
+            raise UserError(
+                f"config key {name} is {was.get(name)!r} in {path}, which is continued."
+            )
+    if "sharded" in (now["parallel.tables"], was["parallel.tables"]):
+        raise UserError(
+            "config key train.continues needs parallel.tables=replicated, in both runs."
+        )
+    best = best_state(other)
+    fresh = build.initial_state(run)
+    params, opt_state = (
+        carried_over(getattr(fresh, name), getattr(best, name)) for name in ("params", "opt_state")
+    )
+    return fresh.replace(params=params, opt_state=opt_state)
+
+
+def _vectors_of(run: Run, name: str) -> Vectors:
+    """The embeddings of a run's `pretrained.users` or `pretrained.items`, a workdir or a file."""
     path = getattr(run.config.pretrained, name)
     key, source = f"pretrained.{name}={path}", pathlib.Path(path).expanduser()
     if not source.is_dir():
         return read_vectors(key, source)
-    trusted = [path for _, path in code_paths(flatten(run.config))]
-    own = {"data.cache_dir": run.config.data.cache_dir}
-    other = open_run(config_files.from_workdir(path, own, trusted=trusted), source)
+    other = open_other(run.config, path)
     ids = {"users": other.dataset.user_ids, "items": other.dataset.item_ids}[name]
     params = best_checkpoint(other).params
     if name not in params:

@@ -24,7 +24,6 @@ from hlrcml_jax.runs.run import Run
 from hlrcml_jax.schema import Config
 from hlrcml_jax.training.loop import Epoch, Record, Training, gate_of, train, with_gate
 from hlrcml_jax.training.step import TrainState
-from hlrcml_jax.training.warm_start import Vectors, warm_start
 
 # Keys by which validation metrics are measured; they may change for tests.
 DEFINES_METRIC = (
@@ -45,14 +44,14 @@ def in_common(config: Config) -> dict[str, Any]:
 
 def fit_runs(
     begun: Sequence[tuple[Run, Checkpoints]],
-    vectors_of: Callable[[Run, str], Vectors],
+    start: Callable[[Run], TrainState],
     keep_going: bool = False,
 ) -> None:
     """Trains from the latest checkpoint until the last epoch or early stopping.
 
     Args:
       begun: a run and its checkpoints, or several runs with the same `in_common`.
-      vectors_of: loads the embeddings of a run's `pretrained.users` or `pretrained.items`.
+      start: makes the state before training.
       keep_going: when the loss of one run is no longer finite, warn and train the others.
 
     Raises:
@@ -72,7 +71,7 @@ def fit_runs(
         opened = []
         for run, checkpoints in begun:
             name = run.workdir.name if len(begun) > 1 else ""
-            training = _open(run, checkpoints, progress, name, vectors_of)
+            training = _open(run, checkpoints, progress, name, start)
             opened.append((run, stack.enter_context(training)))
             _say_resuming(opened[-1][1])
         runs = [(run, training) for run, training in opened if not training.ended]
@@ -182,12 +181,12 @@ def _open(
     checkpoints: Checkpoints,
     progress: TrainingProgress,
     name: str,
-    vectors_of: Callable[[Run, str], Vectors],
+    start: Callable[[Run], TrainState],
 ) -> Iterator[Training]:
     """A run's training state, from its latest checkpoint if any."""
     latest = _latest(run, checkpoints)
     if latest is None:
-        epoch, state = 0, _start(run, vectors_of)
+        epoch, state = 0, start(run)
     else:
         epoch, state = latest
     options, stopping = run.config.train, run.config.early_stopping
@@ -243,7 +242,7 @@ def _with_next_gate(
     return with_gate(build.placement_of(run).place(best[1].replace(**arrays)), later[0])
 
 
-def refit(run: Run, vectors_of: Callable[[Run, str], Vectors]) -> None:
+def refit(run: Run, start: Callable[[Run], TrainState]) -> None:
     """Trains once more, on training and validation together, as validation chose."""
     whole = run.refitted()
     whole.workdir.mkdir(exist_ok=True)
@@ -252,19 +251,19 @@ def refit(run: Run, vectors_of: Callable[[Run, str], Vectors]) -> None:
         if build.model_of(run).spec.closed_form:
             _solve(whole, checkpoints)
             return
-        start = 0
+        done = 0
         for gate, n_epochs in chosen_stages(run):
-            config = replaced(run.config, {"train.epochs": start + n_epochs})
+            config = replaced(run.config, {"train.epochs": done + n_epochs})
             stage = dataclasses.replace(whole, config=config)
             with (
                 TrainingProgress() as progress,
-                _open(stage, checkpoints, progress, "refit", vectors_of) as training,
+                _open(stage, checkpoints, progress, "refit", start) as training,
             ):
                 if not training.ended:
-                    _say_resuming(training, start)
+                    _say_resuming(training, done)
                     training.state = with_gate(training.state, gate)
                     train([training], _epoch_of([(stage, training)]))
-            start += n_epochs
+            done += n_epochs
 
 
 def chosen_stages(run: Run) -> list[tuple[float, int]]:
@@ -291,22 +290,6 @@ def _latest(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState] | None
     # Keys marked `may_change` may differ from last time.
     processes.in_first_process(run.write_config)
     return latest
-
-
-def _start(run: Run, vectors_of: Callable[[Run, str], Vectors]) -> TrainState:
-    """The state before training, with pretrained embeddings if configured."""
-    state = build.initial_state(run)
-    ids = {"users": run.dataset.user_ids, "items": run.dataset.item_ids}
-    tables = {}
-    for name, wanted in ids.items():
-        path = getattr(run.config.pretrained, name)
-        if path:
-            table = np.array(devices.to_host(state.params[name])[: len(wanted)])
-            key = f"pretrained.{name}={path}"
-            tables[name] = warm_start(
-                key, vectors_of(run, name), wanted, table, run.config.model.dim
-            )
-    return state.replace(params=state.params | tables)
 
 
 class _Validation:

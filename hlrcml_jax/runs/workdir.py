@@ -17,7 +17,7 @@ from hlrcml_jax import config_files, devices, models, processes, storage
 from hlrcml_jax.data import saved as saved_data
 from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.data.files import expanded
-from hlrcml_jax.data.prepare import cache_folder, prepare
+from hlrcml_jax.data.prepare import cache_folder, prepare, prepare_more
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.keys import flatten
 from hlrcml_jax.runs.checkpoints import Checkpoints, check_made_by
@@ -25,6 +25,7 @@ from hlrcml_jax.runs.run import Run
 
 # What programs open in place or write into; other files are replaced as a whole.
 IN_PLACE = ("metrics.jsonl", ".lock", "checkpoints", "damaged", "data", "export", "plots")
+SOURCES = r"data\..*path$|train\.continues$"  # keys that name what the data set is made of
 IN_PLACE_PATTERNS = (".parts-*", "events.out.tfevents.*")
 
 
@@ -119,7 +120,7 @@ def _prepare(
 
     def read() -> Dataset:
         if saved is None:
-            return prepare(config.data)
+            return _prepared(config)
         return _dataset_of(workdir, saved["config"], config, trains)
 
     dataset = processes.in_first_process(read) or read()
@@ -148,14 +149,32 @@ def _dataset_of(
     kept, values = workdir / "data", flatten(config)
     if not saved_data.exists(kept):
         try:
-            return prepare(config.data)
+            return _prepared(config)
         except UserError as error:
             raise UserError(f"{workdir}: it holds no data of its own, and {error}") from None
-    paths = {name: path for name, path in values.items() if re.match(r"data\..*path$", name)}
+    paths = {name: path for name, path in values.items() if re.match(SOURCES, name)}
     is_moved = any(path != was.get(name, "") for name, path in paths.items())
     sources = {path for path in paths.values() if path}
     is_there = bool(sources) and all(expanded(path).exists() for path in sources)
-    return prepare(config.data) if is_moved or (trains and is_there) else saved_data.load(kept)
+    return _prepared(config) if is_moved or (trains and is_there) else saved_data.load(kept)
+
+
+def _prepared(config: config_lib.Config) -> Dataset:
+    """The data set of the files that a config names, on top of that of the run it continues."""
+    if not config.train.continues:
+        return prepare(config.data)
+    return prepare_more(config.data, open_other(config, config.train.continues).dataset)
+
+
+def open_other(config: config_lib.Config, workdir: str) -> Run:
+    """Opens the run of another workdir that a config names.
+
+    Of custom code in the other config, only what this config names is imported.
+    """
+    trusted = [path for _, path in config_lib.code_paths(flatten(config))]
+    own = {"data.cache_dir": config.data.cache_dir}
+    other = config_files.from_workdir(workdir, own, trusted=trusted)
+    return open_run(other, pathlib.Path(workdir).expanduser())
 
 
 def _check_links(workdir: pathlib.Path) -> None:

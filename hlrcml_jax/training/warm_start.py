@@ -1,7 +1,9 @@
 """Pretrained embeddings, from a file or another run, matched by original ids."""
 
 import pathlib
+from typing import Any
 
+import jax
 import numpy as np
 import polars as pl
 import rich
@@ -10,6 +12,7 @@ from rich.text import Text
 from hlrcml_jax.data.files import check_regular
 from hlrcml_jax.errors import UserError, printable
 
+Tree = Any
 Vectors = tuple[pl.Series | None, np.ndarray]  # (ids as text or None, vectors (N, D))
 
 
@@ -82,3 +85,14 @@ def warm_start(
     table[matched_R, :width] = vectors[row_R[matched_R]]
     rich.print(Text(printable(f"{key}: initialised {matched_R.sum():,} of {len(table):,} rows.")))
     return table
+
+
+def carried_over(fresh: Tree, before: Tree) -> Tree:
+    """Fresh arrays with the values of those before, whose rows come first in longer tables."""
+
+    def carry(new, old):
+        new, old = np.array(new), np.asarray(old)
+        new[: len(old)] = old
+        return new
+
+    return jax.tree.map(lambda new, old: carry(new, old) if np.ndim(new) else old, fresh, before)

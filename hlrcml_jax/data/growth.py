@@ -1,0 +1,86 @@
+"""A data set that grows: more interactions, users and items on top of those of a run."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.sparse
+
+from hlrcml_jax.data import splits
+from hlrcml_jax.data.account import EMPTY, Counts
+from hlrcml_jax.data.dataset import Dataset, to_csr
+from hlrcml_jax.errors import UserError
+
+
+def extended(before: Dataset, table: pl.DataFrame, valid: float, seed: int) -> Dataset:
+    """A data set with more interactions; all that was there before is in its training part.
+
+    Users and items keep their indices, and new ones follow, so that tables grow at their ends.
+
+    Args:
+      before: the data set.
+      table: columns `user` and `item`, of which any may be known.
+      valid: share of each user's new interactions that is for validation.
+      seed: of their draw.
+
+    Raises:
+      UserError: when nothing in the table is new, or its ids are text and those before integers.
+    """
+    ids, index = {}, {}
+    for role, known in (("user", before.user_ids), ("item", before.item_ids)):
+        ids[role], index[role] = _appended(role, known, table[role])
+    shape = (len(ids["user"]), len(ids["item"]))
+    old = _resized(before.known("test")[:] + before.test, shape)
+    added = to_csr(index["user"], index["item"], shape).astype(np.int8)
+    new = (added - added.multiply(old.astype(np.int8))).astype(bool)
+    new.eliminate_zeros()
+    if not new.nnz:
+        raise UserError("data.path: each of its interactions is in the run that is continued.")
+    new_train, new_valid = splits.cut_validation(new, valid, seed)
+    nothing = scipy.sparse.csr_array(shape, dtype=bool)
+    texts: dict[str, Any] = {}
+    if before.titles is not None:
+        more = ids["item"][before.n_items :].cast(pl.String)
+        texts["titles"] = pl.concat([before.titles, more.alias(before.titles.name)])
+    if before.categories is not None:
+        none = pl.Series([[]] * (shape[1] - before.n_items), dtype=pl.List(pl.String))
+        texts["categories"] = pl.concat([before.categories, none.alias(before.categories.name)])
+    rows = Counts(len(table), table["user"].n_unique(), table["item"].n_unique())
+    account = EMPTY.step(
+        "merging what repeats or was known",
+        rows,
+        dataclasses.replace(rows, rows=new.nnz),
+    )
+    return Dataset(
+        old + new_train,
+        new_valid,
+        nothing,
+        nothing,
+        user_ids=ids["user"],
+        item_ids=ids["item"],
+        **texts,
+        account=account,
+    )
+
+
+def _appended(role: str, known: pl.Series, found: pl.Series) -> tuple[pl.Series, np.ndarray]:
+    """(known ids and then the new ones in ascending order, index among them of each found)."""
+    if known.dtype == pl.String:
+        found = found.cast(pl.String)
+    if found.dtype != known.dtype:
+        raise UserError(
+            f"data.path: its {role} ids are texts, and those of the run that is continued are "
+            "integers."
+        )
+    found = found.alias(known.name)
+    new = found.filter(~found.is_in(known.implode())).unique().sort()
+    ids = pl.concat([known, new])
+    table = pl.DataFrame({"id": ids}).with_row_index("index")
+    joined = pl.DataFrame({"id": found}).join(table, on="id", how="left", maintain_order="left")
+    return ids, joined["index"].to_numpy().astype(np.int64)
+
+
+def _resized(matrix: scipy.sparse.csr_array, shape: tuple[int, int]) -> scipy.sparse.csr_array:
+    indptr = np.pad(matrix.indptr, (0, shape[0] - matrix.shape[0]), mode="edge")
+    return scipy.sparse.csr_array((matrix.data, matrix.indices, indptr), shape=shape)

@@ -1,0 +1,140 @@
+"""Tomorrow's interactions on top of a trained run."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+import hlrcml_jax as hlr
+from hlrcml_jax.data import synthetic
+from hlrcml_jax.errors import UserError
+from hlrcml_jax.training.warm_start import carried_over
+
+QUICK = {"train__epochs": 2, "train__batch_size": 100, "model__dim": 8, "negatives__candidates": 20}
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Interactions; the ids are no numbers."""
+    rows = (
+        synthetic.generate(60, 40, 2400, seed=1).select("user", "item").unique(maintain_order=True)
+    )
+    return rows.select(user=pl.format("u{}", "user"), item=pl.format("i{}", "item"))
+
+
+@pytest.fixture(scope="module")
+def days(table):
+    """(yesterday's rows, today's): of half of the users, and of all; some items are new."""
+    is_new = pl.col("user").is_in(["u7", "u9"]) | pl.col("item").is_in(["i3", "i20"])
+    old = table.filter(~is_new)[:-100]
+    return old, table.join(old, on=["user", "item"], how="anti")
+
+
+@pytest.fixture(scope="module")
+def yesterday(days):
+    return hlr.fit(days[0], test=0, **QUICK)
+
+
+def test_new_users_and_items_come_at_the_end_and_nothing_is_forgotten(table, days, yesterday):
+    old, new = days
+    before = yesterday.recommend()
+    today = yesterday.update(pl.concat([new, old[:50]]), train__epochs=2)
+    n_users, n_items = len(yesterday.users), len(yesterday.items)
+    assert today.users[:n_users].equals(yesterday.users)
+    assert set(today.users[n_users:]) == {"u7", "u9"}
+    assert today.items[:n_items].equals(yesterday.items)
+    assert set(today.items[n_items:]) == {"i3", "i20"}
+    known = today.history().select(user="user_id", item="item_id")
+    assert known.sort("user", "item").equals(table.sort("user", "item"))
+    assert today.recommend("u7").height == 10
+    assert yesterday.recommend().equals(before)
+    held_out = pl.DataFrame({"user": ["u7"] * 2, "item": table["item"][:2]})
+    with pytest.raises(UserError, match="none of the interactions is a new one"):
+        today.evaluate(held_out.join(table, on=["user", "item"]))
+
+
+def test_it_starts_where_yesterday_ended(days, yesterday):
+    """With a rate of nearly nothing the relation of each pair and the vectors are yesterday's."""
+    today = yesterday.update(
+        days[1].filter(pl.col("user") == "u7"), train__epochs=1, optimizer__learning_rate=1e-12
+    )
+    items = yesterday.items.to_list()
+    ours, theirs = (each.similar_items(items, k=5) for each in (today, yesterday))
+    ours = ours.filter(pl.col("item_id").is_in(items))
+    both = ours.join(theirs, on=["to_item_id", "item_id"], suffix="_before")
+    assert len(both) > 0.9 * len(theirs)
+    np.testing.assert_allclose(both["score"], both["score_before"], atol=1e-5)
+    users = [user for user in yesterday.users if user != "u7"]
+    found, was = (each.scores(users, items)["score"] for each in (today, yesterday))
+    np.testing.assert_allclose(found, was, atol=1e-4)
+
+
+def test_moments_go_with_their_rows():
+    fresh = {"mu": np.full((5, 2), 9.0), "count": np.int32(0), "memory": np.zeros((3, 2))}
+    before = {"mu": np.ones((3, 2)), "count": np.int32(7), "memory": np.ones((3, 2))}
+    found = carried_over(fresh, before)
+    np.testing.assert_array_equal(found["mu"], [[1, 1], [1, 1], [1, 1], [9, 9], [9, 9]])
+    assert found["count"] == 7
+    np.testing.assert_array_equal(found["memory"], before["memory"])
+
+
+def test_a_model_in_closed_form_is_that_of_all_interactions(table, days):
+    old, new = days
+    updated = hlr.fit(old, "ease", validation=0, test=0).update(new, data__split__valid=0.0)
+    whole = hlr.fit(table, "ease", validation=0, test=0)
+    users, items = whole.users.to_list(), whole.items.to_list()
+    np.testing.assert_allclose(
+        updated.scores(users, items)["score"], whole.scores(users, items)["score"], atol=1e-5
+    )
+
+
+def test_the_program_updates_an_update_and_resumes(cli, days, tmp_path):
+    old, new = days
+    for name, rows in (("old", old), ("new", new[:-40]), ("newer", new[-40:])):
+        rows.write_csv(tmp_path / f"{name}.csv")
+    cache = f"--config.data.cache_dir={tmp_path / 'cache'}"
+    quick = [f"--config.{name.replace('__', '.')}={value}" for name, value in QUICK.items()]
+    first = ["--config=best:model=cml", *quick, f"--config.data.path={tmp_path / 'old.csv'}", cache]
+    status, _, err = cli.run(*first, f"--workdir={tmp_path / 'day-1'}")
+    assert status == 0, err
+    for day, name in ((2, "new"), (3, "newer")):
+        flags = ["--mode=update", f"--config={tmp_path / f'day-{day - 1}'}", cache]
+        flags += [
+            f"--config.data.path={tmp_path / name}.csv",
+            f"--workdir={tmp_path / f'day-{day}'}",
+        ]
+        status, _, err = cli.run(*flags)
+        assert status == 0, err
+    (tmp_path / "newer.csv").unlink()
+    # A finished update is served without the run that it continued.
+    (tmp_path / "day-2").rename(tmp_path / "gone")
+    found = hlr.load(tmp_path / "day-3", data__cache_dir=str(tmp_path / "cache"))
+    assert set(found.history()["user_id"]) == {f"u{n}" for n in range(60)}
+    assert found.recommend("u7").height == 10
+    status, _, err = cli.run("--mode=update", f"--workdir={tmp_path / 'day-4'}")
+    assert status == 2
+    assert "--mode=update needs --config=WORKDIR" in err
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "sentence"),
+    [
+        ({"user": ["u1"], "item": ["new"]}, {"model__dim": 9}, "config key model.dim is 8 in"),
+        ({"a": ["u1"]}, {}, "no column that looks like the user"),
+    ],
+)
+def test_mistakes_get_a_sentence(yesterday, rows, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        yesterday.update(pl.DataFrame(rows), **changes)
+
+
+def test_what_is_known_is_no_update(yesterday):
+    known = yesterday.history("u1").select(user="user_id", item="item_id")
+    with pytest.raises(UserError, match="each of its interactions is in the run"):
+        yesterday.update(known)
+
+
+def test_text_ids_cannot_follow_integers():
+    rows = synthetic.generate(60, 40, 2400, seed=1).select("user", "item")
+    of_integers = hlr.fit(rows, "popularity", test=0)
+    with pytest.raises(UserError, match="user ids are texts"):
+        of_integers.update(pl.DataFrame({"user": ["x"], "item": [1]}))
