@@ -63,6 +63,17 @@ def path(name: str, value: Any) -> str | pathlib.Path:
     return value if isinstance(value, pathlib.Path) else os.fspath(value)
 
 
+def function(name: str, value: Any) -> Any:
+    """A function, or None.
+
+    Raises:
+      UserError: for anything else.
+    """
+    if value is not None and not callable(value):
+        raise UserError(f"{name} is {quoted(value)}; it takes a function.")
+    return value
+
+
 def several(name: str, value: Any) -> list[Any]:
     """The elements of an iterable that is not a text or a mapping.
 

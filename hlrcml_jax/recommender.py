@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ def fit(
     validation: float | Interactions = 0.1,
     test: float | Interactions = 0.2,
     workdir: str | pathlib.Path | None = None,
+    on_epoch: Callable[[dict[str, float]], object] | None = None,
     **changes: Any,
 ) -> "Recommender":
     """Trains a model on interactions by the recipe of `configs/best.py`.
@@ -61,6 +62,8 @@ def fit(
         interactions.
       test: what `evaluate` predicts, likewise; 0 trains on it, too.
       workdir: of the run; None for a temporary folder, which goes when the recommender does.
+      on_epoch: is called with the record of each epoch (loss, metrics on validation, examples/s)
+        after its checkpoint is saved; what it raises ends training.
       **changes: other config keys (`configs/README.md`), with __ for dots, as train__epochs=20.
 
     Raises:
@@ -76,18 +79,20 @@ def fit(
         source += f":model={arguments.text('model', model)}"
     with sources.as_files(**files) as path_of:
         values = sources.settings(interactions, validation, test, path_of) | values
-        return _trained(config_files.read(source, values), workdir)
+        return _trained(config_files.read(source, values), workdir, on_epoch)
 
 
-def _trained(config: Any, workdir: str | pathlib.Path | None) -> "Recommender":
+def _trained(
+    config: Any, workdir: str | pathlib.Path | None, on_epoch: Any = None
+) -> "Recommender":
     """Trains in a workdir, or in a temporary one that goes when the recommender does."""
     from hlrcml_jax.runs import experiment  # not at the top: serving needs neither plots nor pages
 
     if workdir is not None:
-        return Recommender(best_checkpoint(experiment.fit(config, workdir)))
+        return Recommender(best_checkpoint(experiment.fit(config, workdir, on_epoch)))
     folder = tempfile.mkdtemp(prefix="hlrcml-")
     try:
-        recommender = Recommender(best_checkpoint(experiment.fit(config, folder)))
+        recommender = Recommender(best_checkpoint(experiment.fit(config, folder, on_epoch)))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

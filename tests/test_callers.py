@@ -173,11 +173,11 @@ def test_every_argument_of_functions(trained, small, tmp_path, monkeypatch):
     try_all(hlr.Recommender, {"best": None})
     try_all(validate, {"config": config})
     rows = pl.DataFrame({"user": [1, 1, 2, 2], "item": [1, 2, 2, 3]})
-    with_parts = {"validation": 0.1, "test": 0.2, "workdir": None}
+    with_parts = {"validation": 0.1, "test": 0.2, "workdir": None, "on_epoch": None}
     try_all(hlr.fit, {"interactions": rows, "model": "hlr", **with_parts, "train__epochs": 3})
     try_all(hlr.load, {"workdir": workdir, "allow_code": False, "train__epochs": 3, "k": 1})
     for function in (experiment.fit, hlr.train_and_evaluate):
-        try_all(function, {"config": config, "workdir": workdir})
+        try_all(function, {"config": config, "workdir": workdir, "on_epoch": None})
     try_all(hlr.fit_all, {"configs": [config], "workdirs": [tmp_path / "all"], "side_by_side": 0})
 
 

@@ -1,5 +1,6 @@
 """From a frame to a recommender in a few lines of Python."""
 
+import json
 import pathlib
 import pickle
 import shutil
@@ -118,3 +119,25 @@ def test_a_name_is_that_of_a_public_data_set():
     values = sources.settings("ml-100k", 0.1, 0.2, path_of)
     assert values == {"data.name": "ml-100k", "data.split.valid": 0.1, "data.split.test": 0.2}
     assert sources.settings(pathlib.Path("ml-100k"), 0.1, 0.2, path_of)["data.path"] == "ml-100k"
+
+
+class Stop(Exception):
+    """What a caller raises to end a trial."""
+
+
+def test_a_caller_hears_each_epoch_and_may_stop(table, tmp_path):
+    quick, heard = QUICK | {"train__validate_every": 1}, []
+    whole = hlr.fit(table, "cml", workdir=tmp_path / "whole", **quick)
+
+    def stop_after_one(record):
+        heard.append(record)
+        raise Stop
+
+    with pytest.raises(Stop):
+        hlr.fit(table, "cml", workdir=tmp_path / "run", on_epoch=stop_after_one, **quick)
+    again = hlr.fit(table, "cml", workdir=tmp_path / "run", on_epoch=heard.append, **quick)
+    assert [record["epoch"] for record in heard] == [1, 2]
+    assert heard[1]["ndcg@10"] > 0
+    assert again.scores(1, 2).equals(whole.scores(1, 2))
+    log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert heard == list(map(json.loads, log))

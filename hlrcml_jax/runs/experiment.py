@@ -47,16 +47,20 @@ from hlrcml_jax.training.step import TrainState
 from hlrcml_jax.training.warm_start import Vectors, carried_over, read_vectors, warm_start
 
 AnyConfig = ml_collections.ConfigDict | Config
+OnEpoch = Callable[[dict[str, float]], object]
 N_EXAMPLES = 3  # users in the report
 
 
 @settings.own_settings()
-def train_and_evaluate(config: AnyConfig, workdir: str | pathlib.Path) -> Summary:
+def train_and_evaluate(
+    config: AnyConfig, workdir: str | pathlib.Path, on_epoch: OnEpoch | None = None
+) -> Summary:
     """Prepares, fits (resuming from the latest checkpoint, if any), and tests the best checkpoint.
 
     Args:
       config: as returned by `make_config`; it is validated first.
       workdir: folder of the run; created if missing.
+      on_epoch: as in `fit`.
 
     Returns:
       The metrics on test, by "metric@k", as in `Evaluation.summary` with tests against popularity;
@@ -66,7 +70,7 @@ def train_and_evaluate(config: AnyConfig, workdir: str | pathlib.Path) -> Summar
       UserError: for an error in the config, the data or the workdir.
     """
     started = time.perf_counter()
-    run = fit(config, workdir)
+    run = fit(config, workdir, on_epoch)
     best = best_checkpoint(run)
     tested = _test(best)
     examples, log = _examples(best), read_log(run.workdir / "metrics.jsonl")
@@ -81,12 +85,18 @@ def train_and_evaluate(config: AnyConfig, workdir: str | pathlib.Path) -> Summar
 
 
 @settings.own_settings()
-def fit(config: AnyConfig, workdir: str | pathlib.Path) -> Run:
+def fit(config: AnyConfig, workdir: str | pathlib.Path, on_epoch: OnEpoch | None = None) -> Run:
     """Prepares and trains without testing; see `train_and_evaluate`.
 
     Validation metrics are written to `metrics.jsonl`.
+
+    Args:
+      config: as in `train_and_evaluate`.
+      workdir: as in `train_and_evaluate`.
+      on_epoch: is called with the record of each epoch, as in `metrics.jsonl`, after its checkpoint
+        is saved. What it raises ends training, which the same call resumes.
     """
-    return _fit([config], [workdir])[0]
+    return _fit([config], [workdir], on_epoch=arguments.function("on_epoch", on_epoch))[0]
 
 
 @settings.own_settings()
@@ -125,7 +135,7 @@ def fit_all(
     return [runs[index] for index in range(len(configs))]
 
 
-def _fit(configs, workdirs, keep_going: bool = False) -> list[Run]:
+def _fit(configs, workdirs, keep_going: bool = False, on_epoch=None) -> list[Run]:
     configs = [validate(config) for config in configs]
     with contextlib.ExitStack() as stack:
         paths = [arguments.path("workdir", workdir) for workdir in workdirs]
@@ -135,7 +145,7 @@ def _fit(configs, workdirs, keep_going: bool = False) -> list[Run]:
         report.print_account(begun[0][0].dataset)  # all runs of a group have the same data
         for run, _ in begun:
             report.say(f"{run.config.model.name} on {report.describe(run.dataset)}; {hardware}.")
-        fit_runs(begun, _start, keep_going)
+        fit_runs(begun, _start, keep_going, on_epoch)
         for run, _ in begun:
             if run.is_refitted:
                 refit(run, _start)

@@ -46,6 +46,7 @@ def fit_runs(
     begun: Sequence[tuple[Run, Checkpoints]],
     start: Callable[[Run], TrainState],
     keep_going: bool = False,
+    on_epoch: Callable[[Record], object] | None = None,
 ) -> None:
     """Trains from the latest checkpoint until the last epoch or early stopping.
 
@@ -53,6 +54,7 @@ def fit_runs(
       begun: a run and its checkpoints, or several runs with the same `in_common`.
       start: makes the state before training.
       keep_going: when the loss of one run is no longer finite, warn and train the others.
+      on_epoch: is told the record of each epoch, after its checkpoint.
 
     Raises:
       Diverged: the loss or a parameter is no longer finite.
@@ -71,7 +73,7 @@ def fit_runs(
         opened = []
         for run, checkpoints in begun:
             name = run.workdir.name if len(begun) > 1 else ""
-            training = _open(run, checkpoints, progress, name, start)
+            training = _open(run, checkpoints, progress, name, start, on_epoch)
             opened.append((run, stack.enter_context(training)))
             _say_resuming(opened[-1][1])
         runs = [(run, training) for run, training in opened if not training.ended]
@@ -182,6 +184,7 @@ def _open(
     progress: TrainingProgress,
     name: str,
     start: Callable[[Run], TrainState],
+    on_epoch: Callable[[Record], object] | None = None,
 ) -> Iterator[Training]:
     """A run's training state, from its latest checkpoint if any."""
     latest = _latest(run, checkpoints)
@@ -214,6 +217,7 @@ def _open(
             report,
             _started(run, gate_of(placed)),
             functools.partial(_with_next_gate, run, checkpoints),
+            on_epoch or (lambda _: None),
         )
 
 

@@ -45,6 +45,7 @@ class Training:
       started: the epoch after which the stage began; patience counts from it, or the best epoch.
       advance: maps the state at the end of patience, its epoch and `started` to the first state of
         the next stage; None to end.
+      on_epoch: the caller's, told the record of an epoch when all of it is saved.
       ended: whether training is over.
     """
 
@@ -62,6 +63,7 @@ class Training:
     report: Callable[[Record], None]
     started: int = 0
     advance: Callable[[TrainState, int, int], TrainState | None] = lambda *_: None
+    on_epoch: Callable[[Record], object] = lambda _: None
     ended: bool = False
 
     def __post_init__(self) -> None:
@@ -109,6 +111,7 @@ class Training:
         self.report(record)
         if value is not None:
             self.save(self.epoch, self.state, value)
+        self.on_epoch(dict(record))
         self._end_or_advance()
 
     def _check(self, loss_T: np.ndarray) -> None:
