@@ -211,7 +211,8 @@ def cells(table: pl.DataFrame, metrics: list[str], plus_minus: str) -> list[list
         line += [f"{row['MMR']:.0f}", f"{row['train s']:.1f} s", f"{row['parameters']:,}"]
         if against:
             tested = row[last] is not None
-            line.append(f"{row['difference']:+.2f}, p = {row[last]:.2g}" if tested else "")
+            p = f"= {row[last]:.2g}" if row[last] else "< 1e-300"  # a float is 0 below
+            line.append(f"{row['difference']:+.2f}, p {p}" if tested else "")
         rows.append(line)
     return rows
 
