@@ -7,7 +7,7 @@ import math
 import numbers
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,17 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise UserError(f"{name} is {quoted(value)}; it takes True or False.")
     return bool(value)
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """One of some texts.
+
+    Raises:
+      UserError: for anything else.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise UserError(f"{name} is {quoted(value)}; it takes one of {', '.join(choices)}.")
+    return value
 
 
 def text(name: str, value: Any) -> str:

@@ -23,24 +23,35 @@ WRITERS = {
 }
 
 
-def indices(ids: pl.Series, wanted: Iterable[Any], kind: str) -> np.ndarray:
-    """Indices of the wanted ids, in their order; 196 and "196" are the same id.
+def find(ids: pl.Series, wanted: Iterable[Any]) -> tuple[pl.Series, list[str]]:
+    """(index of each wanted id, null where there is none; the wanted ids as text).
 
     Args:
       ids: all ids, by index.
-      wanted: ids to look up; a whole float is an integer where the ids are integers.
+      wanted: ids to look up, where 196 and "196" are the same; a whole float is an integer where
+        the ids are integers.
+    """
+    whole = ids.dtype.is_integer()
+    texts = [_as_text(id, whole) for id in wanted]
+    table = pl.DataFrame({"id": ids}).with_row_index("index")
+    asked = pl.DataFrame({"id": pl.Series(texts, dtype=pl.String).cast(ids.dtype, strict=False)})
+    return asked.join(table, on="id", how="left", maintain_order="left")["index"], texts
+
+
+def indices(ids: pl.Series, wanted: Iterable[Any], kind: str) -> np.ndarray:
+    """Indices of the wanted ids, in their order; see `find`.
+
+    Args:
+      ids: all ids, by index.
+      wanted: ids to look up.
       kind: "user" or "item", for the error message.
 
     Raises:
       UserError: naming the first id that is not in the data.
     """
-    whole = ids.dtype.is_integer()
-    wanted = [_as_text(id, whole) for id in wanted]
-    table = pl.DataFrame({"id": ids}).with_row_index("index")
-    asked = pl.DataFrame({"id": pl.Series(wanted, dtype=pl.String).cast(ids.dtype, strict=False)})
-    index = asked.join(table, on="id", how="left", maintain_order="left")["index"]
+    index, texts = find(ids, wanted)
     if index.null_count():
-        unknown = wanted[index.is_null().to_list().index(True)]
+        unknown = texts[index.is_null().to_list().index(True)]
         raise UserError(f"there is no {kind} {quoted(unknown)} in the data.")
     return index.to_numpy().astype(np.int64)
 

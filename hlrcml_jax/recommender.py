@@ -35,6 +35,7 @@ from hlrcml_jax.runs.workdir import open_run
 
 Ids = Any  # one id, or an iterable of ids
 Interactions = Any  # what `sources.py` reads
+UNKNOWN = ("error", "skip", "popular")  # what may be done about unknown ids
 
 
 @settings.own_settings()
@@ -283,7 +284,8 @@ class Recommender:
         Returns:
           `user_id`, `item_id` and `title` (if the data has titles), in the order of the users.
         """
-        user_C = self._users(users)
+        everyone = np.arange(len(self.users))
+        user_C = everyone if users is None else self._indices(users, "user")
         known = self._dataset.known("test")[user_C]
         columns = {"user_id": self.users.gather(np.repeat(user_C, np.diff(known.indptr)))}
         return pl.DataFrame(columns | frames.item_columns(known.indices, self._dataset))
@@ -322,6 +324,7 @@ class Recommender:
         filter_viewed: bool = True,
         items: Ids = None,
         candidates: int = 0,
+        unknown: str = "error",
     ) -> pl.DataFrame:
         """The top k items of some users.
 
@@ -332,17 +335,28 @@ class Recommender:
           items: item ids to choose from; None for all.
           candidates: rank only so many items per user, those that are closest by their vectors
             alone; 0 ranks all, which is exact.
+          unknown: what is done about ids that are not in the data: an "error"; "skip" leaves them
+            out; with "popular" unknown users get the most popular items, after the other users and
+            without scores, and unknown items are left out. Their numbers are printed.
 
         Returns:
           `user_id`, `item_id`, `title` (if the data has titles), `score` and `rank` (from 1).
 
         Raises:
-          UserError: for an id that is not in the data.
+          UserError: for an id that is not in the data, unless `unknown` says otherwise.
         """
-        user_C = self._users(users)
-        how = self._how(k, filter_viewed, items, candidates)
+        unknown = arguments.choice("unknown", unknown, UNKNOWN)
+        strangers: list[str] = []
+        if users is None:
+            user_C = np.arange(len(self.users))
+        else:
+            user_C, strangers = self._known(users, "user", unknown)
+        how = self._how(k, filter_viewed, items, candidates, unknown)
         rankings = self._scorer.rank(self._ready, user_C, *how)
-        return frames.concat(rankings, self.users, self._dataset)
+        lists = frames.concat(rankings, self.users, self._dataset)
+        if not strangers or unknown == "skip":
+            return lists
+        return pl.concat([lists, self._popular(strangers, *how)])
 
     @settings.own_settings()
     def recommend_new(
@@ -454,21 +468,50 @@ class Recommender:
         table = pl.DataFrame(columns).with_row_index("pair")
         return table.join(why.frame(self._dataset), "pair", maintain_order="right").drop("pair")
 
-    def _users(self, users: Ids) -> np.ndarray:
-        return np.arange(len(self.users)) if users is None else self._indices(users, "user")
+    def _known(self, wanted: Ids, kind: str, unknown: str) -> tuple[np.ndarray, list[str]]:
+        """(indices of the known of some ids, the others), if they may be unknown."""
+        if unknown == "error":
+            return self._indices(wanted, kind), []
+        ids = {"user": self.users, "item": self.items}[kind]
+        index, texts = frames.find(ids, arguments.ids(f"{kind}s", wanted))
+        others = [text for text, found in zip(texts, index, strict=True) if found is None]
+        if others:
+            warn(f"{len(others):,} of {len(texts):,} {kind}s are not in the data.")
+        return index.drop_nulls().to_numpy().astype(np.int64), others
+
+    def _popular(
+        self, users: list[str], k: int, _: bool, only_I: np.ndarray | None, *__
+    ) -> pl.DataFrame:
+        """The most popular items for each of some users who are not in the data."""
+        ids = pl.Series(users).cast(self.users.dtype, strict=False)
+        if ids.null_count():
+            stranger = users[ids.is_null().arg_max() or 0]
+            raise UserError(f"there can be no user {quoted(stranger)}: ids of users are integers.")
+        count_I = count_items(self._dataset.train)
+        item_T = np.argsort(-count_I, kind="stable")
+        item_K = item_T[:k] if only_I is None else item_T[only_I[item_T]][:k]
+        n_users, n_items = len(ids), len(item_K)
+        item_R = np.tile(item_K, n_users)
+        columns: dict[str, Any] = {"user_id": ids.gather(np.repeat(np.arange(n_users), n_items))}
+        columns |= frames.item_columns(item_R, self._dataset)
+        columns["score"] = pl.Series([None] * len(item_R), dtype=pl.Float32)
+        columns["rank"] = np.tile(np.arange(1, n_items + 1), n_users)
+        return pl.DataFrame(columns)
 
     def _indices(self, wanted: Ids, kind: str) -> np.ndarray:
         ids = {"user": self.users, "item": self.items}[kind]
         return frames.indices(ids, arguments.ids(f"{kind}s", wanted), kind)
 
-    def _how(self, k, filter_viewed, items, candidates) -> tuple[int, bool, np.ndarray | None, int]:
+    def _how(
+        self, k, filter_viewed, items, candidates, unknown="error"
+    ) -> tuple[int, bool, np.ndarray | None, int]:
         """Arguments of `Ranker.rank`, from those of `recommend`."""
         k, hide_known = arguments.count("k", k), arguments.flag("filter_viewed", filter_viewed)
         candidates = arguments.count("candidates", candidates, least=0)
         only_I = None
         if items is not None:
             only_I = np.zeros(len(self.items), bool)
-            only_I[self._indices(items, "item")] = True
+            only_I[self._known(items, "item", unknown)[0]] = True
         return k, hide_known, only_I, candidates
 
     def _new_users(self, histories) -> tuple[pl.Series, Ranker, dict[str, Any]]:

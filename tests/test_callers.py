@@ -130,7 +130,7 @@ METHODS = {
     "evaluate": {"interactions": None},
     "save": {"folder": None},
     "update": {"interactions": None, "workdir": None, "changes": None},
-    "recommend": {"users": [1], **HOW},
+    "recommend": {"users": [1], **HOW, "unknown": "popular"},
     "recommend_new": {"histories": {"a": [1]}, **HOW},
     "warm_up": {"k": 3, "candidates": 0},
     "similar_items": {"items": [1], "k": 3},

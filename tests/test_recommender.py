@@ -81,6 +81,31 @@ def history(recommender, user):
     return dataset.item_ids.gather(dataset.known("test")[row].indices).to_list()
 
 
+def test_unknown_ids_are_an_error_or_left_out_or_get_what_is_popular(trained, capsys):
+    recommender = trained("cml")
+    asked = ["u7", "stranger", "u3", "u7"]
+    known = recommender.recommend(["u7", "u3", "u7"], k=3)
+    with pytest.raises(UserError, match="there is no user 'stranger'"):
+        recommender.recommend(asked, k=3)
+    capsys.readouterr()
+    assert recommender.recommend(asked, k=3, unknown="skip").equals(known)
+    assert "1 of 4 users are not in the data." in capsys.readouterr().err
+    found = recommender.recommend(asked, k=3, unknown="popular")
+    assert found[:-3].equals(known)
+    assert found["user_id"][-3:].to_list() == ["stranger"] * 3
+    assert found["rank"][-3:].to_list() == [1, 2, 3]
+    assert found["score"][-3:].null_count() == 3
+    count = np.asarray(recommender._run.dataset.train.sum(axis=0))
+    counts = dict(zip(recommender.items, count, strict=True))
+    popular = [counts[id] for id in found["item_id"][-3:]]
+    assert popular == sorted(counts.values(), reverse=True)[:3]
+    some = [*recommender.items[:4], "no such item"]
+    for how in ("skip", "popular"):
+        chosen = recommender.recommend(asked, k=9, items=some, unknown=how)
+        assert set(chosen["item_id"]) <= set(some[:4])
+    assert len(recommender.recommend("stranger", items=some, unknown="popular")) == 4
+
+
 def test_histories_are_what_is_not_predicted(trained):
     recommender = trained("cml")
     dataset = recommender._run.dataset
