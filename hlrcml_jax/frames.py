@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from hlrcml_jax import processes, storage
-from hlrcml_jax.data.dataset import Dataset
+from hlrcml_jax.data.dataset import Dataset, count_items
 from hlrcml_jax.errors import UserError, is_unicode, quoted
 from hlrcml_jax.ranking.lists import Ranking
 
@@ -110,6 +110,35 @@ def concat(rankings: Iterable[Ranking], user_ids: pl.Series, dataset: Dataset) -
     """Rankings as one frame; see `frame`."""
     tables = [frame(ranking, user_ids, dataset) for ranking in rankings]
     return pl.concat(tables or [frame(Ranking.empty(0), user_ids, dataset)])
+
+
+def popular(
+    users: list[str], user_ids: pl.Series, dataset: Dataset, k: int, only_I: np.ndarray | None
+) -> pl.DataFrame:
+    """The most popular items for each of some users who are not in the data; as `frame`.
+
+    Args:
+      users: their ids.
+      user_ids: of the data, for their type.
+      dataset: for popularity, item ids and titles.
+      k: items per user.
+      only_I: True for the items to choose from; None for all.
+
+    Raises:
+      UserError: for an id that is text where those of the data are integers.
+    """
+    ids = pl.Series(users).cast(user_ids.dtype, strict=False)
+    if ids.null_count():
+        stranger = users[ids.is_null().arg_max() or 0]
+        raise UserError(f"there can be no user {quoted(stranger)}: ids of users are integers.")
+    item_T = np.argsort(-count_items(dataset.train), kind="stable")
+    item_K = (item_T if only_I is None else item_T[only_I[item_T]])[:k]
+    item_R = np.tile(item_K, len(ids))
+    columns: dict[str, Any] = {"user_id": ids.gather(np.repeat(np.arange(len(ids)), len(item_K)))}
+    columns |= item_columns(item_R, dataset)
+    columns["score"] = pl.Series([None] * len(item_R), dtype=pl.Float32)
+    columns["rank"] = np.tile(np.arange(1, len(item_K) + 1), len(ids))
+    return pl.DataFrame(columns)
 
 
 def item_columns(item_R: np.ndarray, dataset: Dataset, prefix: str = "") -> dict[str, pl.Series]:

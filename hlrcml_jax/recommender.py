@@ -22,6 +22,7 @@ import polars as pl
 from hlrcml_jax import arguments, config_files, explain, frames, settings, sources, storage
 from hlrcml_jax.config import make_config
 from hlrcml_jax.data.dataset import count_items, to_csr
+from hlrcml_jax.data.growth import with_test
 from hlrcml_jax.data.prepare import read_more
 from hlrcml_jax.errors import UserError, quoted, warn
 from hlrcml_jax.keys import flatten, is_path
@@ -29,7 +30,6 @@ from hlrcml_jax.ranking import few
 from hlrcml_jax.ranking.lists import Ranker
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.build import Best, best_checkpoint
-from hlrcml_jax.runs.run import Run
 from hlrcml_jax.runs.tested import on_test
 from hlrcml_jax.runs.workdir import open_run
 
@@ -208,12 +208,24 @@ class Recommender:
         Raises:
           UserError: when there is nothing to predict.
         """
-        best = self._best
+        run = self._run
         if interactions is not None:
-            best = dataclasses.replace(best, run=self._with_test(interactions))
-        elif not best.run.dataset.test.nnz:
-            raise UserError("this run has no test part; give interactions to predict.")
-        tested, rows = on_test(best), []
+            with sources.as_files(interactions=interactions) as path_of:
+                table = read_more(run.config.data, path_of["interactions"])
+            dataset, others = with_test(self._dataset, table)
+            if others:
+                warn(
+                    f"{others:,} of {len(table):,} interactions are not predicted: they repeat, "
+                    "are known, or of unknown users or items."
+                )
+            run = dataclasses.replace(run, dataset=dataset)
+        if not run.dataset.test.nnz:
+            raise UserError(
+                "there is nothing to predict: this run has no test part; give interactions."
+                if interactions is None
+                else "none of the interactions is a new one of users and items of the data."
+            )
+        tested, rows = on_test(dataclasses.replace(self._best, run=run)), []
         for model, summary in tested.summaries.items():
             for metric, found in summary.items():
                 values = {name: found.get(name) for name in ("mean", "low", "high", "p")}
@@ -221,31 +233,6 @@ class Recommender:
                 n_users = int(np.isfinite(users).sum()) or len(tested.rows[model].user_B)
                 rows.append({"model": model, "metric": metric, **values, "users": n_users})
         return pl.DataFrame(rows)
-
-    def _with_test(self, interactions: Interactions) -> Run:
-        """The run with interactions to predict as its test part."""
-        with sources.as_files(interactions=interactions) as path_of:
-            table = read_more(self._run.config.data, path_of["interactions"])
-        rows = {}
-        for role, ids in (("user", self.users), ("item", self.items)):
-            index = pl.DataFrame({role: ids.cast(pl.String)}).with_row_index(f"{role}_index")
-            wanted = table.select(pl.col(role).cast(pl.String))
-            joined = wanted.join(index, on=role, how="left", maintain_order="left")
-            rows[role] = joined[f"{role}_index"]
-        is_known = rows["user"].is_not_null() & rows["item"].is_not_null()
-        user_E, item_E = (column.filter(is_known).to_numpy() for column in rows.values())
-        pairs = to_csr(user_E, item_E, self._dataset.train.shape).astype(np.int8)
-        test = pairs - pairs.multiply(self._dataset.known("test")[:].astype(np.int8))
-        test.eliminate_zeros()
-        if not test.nnz:
-            raise UserError("none of the interactions is a new one of users and items of the data.")
-        if left := len(is_known) - test.nnz:
-            warn(
-                f"{left:,} of {len(is_known):,} interactions are not predicted: they are of "
-                "unknown users or items, or known."
-            )
-        dataset = dataclasses.replace(self._dataset, test=test.astype(bool))
-        return dataclasses.replace(self._run, dataset=dataset)
 
     @property
     def users(self) -> pl.Series:
@@ -356,7 +343,8 @@ class Recommender:
         lists = frames.concat(rankings, self.users, self._dataset)
         if not strangers or unknown == "skip":
             return lists
-        return pl.concat([lists, self._popular(strangers, *how)])
+        popular = frames.popular(strangers, self.users, self._dataset, how[0], how[2])
+        return pl.concat([lists, popular])
 
     @settings.own_settings()
     def recommend_new(
@@ -478,25 +466,6 @@ class Recommender:
         if others:
             warn(f"{len(others):,} of {len(texts):,} {kind}s are not in the data.")
         return index.drop_nulls().to_numpy().astype(np.int64), others
-
-    def _popular(
-        self, users: list[str], k: int, _: bool, only_I: np.ndarray | None, *__
-    ) -> pl.DataFrame:
-        """The most popular items for each of some users who are not in the data."""
-        ids = pl.Series(users).cast(self.users.dtype, strict=False)
-        if ids.null_count():
-            stranger = users[ids.is_null().arg_max() or 0]
-            raise UserError(f"there can be no user {quoted(stranger)}: ids of users are integers.")
-        count_I = count_items(self._dataset.train)
-        item_T = np.argsort(-count_I, kind="stable")
-        item_K = item_T[:k] if only_I is None else item_T[only_I[item_T]][:k]
-        n_users, n_items = len(ids), len(item_K)
-        item_R = np.tile(item_K, n_users)
-        columns: dict[str, Any] = {"user_id": ids.gather(np.repeat(np.arange(n_users), n_items))}
-        columns |= frames.item_columns(item_R, self._dataset)
-        columns["score"] = pl.Series([None] * len(item_R), dtype=pl.Float32)
-        columns["rank"] = np.tile(np.arange(1, n_items + 1), n_users)
-        return pl.DataFrame(columns)
 
     def _indices(self, wanted: Ids, kind: str) -> np.ndarray:
         ids = {"user": self.users, "item": self.items}[kind]

@@ -78,7 +78,7 @@ def test_held_out_interactions_are_predicted_as_the_test_part_is(table, tmp_path
     kept, valid, test = rows[:-300], rows[-300:-200], rows[-200:]
     given = hlr.fit(kept, "cml", validation=valid, test=test, **QUICK)
     alone = hlr.fit(kept, "cml", validation=valid, test=0, **QUICK)
-    with pytest.raises(UserError, match="this run has no test part"):
+    with pytest.raises(UserError, match="there is nothing to predict"):
         alone.evaluate()
     capsys.readouterr()
     strangers = pl.DataFrame({"user": [1000, 1], "item": [1, 1000]})

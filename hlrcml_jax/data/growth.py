@@ -1,4 +1,4 @@
-"""A data set that grows: more interactions, users and items on top of those of a run."""
+"""More interactions for a data set: on top of its own, or to be predicted."""
 
 import dataclasses
 from typing import Any
@@ -32,9 +32,7 @@ def extended(before: Dataset, table: pl.DataFrame, valid: float, seed: int) -> D
         ids[role], index[role] = _appended(role, known, table[role])
     shape = (len(ids["user"]), len(ids["item"]))
     old = _resized(before.known("test")[:] + before.test, shape)
-    added = to_csr(index["user"], index["item"], shape).astype(np.int8)
-    new = (added - added.multiply(old.astype(np.int8))).astype(bool)
-    new.eliminate_zeros()
+    new = _new(to_csr(index["user"], index["item"], shape), old)
     if not new.nnz:
         raise UserError("data.path: each of its interactions is in the run that is continued.")
     new_train, new_valid = splits.cut_validation(new, valid, seed)
@@ -62,6 +60,32 @@ def extended(before: Dataset, table: pl.DataFrame, valid: float, seed: int) -> D
         **texts,
         account=account,
     )
+
+
+def with_test(dataset: Dataset, table: pl.DataFrame) -> tuple[Dataset, int]:
+    """(a data set whose test part are new interactions, how many there are of others).
+
+    Args:
+      dataset: the data set.
+      table: columns `user` and `item`; interactions of unknown ids, and known ones, are left out.
+    """
+    index = []
+    for role, known in (("user", dataset.user_ids), ("item", dataset.item_ids)):
+        ids = pl.DataFrame({role: known.cast(pl.String)}).with_row_index("index")
+        wanted = table.select(pl.col(role).cast(pl.String))
+        index.append(wanted.join(ids, on=role, how="left", maintain_order="left")["index"])
+    is_known = index[0].is_not_null() & index[1].is_not_null()
+    user_E, item_E = (column.filter(is_known).to_numpy() for column in index)
+    test = _new(to_csr(user_E, item_E, dataset.train.shape), dataset.known("test")[:])
+    return dataclasses.replace(dataset, test=test), len(table) - test.nnz
+
+
+def _new(pairs: scipy.sparse.csr_array, known: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """The pairs that are not known."""
+    pairs = pairs.astype(np.int8)
+    new = (pairs - pairs.multiply(known.astype(np.int8))).astype(bool)
+    new.eliminate_zeros()
+    return new
 
 
 def _appended(role: str, known: pl.Series, found: pl.Series) -> tuple[pl.Series, np.ndarray]:
