@@ -21,15 +21,24 @@ from hlrcml_jax import storage
 from hlrcml_jax.errors import UserError
 
 
-def located(source: str) -> str:
-    """The path of a config that goes by its name, with its arguments; others as they are."""
+def own(source: str) -> str | None:
+    """The path of one of the package's own configs by its name, with its arguments, if any.
+
+    >>> own("best:model=cml").endswith("configs/best.py:model=cml")
+    True
+    """
     name, colon, arguments = source.partition(":")
     package = pathlib.Path(__file__).parent
     for folder in (package, package.parent):  # installed, and in a checkout
         path = folder / "configs" / f"{name}.py"
-        if name.isidentifier() and os.path.isfile(path) and not os.path.exists(source):
+        if name.isidentifier() and os.path.isfile(path):
             return f"{path}{colon}{arguments}"
-    return source
+    return None
+
+
+def located(source: str) -> str:
+    """A source as it is, if there is a file or folder of this name, or as one of `own`."""
+    return source if os.path.exists(source) else own(source) or source
 
 
 def read(
@@ -101,11 +110,17 @@ UPDATE = {
     "data.split.kind": "user",
     "data.split.test": 0.0,
     "data.split.keep": 1.0,
+    "data.split.train_path": "",
+    "data.split.valid_path": "",
+    "data.split.test_path": "",
     "data.min_per_user": 0,
     "data.min_per_item": 0,
+    "optimizer.schedule": "constant",
+    "optimizer.warmup_epochs": 0,
     "train.epochs": 4,
     "train.refit": False,
 }
+UPDATE_RATE = 0.3  # of the learning rate: about where the recipe's decay leaves it
 
 
 def update_of(
@@ -118,8 +133,11 @@ def update_of(
       changes: overrides by dotted key, `data.path` among them.
       allow_code: see `from_workdir`.
     """
-    values = UPDATE | {"train.continues": str(workdir)} | dict(changes)
-    return from_workdir(workdir, values, allow_code)
+    saved = read_workdir(storage.absolute(workdir))
+    values = UPDATE | {"train.continues": str(workdir)}
+    if saved is not None and not saved["config"].get("train.continues"):
+        values["optimizer.learning_rate"] = UPDATE_RATE * saved["config"]["optimizer.learning_rate"]
+    return from_workdir(workdir, values | dict(changes), allow_code)
 
 
 def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:

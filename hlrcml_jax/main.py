@@ -72,6 +72,8 @@ def _run(config: config_lib.Config, workdir: str) -> None:
     rich.get_console().quiet = not processes.is_first_process()
     with settings.own_settings(), processes.together():
         if _MODE.value == "prepare":
+            if config.train.continues:
+                raise UserError("--mode=prepare: train.continues names a run; leave it empty.")
             processes.in_first_process(lambda: report.print_prepared(prepare(config.data)))
         elif _MODE.value in ("train", "update"):
             experiment.train_and_evaluate(config, workdir)

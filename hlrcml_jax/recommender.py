@@ -9,6 +9,7 @@
 
 import dataclasses
 import numbers
+import os
 import pathlib
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ from hlrcml_jax.data.dataset import count_items, to_csr
 from hlrcml_jax.data.growth import with_test
 from hlrcml_jax.data.prepare import read_more
 from hlrcml_jax.errors import UserError, quoted, warn
-from hlrcml_jax.keys import flatten, is_path
+from hlrcml_jax.keys import flatten, is_path, replaced
 from hlrcml_jax.ranking import few
 from hlrcml_jax.ranking.lists import Ranker
 from hlrcml_jax.runs import build
@@ -73,11 +74,12 @@ def fit(
     given = {"interactions": interactions, "validation": validation, "test": test}
     shares = {name for name, value in given.items() if isinstance(value, numbers.Real)}
     files = {name: value for name, value in given.items() if name not in shares - {"interactions"}}
-    source, values = "best", _changes(changes)
+    name, values = "best", _changes(changes)
     if is_path(model):
         values["model.name"] = model
     elif model is not None:
-        source += f":model={arguments.text('model', model)}"
+        name += f":model={arguments.text('model', model)}"
+    source = config_files.own(name) or name
     with sources.as_files(**files) as path_of:
         values = sources.settings(interactions, validation, test, path_of) | values
         return _trained(config_files.read(source, values), workdir, on_epoch)
@@ -89,15 +91,18 @@ def _trained(
     """Trains in a workdir, or in a temporary one that goes when the recommender does."""
     from hlrcml_jax.runs import experiment  # not at the top: serving needs neither plots nor pages
 
-    if workdir is not None:
-        return Recommender(best_checkpoint(experiment.fit(config, workdir, on_epoch)))
-    folder = tempfile.mkdtemp(prefix="hlrcml-")
+    folder = tempfile.mkdtemp(prefix="hlrcml-") if workdir is None else workdir
     try:
-        recommender = Recommender(best_checkpoint(experiment.fit(config, folder, on_epoch)))
+        run = experiment.fit(config, folder, on_epoch)
+        if run.config.parallel.tables == "sharded":
+            run = open_run(replaced(run.config, {"parallel.tables": "replicated"}), folder)
+        recommender = Recommender(best_checkpoint(run))
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if workdir is None:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
-    weakref.finalize(recommender, shutil.rmtree, folder, ignore_errors=True)
+    if workdir is None:
+        weakref.finalize(recommender, shutil.rmtree, folder, ignore_errors=True)
     return recommender
 
 
@@ -160,18 +165,20 @@ class Recommender:
         Args:
           folder: of the copy; it does not exist yet.
         """
-        target = storage.absolute(arguments.path("folder", folder))
-        storage.check_no_links(self._run.workdir)
+        target = storage.absolute(os.path.expanduser(arguments.path("folder", folder)))
+        source = self._run.workdir
+        storage.check_no_links(source)
         with storage.writing(target):
-            if target.exists():
-                raise UserError(f"{target}: it exists already; choose another folder.")
-            storage.copy_folder(self._run.workdir, target)
+            if target.exists() or target.is_relative_to(source):
+                raise UserError(f"{target}: it exists already, or is in the run; choose another.")
+            storage.copy_folder(source, target)
 
     @settings.own_settings()
     def update(
         self,
         interactions: Interactions,
         workdir: str | pathlib.Path | None = None,
+        on_epoch: Callable[[dict[str, float]], object] | None = None,
         **changes: Any,
     ) -> "Recommender":
         """Trains on with new interactions on top of the present ones, also of new users and items.
@@ -182,16 +189,17 @@ class Recommender:
         Args:
           interactions: as in `fit`; those that are known already change nothing.
           workdir: of the new run; None for a temporary folder.
-          **changes: as in `fit`.
+          on_epoch: as in `fit`.
+          **changes: as in `fit`; the keys by which the data is read are those of this run.
 
         Returns:
           The new recommender; this one stays as it is.
         """
         with sources.as_files(interactions=interactions) as path_of:
             values = {"data.path": path_of["interactions"]} | _changes(changes)
-            return _trained(
-                config_files.update_of(self._run.workdir, values, allow_code=True), workdir
-            )
+            values = {"data.cache_dir": self._run.config.data.cache_dir} | values
+            config = config_files.update_of(self._run.workdir, values, allow_code=True)
+            return _trained(config, workdir, on_epoch)
 
     @settings.own_settings()
     def evaluate(self, interactions: Interactions = None) -> pl.DataFrame:
@@ -226,13 +234,15 @@ class Recommender:
                 else "none of the interactions is a new one of users and items of the data."
             )
         tested, rows = on_test(dataclasses.replace(self._best, run=run)), []
+        if not len(next(iter(tested.rows.values())).user_B):
+            raise UserError("no user has evaluation.min_test_items interactions to predict.")
         for model, summary in tested.summaries.items():
             for metric, found in summary.items():
                 values = {name: found.get(name) for name in ("mean", "low", "high", "p")}
                 users = tested.rows[model].values.get(metric, np.empty(0))
                 n_users = int(np.isfinite(users).sum()) or len(tested.rows[model].user_B)
                 rows.append({"model": model, "metric": metric, **values, "users": n_users})
-        return pl.DataFrame(rows)
+        return pl.DataFrame(rows, schema_overrides={"p": pl.Float64})
 
     @property
     def users(self) -> pl.Series:

@@ -5,7 +5,7 @@ import numbers
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,14 @@ def as_files(**given: Any) -> Iterator[dict[str, str]]:
       UserError: naming what is none of `KINDS`.
     """
     with tempfile.TemporaryDirectory(prefix="hlrcml-") as folder:
-        yield {name: _as_file(pathlib.Path(folder, name), value) for name, value in given.items()}
+        paths = {name: _as_file(pathlib.Path(folder, name), value) for name, value in given.items()}
+        try:
+            yield paths
+        except UserError as error:  # of the file, which the caller does not know
+            sentence = str(error.args[0])
+            for name, path in paths.items():
+                sentence = sentence.replace(path, name) if path.startswith(folder) else sentence
+            raise UserError(sentence) from None
 
 
 def _as_file(path: pathlib.Path, value: Any) -> str:
@@ -38,27 +45,39 @@ def _as_file(path: pathlib.Path, value: Any) -> str:
         return os.fspath(value)
     if scipy.sparse.issparse(value):
         path = path.with_suffix(".npz")
-        matrix: Any = value
-        scipy.sparse.save_npz(path, matrix.tocoo())
+        _write(name, value, lambda matrix: scipy.sparse.save_npz(path, _without_zeros(matrix)))
         return str(path)
     if not isinstance(value, pl.LazyFrame) and not hasattr(value, "columns"):
         raise UserError(f"{name} is {quoted(value)}; it takes {KINDS}, or the name of a data set.")
     path = path.with_suffix(".parquet")
-    _as_polars(name, value).write_parquet(path)
+    _write(name, value, lambda frame: _as_polars(frame).write_parquet(path))
     return str(path)
 
 
-def _as_polars(name: str, frame: Any) -> pl.DataFrame:
+def _write(name: str, value: Any, writer: Callable[[Any], object]) -> None:
     try:
-        if isinstance(frame, pl.LazyFrame):
-            frame = frame.collect()
-        if not isinstance(frame, pl.DataFrame):
-            return pl.DataFrame([_as_series(column, frame[column]) for column in frame.columns])
-    except Exception as error:  # from a query of the caller's, or columns of any kind
+        writer(value)
+    except Exception as error:  # from a query of the caller's, columns of any kind, or a full disk
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 120)
-        raise UserError(f"{name}: this frame cannot be read ({reason}).") from None
+        raise UserError(f"{name} cannot be read or copied ({reason}).") from None
+
+
+def _without_zeros(matrix: Any) -> scipy.sparse.csr_array:
+    """What a matrix has, and not the zeros that it stores."""
+    found = scipy.sparse.csr_array(matrix.tocoo())
+    found.eliminate_zeros()
+    return found
+
+
+def _as_polars(frame: Any) -> pl.DataFrame:
+    if isinstance(frame, pl.LazyFrame):
+        frame = frame.collect()
+    if not isinstance(frame, pl.DataFrame):
+        return pl.DataFrame([_as_series(column, frame[column]) for column in frame.columns])
     is_enum = pl.selectors.by_dtype(pl.Categorical, pl.Enum)
-    return frame.with_columns(is_enum.cast(pl.String))
+    return frame.select(~(pl.selectors.nested() | pl.selectors.object())).with_columns(
+        is_enum.cast(pl.String)
+    )
 
 
 def _as_series(name: Any, column: Any) -> pl.Series:
@@ -68,7 +87,8 @@ def _as_series(name: Any, column: Any) -> pl.Series:
         return pl.Series(str(name), array)
     missing = np.asarray(column.isna())
     values = [None if gone else value for value, gone in zip(array.tolist(), missing, strict=True)]
-    if not all(value is None or isinstance(value, numbers.Real) for value in values):
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) > 1 or kinds & {bool, object}:  # as numbers, large ones would be rounded
         values = [None if value is None else str(value) for value in values]
     return pl.Series(str(name), values)
 
@@ -89,7 +109,7 @@ def settings(interactions: Any, validation: Any, test: Any, path_of: dict[str, s
     shares = {name: share for name, share in shares.items() if name not in path_of}
     for name, share in shares.items():
         is_number = isinstance(share, numbers.Real) and not isinstance(share, bool)
-        if not is_number or not 0 <= share < 1:
+        if not is_number or not 0 <= float(share) < 1:
             raise UserError(
                 f"{name} is {quoted(share)}; it takes a share from 0 to below 1 of each user's "
                 f"interactions, or {KINDS} with interactions."

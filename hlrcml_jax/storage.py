@@ -115,14 +115,25 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def copy_folder(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies a folder with its content."""
-    with writing(target):
-        target.mkdir(parents=True)
-        for path in source.iterdir():
-            if path.is_dir():
-                copy_folder(path, target / path.name)
-            else:
-                _copy(path, target / path.name)
+    """Copies a folder with its content, without locks; it is there as a whole or not at all."""
+    if is_remote(target) or is_remote(source):
+        _copy_folder(source, target)
+        return
+    scratch = target.with_name(f".part-{secrets.token_hex(8)}-{target.name}")
+    try:
+        _copy_folder(source, scratch)
+        scratch.replace(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _copy_folder(source: pathlib.Path, target: pathlib.Path) -> None:
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.is_dir():
+            _copy_folder(path, target / path.name)
+        elif path.name != ".lock":
+            _copy(path, target / path.name)
 
 
 def move_folder(source: pathlib.Path, target: pathlib.Path) -> None:

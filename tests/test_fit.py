@@ -62,6 +62,45 @@ def test_whatever_holds_the_interactions_the_model_is_the_same(table, recommende
     assert found.recommend([3, 5]).equals(recommender.recommend([3, 5]))
 
 
+def test_a_folder_of_the_same_name_is_not_the_recipe(table, recommender, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hlr.fit(table, "popularity", workdir="best")
+    assert hlr.fit(table, **QUICK).recommend(3).equals(recommender.recommend(3))
+
+
+def test_ids_that_no_number_holds_stay_apart(table):
+    large = [float(user) if user % 2 else 2**60 + user for user in table["user"]]
+    rows = pd.DataFrame({"user": pd.Series(large, dtype=object), "item": table["item"]})
+    assert len(hlr.fit(rows, "popularity").users) == table["user"].n_unique()
+
+
+def test_stored_zeros_are_no_interactions(table):
+    stored = matrix(table)
+    stored.data[:50] = 0
+    rows = stored.nonzero()
+    found = hlr.fit(stored, "popularity", validation=0, test=0).history()
+    assert len(found) == len(rows[0])
+
+
+UNREADABLE = {
+    "objects": lambda: pl.DataFrame({"user": [1], "item": pl.Series([object()], dtype=pl.Object)}),
+    "complex": lambda: pd.DataFrame({"user": [1], "item": [1j]}),
+    "a broken matrix": lambda: broken(scipy.sparse.csr_array(np.eye(3))),
+}
+
+
+def broken(matrix):
+    matrix.indices[0] = 1000
+    return matrix
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_cannot_be_read_gets_a_sentence_with_the_argument(kind):
+    with pytest.raises(UserError, match="interactions") as found:
+        hlr.fit(UNREADABLE[kind]())
+    assert "/hlrcml-" not in str(found.value)
+
+
 def test_it_is_evaluated_beside_popularity(recommender):
     found = recommender.evaluate()
     assert found.columns == ["model", "metric", "mean", "low", "high", "p", "users"]
@@ -96,6 +135,11 @@ def test_what_is_temporary_goes_and_what_is_saved_stays(table, tmp_path):
     again = pickle.loads(pickle.dumps(recommender))
     assert again.recommend(3).equals(expected)
     recommender.save(tmp_path / "mine")
+    with pytest.raises(UserError, match="it exists already"):
+        recommender.save(tmp_path / "mine")
+    with pytest.raises(UserError, match="or is in the run"):
+        recommender.save(folder / "inside")
+    assert not (tmp_path / "mine" / ".lock").exists()
     del recommender
     assert not folder.exists()
     moved = pathlib.Path(shutil.move(tmp_path / "mine", tmp_path / "moved"))

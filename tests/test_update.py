@@ -1,12 +1,15 @@
 """Tomorrow's interactions on top of a trained run."""
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import polars as pl
 import pytest
 
 import hlrcml_jax as hlr
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.training.step import apply_gradients, init_state
 from hlrcml_jax.training.warm_start import carried_over
 
 QUICK = {"train__epochs": 2, "train__batch_size": 100, "model__dim": 8, "negatives__candidates": 20}
@@ -68,13 +71,53 @@ def test_it_starts_where_yesterday_ended(days, yesterday):
     np.testing.assert_allclose(found, was, atol=1e-4)
 
 
-def test_moments_go_with_their_rows():
-    fresh = {"mu": np.full((5, 2), 9.0), "count": np.int32(0), "memory": np.zeros((3, 2))}
-    before = {"mu": np.ones((3, 2)), "count": np.int32(7), "memory": np.ones((3, 2))}
-    found = carried_over(fresh, before)
-    np.testing.assert_array_equal(found["mu"], [[1, 1], [1, 1], [1, 1], [9, 9], [9, 9]])
-    assert found["count"] == 7
-    np.testing.assert_array_equal(found["memory"], before["memory"])
+def test_moments_go_with_their_rows_and_a_schedule_begins_anew():
+    def state(rows, value, optimizer):
+        params = {"users": jnp.full((rows, 2), value), "model": {"memory": jnp.full((3, 2), value)}}
+        state = init_state(params, optimizer)
+        moments = optax.tree_utils.tree_map_params(
+            optimizer, lambda moment: moment + value, state.opt_state
+        )
+        return state.replace(opt_state=moments)
+
+    before = state(3, 1.0, optax.adam(optax.exponential_decay(0.1, 10, 0.5)))
+    before = apply_gradients(
+        before, optax.adam(optax.exponential_decay(0.1, 10, 0.5)), before.params
+    )
+    found = carried_over(state(5, 9.0, optax.chain(optax.clip(1.0), optax.adam(0.1))), before)
+    adam, was = (optax.tree_utils.tree_get(each.opt_state, "mu") for each in (found, before))
+    np.testing.assert_array_equal(adam["users"][:3], was["users"])
+    np.testing.assert_array_equal(adam["users"][3:], np.full((2, 2), 9.0))
+    np.testing.assert_array_equal(adam["model"]["memory"], was["model"]["memory"])
+    np.testing.assert_array_equal(found.params["users"][:3], before.params["users"])
+    assert optax.tree_utils.tree_get(found.opt_state, "count") == 1
+
+
+def test_the_rate_does_not_fall_from_day_to_day(days, yesterday, tmp_path):
+    _, new = days
+    today = yesterday.update(new[:-20], tmp_path / "today", train__epochs=1)
+    tomorrow = today.update(new[-20:], tmp_path / "tomorrow", train__epochs=1)
+    options = [each._run.config.optimizer for each in (yesterday, today, tomorrow)]
+    assert options[1].learning_rate == options[2].learning_rate < options[0].learning_rate
+    assert options[1].schedule == "constant"
+
+
+def test_titles_of_yesterday_stay(table, tmp_path):
+    ids = sorted(set(table["item"]))
+    pl.DataFrame({"item": ids[:-1], "title": [f"T {id}" for id in ids[:-1]]}).write_csv(
+        tmp_path / "titles.csv"
+    )
+    titles = {"data__titles__path": str(tmp_path / "titles.csv")}
+    first = hlr.fit(table, "popularity", test=0, **titles)
+    pl.DataFrame({"item": ["new", ids[-1]], "title": ["N", "L"]}).write_csv(tmp_path / "new.csv")
+    titles = {"data__titles__path": str(tmp_path / "new.csv")}
+    today = first.update(pl.DataFrame({"user": ["u1", "u2"], "item": ["new", "newer"]}), **titles)
+    found = dict(zip(today.items, today._dataset.titles, strict=True))
+    assert found == {id: f"T {id}" for id in ids[:-1]} | {
+        ids[-1]: "L",
+        "new": "N",
+        "newer": "newer",
+    }
 
 
 def test_a_model_in_closed_form_is_that_of_all_interactions(table, days):

@@ -100,7 +100,9 @@ def read_more(data: schema.Data, path: str) -> pl.DataFrame:
     file, names = expanded(path), data.columns
     layout = _layout(file, data, (names.user, names.item, names.value, names.time))
     roles = ("user", "item", "value")
-    return readers.read_interactions(file, "auto", layout, data.threshold, roles)
+    is_plain = readers.guess_format(file) == "delimited"  # its name says nothing
+    format = data.format if is_plain else "auto"
+    return readers.read_interactions(file, format, layout, data.threshold, roles)
 
 
 def cache_folder(configured: str, inside: str = "") -> pathlib.Path:
@@ -235,6 +237,8 @@ def _titled(dataset: Dataset, items: ItemFile) -> Dataset:
         id = pl.coalesce(as_integer(id).cast(pl.String), id)
     found = found.with_columns(id).unique("id", keep="last", maintain_order=True)
     wanted = dataset.item_ids.cast(pl.String).alias("id").to_frame()
+    before = {"titles": dataset.titles, "categories": dataset.categories}
+    before = {f"{name} before": texts for name, texts in before.items() if texts is not None}
     table = wanted.join(found, on="id", how="left", maintain_order="left")
     if table["title"].null_count() == len(table):
         theirs = listed(found["id"].head(1))
@@ -243,10 +247,14 @@ def _titled(dataset: Dataset, items: ItemFile) -> Dataset:
             f"({listed(wanted['id'].head(1))}); check data.titles.item, or leave data.titles.path "
             "empty."
         )
+    table = table.with_columns(**before)
+    titles = [name for name in ("title", "titles before", "id") if name in table.columns]
+    categories = dataset.categories
+    if items.categories:
+        known = [name for name in ("categories", "categories before") if name in table.columns]
+        categories = table.select(pl.coalesce(known)).to_series()
     return dataclasses.replace(
-        dataset,
-        titles=table["title"].fill_null(table["id"]),
-        categories=table["categories"] if items.categories else None,
+        dataset, titles=table.select(pl.coalesce(titles)).to_series(), categories=categories
     )
 
 

@@ -22,7 +22,6 @@ from hlrcml_jax import (
     devices,
     explain,
     frames,
-    keys,
     processes,
     settings,
     storage,
@@ -171,25 +170,8 @@ def _start(run: Run) -> TrainState:
 
 def _continued(run: Run) -> TrainState:
     """The best state of the run that this one continues, with rows for new users and items."""
-    path = run.config.train.continues
-    other = open_other(run.config, path)
-    now, was = (keys.flatten(each.config) for each in (run, other))
-    for name in now.keys() | was.keys():
-        fixed = name.startswith("model.") or name == "optimizer.rows"
-        if fixed and name != "model.gates" and now.get(name) != was.get(name):
-            raise UserError(
-                f"config key {name} is {was.get(name)!r} in {path}, which is continued."
-            )
-    if "sharded" in (now["parallel.tables"], was["parallel.tables"]):
-        raise UserError(
-            "config key train.continues needs parallel.tables=replicated, in both runs."
-        )
-    best = best_state(other)
-    fresh = build.initial_state(run)
-    params, opt_state = (
-        carried_over(getattr(fresh, name), getattr(best, name)) for name in ("params", "opt_state")
-    )
-    return fresh.replace(params=params, opt_state=opt_state)
+    other = open_other(run.config, run.config.train.continues)
+    return carried_over(build.initial_state(run), best_state(other))
 
 
 def _vectors_of(run: Run, name: str) -> Vectors:

@@ -129,7 +129,8 @@ def _say_sample(run: Run) -> None:
 def _check_gates(run: Run) -> None:
     """Warns when there is no validation part by which a closed gate could be opened."""
     gates = run.config.model.gates
-    if _has_gate(run) and gates[0] == 0 and run.dataset.valid.nnz == 0:
+    is_closed = gates[0] == 0 and not run.config.train.continues
+    if _has_gate(run) and is_closed and run.dataset.valid.nnz == 0:
         warn(
             f"config key model.gates={gates}: there is no validation part, so the gate stays "
             "closed and the relation out of the scores; set model.gates=(0.5,) to train with it."

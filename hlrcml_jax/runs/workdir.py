@@ -4,9 +4,10 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import filelock
@@ -16,9 +17,8 @@ from hlrcml_jax import config as config_lib
 from hlrcml_jax import config_files, devices, models, processes, storage
 from hlrcml_jax.data import saved as saved_data
 from hlrcml_jax.data.dataset import Dataset
-from hlrcml_jax.data.files import expanded
 from hlrcml_jax.data.prepare import cache_folder, prepare, prepare_more
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, warn
 from hlrcml_jax.keys import flatten
 from hlrcml_jax.runs.checkpoints import Checkpoints, check_made_by
 from hlrcml_jax.runs.run import Run
@@ -82,8 +82,7 @@ def begin_run(
                     f"{run.workdir}: another run has started here; choose another --workdir."
                 )
             run.write_config()
-        if not saved_data.exists(run.workdir / "data"):
-            saved_data.save(run.dataset, run.workdir / "data")
+        _keep(run.dataset, run.workdir)
 
     try:
         processes.in_first_process(lock_and_write)
@@ -93,6 +92,37 @@ def begin_run(
             yield run, checkpoints
     finally:
         lock.release()
+
+
+def _keep(dataset: Dataset, workdir: pathlib.Path) -> None:
+    """Writes the data set into a workdir, if none is there, a damaged one, or other titles.
+
+    Raises:
+      UserError: when the ids are not those of the data that is there.
+    """
+    folder = workdir / "data"
+    try:
+        kept = saved_data.load(folder) if saved_data.exists(folder) else None
+    except UserError as error:
+        warn(f"{error} It is written again.")
+        kept = None
+    if kept is not None and not _equal(kept, dataset, ("user_ids", "item_ids")):
+        raise UserError(
+            f"{workdir}: this workdir was made with other data than the config names now, of other "
+            "ids; choose another --workdir, or restore the data."
+        )
+    if kept is None or not _equal(kept, dataset, ("titles", "categories")):
+        saved_data.save(dataset, folder)
+
+
+def _equal(a: Dataset, b: Dataset, names: Iterable[str]) -> bool:
+    for one, other in ((getattr(a, name), getattr(b, name)) for name in names):
+        if one is None or other is None:
+            if one is not other:
+                return False
+        elif not one.equals(other):
+            return False
+    return True
 
 
 def _lock_of(run: Run) -> pathlib.Path:
@@ -118,12 +148,23 @@ def _prepare(
     if saved is not None:
         _check_same(workdir, saved["config"], config)
 
-    def read() -> Dataset:
-        if saved is None:
-            return _prepared(config)
-        return _dataset_of(workdir, saved["config"], config, trains)
+    reads = saved is None or _reads_files(workdir, saved["config"], config, trains)
+    try:
+        # Outside of `read`: it has collectives of its own.
+        before = _continued(config, workdir) if reads and config.train.continues else None
 
-    dataset = processes.in_first_process(read) or read()
+        def read() -> Dataset:
+            if not reads:
+                return saved_data.load(workdir / "data")
+            if before is None:
+                return prepare(config.data)
+            return prepare_more(config.data, before.dataset)
+
+        dataset = processes.in_first_process(read) or read()
+    except UserError as error:
+        if saved is None or saved_data.exists(workdir / "data"):
+            raise
+        raise UserError(f"{workdir}: it holds no data of its own, and {error}") from None
     run = Run(config, dataset, workdir)
 
     def check():
@@ -138,32 +179,43 @@ def _prepare(
     return run, saved
 
 
-def _dataset_of(
+def _reads_files(
     workdir: pathlib.Path, was: dict[str, Any], config: config_lib.Config, trains: bool
-) -> Dataset:
-    """The data set that a workdir holds, or that of the files its config names.
+) -> bool:
+    """Whether a run reads the files that its config names, and not the data that it holds.
 
-    To train, the files are read if they exist, so that changes of them are noticed; else only if
-    the config names others than before, as other titles.
+    To train, it does if they exist, so that changes of them are noticed; else only if the config
+    names others than before, as other titles.
     """
-    kept, values = workdir / "data", flatten(config)
-    if not saved_data.exists(kept):
-        try:
-            return _prepared(config)
-        except UserError as error:
-            raise UserError(f"{workdir}: it holds no data of its own, and {error}") from None
-    paths = {name: path for name, path in values.items() if re.match(SOURCES, name)}
+    if not saved_data.exists(workdir / "data"):
+        return True
+    paths = {name: path for name, path in flatten(config).items() if re.match(SOURCES, name)}
     is_moved = any(path != was.get(name, "") for name, path in paths.items())
-    sources = {path for path in paths.values() if path}
-    is_there = bool(sources) and all(expanded(path).exists() for path in sources)
-    return _prepared(config) if is_moved or (trains and is_there) else saved_data.load(kept)
+    sources = {storage.absolute(os.path.expanduser(path)) for path in paths.values() if path}
+    is_there = bool(sources) and all(path.exists() for path in sources)
+    return is_moved or (trains and is_there)
 
 
-def _prepared(config: config_lib.Config) -> Dataset:
-    """The data set of the files that a config names, on top of that of the run it continues."""
-    if not config.train.continues:
-        return prepare(config.data)
-    return prepare_more(config.data, open_other(config, config.train.continues).dataset)
+def _continued(config: config_lib.Config, workdir: pathlib.Path) -> Run:
+    """The run that another one continues, after checking that it can.
+
+    Raises:
+      UserError: naming the key that cannot differ.
+    """
+    path = config.train.continues
+    if config.parallel.tables == "sharded":
+        raise UserError("config key train.continues needs parallel.tables=replicated.")
+    if storage.absolute(os.path.expanduser(path)) == workdir:
+        raise UserError(f"config key train.continues={path}: a run cannot continue itself.")
+    other = open_other(config, path)
+    now, was = flatten(config), flatten(other.config)
+    for name in now.keys() | was.keys():
+        fixed = name.startswith("model.") or name == "optimizer.rows"
+        if fixed and name != "model.gates" and now.get(name) != was.get(name):
+            raise UserError(
+                f"config key {name} is {was.get(name)!r} in {path}, which is continued."
+            )
+    return other
 
 
 def open_other(config: config_lib.Config, workdir: str) -> Run:
@@ -171,10 +223,10 @@ def open_other(config: config_lib.Config, workdir: str) -> Run:
 
     Of custom code in the other config, only what this config names is imported.
     """
+    path = storage.absolute(os.path.expanduser(workdir))
     trusted = [path for _, path in config_lib.code_paths(flatten(config))]
-    own = {"data.cache_dir": config.data.cache_dir}
-    other = config_files.from_workdir(workdir, own, trusted=trusted)
-    return open_run(other, pathlib.Path(workdir).expanduser())
+    own = {"data.cache_dir": config.data.cache_dir, "parallel.tables": "replicated"}
+    return open_run(config_files.from_workdir(path, own, trusted=trusted), path)
 
 
 def _check_links(workdir: pathlib.Path) -> None:

@@ -1,18 +1,18 @@
 """Pretrained embeddings, from a file or another run, matched by original ids."""
 
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
+import optax
 import polars as pl
 import rich
 from rich.text import Text
 
 from hlrcml_jax.data.files import check_regular
 from hlrcml_jax.errors import UserError, printable
+from hlrcml_jax.training.step import TrainState
 
-Tree = Any
 Vectors = tuple[pl.Series | None, np.ndarray]  # (ids as text or None, vectors (N, D))
 
 
@@ -87,12 +87,29 @@ def warm_start(
     return table
 
 
-def carried_over(fresh: Tree, before: Tree) -> Tree:
-    """Fresh arrays with the values of those before, whose rows come first in longer tables."""
+def carried_over(fresh: TrainState, before: TrainState) -> TrainState:
+    """A fresh state with the parameters and Adam's moments of one before.
+
+    Where tables are longer now, the rows of those before come first. Schedules begin anew.
+    """
 
     def carry(new, old):
-        new, old = np.array(new), np.asarray(old)
-        new[: len(old)] = old
-        return new
+        if not np.ndim(new):
+            return old
+        longer, old = np.array(new), np.asarray(old)
+        longer[: len(old)] = old
+        return longer
 
-    return jax.tree.map(lambda new, old: carry(new, old) if np.ndim(new) else old, fresh, before)
+    def is_adam(part):
+        return isinstance(part, optax.ScaleByAdamState)
+
+    adams = filter(is_adam, jax.tree.leaves(before.opt_state, is_leaf=is_adam))
+    adam = next(adams)
+
+    def carry_adam(part):
+        return jax.tree.map(carry, part, adam) if is_adam(part) else part
+
+    return fresh.replace(
+        params=jax.tree.map(carry, fresh.params, before.params),
+        opt_state=jax.tree.map(carry_adam, fresh.opt_state, is_leaf=is_adam),
+    )
