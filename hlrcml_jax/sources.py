@@ -1,7 +1,6 @@
 """Interactions as people have them: a frame, a matrix, a file or a name, for the `data` section."""
 
 import contextlib
-import numbers
 import os
 import pathlib
 import tempfile
@@ -108,8 +107,7 @@ def settings(interactions: Any, validation: Any, test: Any, path_of: dict[str, s
     shares = {"validation": validation, "test": test}
     shares = {name: share for name, share in shares.items() if name not in path_of}
     for name, share in shares.items():
-        is_number = isinstance(share, numbers.Real) and not isinstance(share, bool)
-        if not is_number or not 0 <= float(share) < 1:
+        if isinstance(share, bool | np.bool_) or not 0 <= share < 1:
             raise UserError(
                 f"{name} is {quoted(share)}; it takes a share from 0 to below 1 of each user's "
                 f"interactions, or {KINDS} with interactions."

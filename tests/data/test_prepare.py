@@ -219,8 +219,12 @@ def test_a_given_split_without_validation(tmp_path):
     other = made(split__valid=0.1, split__seed=7).valid
     assert (other != dataset.valid).nnz
     assert made(split__valid=0.0).valid.nnz == 0
-    with pytest.raises(UserError, match="needs data.split.test_path"):
-        prepare(options(tmp_path, split__kind="given", split__train_path="train.csv"))
+    del paths["split__test_path"]
+    alone = made(split__valid=0.1)
+    assert alone.test.nnz == 0
+    assert (alone.valid != dataset.valid).nnz == 0
+    with pytest.raises(UserError, match="needs data.split.train_path"):
+        prepare(options(tmp_path, split__kind="given", split__test_path="test.csv"))
 
 
 def test_known_never_holds_what_is_predicted(tmp_path, own_file):

@@ -9,8 +9,8 @@ import pytest
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.data import synthetic
-from hlrcml_jax.registry import MODELS
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.registry import MODELS
 from hlrcml_jax.reporting.log import read_log
 from hlrcml_jax.runs import build, experiment, fit
 from hlrcml_jax.runs.build import best_checkpoint
