@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from hlrcml_jax import processes, storage
-from hlrcml_jax.data.dataset import Dataset, count_items
+from hlrcml_jax.data.dataset import Dataset, count_items, places
 from hlrcml_jax.errors import UserError, is_unicode, quoted
 from hlrcml_jax.ranking.lists import Ranking
 
@@ -33,9 +33,8 @@ def find(ids: pl.Series, wanted: Iterable[Any]) -> tuple[pl.Series, list[str]]:
     """
     whole = ids.dtype.is_integer()
     texts = [_as_text(id, whole) for id in wanted]
-    table = pl.DataFrame({"id": ids}).with_row_index("index")
-    asked = pl.DataFrame({"id": pl.Series(texts, dtype=pl.String).cast(ids.dtype, strict=False)})
-    return asked.join(table, on="id", how="left", maintain_order="left")["index"], texts
+    asked = pl.Series(texts, dtype=pl.String).cast(ids.dtype, strict=False)
+    return places(ids, asked), texts
 
 
 def indices(ids: pl.Series, wanted: Iterable[Any], kind: str) -> np.ndarray:

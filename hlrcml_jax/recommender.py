@@ -216,7 +216,7 @@ class Recommender:
         Raises:
           UserError: when there is nothing to predict.
         """
-        run = self._run
+        run, best = self._run, self._best
         if interactions is not None:
             with sources.as_files(interactions=interactions) as path_of:
                 table = read_more(run.config.data, path_of["interactions"])
@@ -227,13 +227,14 @@ class Recommender:
                     "are known, or of unknown users or items."
                 )
             run = dataclasses.replace(run, dataset=dataset)
+            best = dataclasses.replace(best, run=run)
         if not run.dataset.test.nnz:
             raise UserError(
                 "there is nothing to predict: this run has no test part; give interactions."
                 if interactions is None
                 else "none of the interactions is a new one of users and items of the data."
             )
-        tested, rows = on_test(dataclasses.replace(self._best, run=run)), []
+        tested, rows = on_test(best), []
         if not len(next(iter(tested.rows.values())).user_B):
             raise UserError("no user has evaluation.min_test_items interactions to predict.")
         for model, summary in tested.summaries.items():

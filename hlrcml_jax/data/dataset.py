@@ -112,6 +112,13 @@ def count_items(known: Known | scipy.sparse.csr_array) -> np.ndarray:
     return count_I
 
 
+def places(ids: pl.Series, wanted: pl.Series) -> pl.Series:
+    """Index among the ids, of the same type, of each wanted one; null where there is none."""
+    table = pl.DataFrame({"id": ids}).with_row_index("index")
+    asked = pl.DataFrame({"id": wanted})
+    return asked.join(table, on="id", how="left", maintain_order="left")["index"]
+
+
 def to_csr(
     user_E: np.ndarray, item_E: np.ndarray, shape: tuple[int, int]
 ) -> scipy.sparse.csr_array:

@@ -9,7 +9,7 @@ import scipy.sparse
 
 from hlrcml_jax.data import splits
 from hlrcml_jax.data.account import EMPTY, Counts
-from hlrcml_jax.data.dataset import Dataset, to_csr
+from hlrcml_jax.data.dataset import Dataset, places, to_csr
 from hlrcml_jax.errors import UserError
 
 
@@ -71,9 +71,7 @@ def with_test(dataset: Dataset, table: pl.DataFrame) -> tuple[Dataset, int]:
     """
     index = []
     for role, known in (("user", dataset.user_ids), ("item", dataset.item_ids)):
-        ids = pl.DataFrame({role: known.cast(pl.String)}).with_row_index("index")
-        wanted = table.select(pl.col(role).cast(pl.String))
-        index.append(wanted.join(ids, on=role, how="left", maintain_order="left")["index"])
+        index.append(places(known.cast(pl.String), table[role].cast(pl.String)))
     is_known = index[0].is_not_null() & index[1].is_not_null()
     user_E, item_E = (column.filter(is_known).to_numpy() for column in index)
     test = _new(to_csr(user_E, item_E, dataset.train.shape), dataset.known("test")[:])
@@ -100,9 +98,7 @@ def _appended(role: str, known: pl.Series, found: pl.Series) -> tuple[pl.Series,
     found = found.alias(known.name)
     new = found.filter(~found.is_in(known.implode())).unique().sort()
     ids = pl.concat([known, new])
-    table = pl.DataFrame({"id": ids}).with_row_index("index")
-    joined = pl.DataFrame({"id": found}).join(table, on="id", how="left", maintain_order="left")
-    return ids, joined["index"].to_numpy().astype(np.int64)
+    return ids, places(ids, found).to_numpy().astype(np.int64)
 
 
 def _resized(matrix: scipy.sparse.csr_array, shape: tuple[int, int]) -> scipy.sparse.csr_array:

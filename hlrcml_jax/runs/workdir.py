@@ -25,8 +25,8 @@ from hlrcml_jax.runs.run import Run
 
 # What programs open in place or write into; other files are replaced as a whole.
 IN_PLACE = ("metrics.jsonl", ".lock", "checkpoints", "damaged", "data", "export", "plots")
-SOURCES = r"data\..*path$|train\.continues$"  # keys that name what the data set is made of
 IN_PLACE_PATTERNS = (".parts-*", "events.out.tfevents.*")
+SOURCES = r"data\..*path$|train\.continues$"  # keys that name what the data set is made of
 
 
 def open_run(
