@@ -7,6 +7,8 @@ Prints one JSON line per case: medians of --repeats, the spread, and the share o
 machine's own rates, measured in the same process (matrix products, copies, exp). The data is
 synthetic, in the size of MovieLens 1M or 20M (ratings of 4 and more, 10-core), D = 100, M = 20, S =
 50, batches of 1,000, unless flags say otherwise; training has the paper's loss and one negative.
+`train:recipe` is best.py as it is, before and after its relation enters. `cpu_s` is processor time,
+of all cores, in the median measurement. With --candidates, `score` ranks those alone of each user.
 `--profile=DIR` leaves a trace of each case for TensorBoard or Perfetto. `peak_gb` is the largest
 memory of the process so far: for that of one case, run it alone.
 """
@@ -36,6 +38,7 @@ _BATCH = flags.DEFINE_integer("batch", 1000, "Batch size (B).")
 _NEGATIVES = flags.DEFINE_integer("negatives", 1, "Negatives per example (N).")
 _SHARED = flags.DEFINE_bool("shared", False, "Negatives shared by a batch.")
 _ROWS = flags.DEFINE_enum("rows", "dense", ["dense", "lazy"], "Rows that a step updates.")
+_CANDIDATES = flags.DEFINE_integer("candidates", 0, "Items to retrieve and rank; 0: all items.")
 _RANKED = flags.DEFINE_integer("ranked", 8000, "Most users to rank for.")
 _STORAGE = flags.DEFINE_string("storage", "float32", "dtype of the cached item-pair relations.")
 _MEMORY = flags.DEFINE_integer("memory_mb", 256, "Working memory of scoring, MiB.")
@@ -45,7 +48,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements per case.")
 _STEPS = flags.DEFINE_integer("steps", 50, "Training steps per measurement.")
 _PROFILE = flags.DEFINE_string("profile", None, "Folder for traces.")
 
-TRAINED = ("cml", "bpr", "lrml", "transcf", "adacml", "hlr", "hlr++", "hlr-r")
+MODELS = ("cml", "bpr", "lrml", "transcf", "adacml", "hlr", "hlr++", "hlr-r")
 SIZES = {"ml-1m": (5_949, 2_810, 411_501), "ml-20m": (136_677, 20_720, 7_200_000)}
 
 
@@ -54,11 +57,12 @@ def timed(function, repeats: int, name: str = "") -> dict[str, float]:
     import jax
 
     function()
-    seconds = []
+    seconds, cpu_seconds = [], []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         function()
         seconds.append(time.perf_counter() - started)
+        cpu_seconds.append(time.process_time() - cpu_started)
     if name and _PROFILE.value:
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # it would push what the device does out of the trace
@@ -66,7 +70,11 @@ def timed(function, repeats: int, name: str = "") -> dict[str, float]:
         with jax.profiler.trace(folder, profiler_options=options):
             function()
     spread = (max(seconds) - min(seconds)) / statistics.median(seconds)
-    return {"seconds": statistics.median(seconds), "spread": round(spread, 3)}
+    return {
+        "seconds": statistics.median(seconds),
+        "cpu_s": statistics.median(cpu_seconds),
+        "spread": round(spread, 3),
+    }
 
 
 def machine(repeats: int) -> dict[str, float]:
@@ -138,36 +146,72 @@ class Setting:
 
 def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:
     """Examples per second of the scanned epoch, sampling included."""
-    import jax
-    import numpy as np
-
-    from hlrcml_jax import devices
-    from hlrcml_jax.training.interactions import Positives
     from hlrcml_jax.training.losses import hinge, logistic
     from hlrcml_jax.training.objective import Objective
     from hlrcml_jax.training.optimizer import make_optimizer, row_radii
     from hlrcml_jax.training.sampling import Sampler
     from hlrcml_jax.training.step import Trainer, init_state
 
+    if name == "recipe":
+        return train_recipe(setting)
     model, params = setting.model(name)
     optimizer = make_optimizer(2e-4, row_radii(1.0 if model.spec.ball else None))
     pairwise = functools.partial(hinge, margin=0.2)
     objective = Objective(logistic if model.spec.logistic else pairwise)
     trainer = Trainer(model, objective, optimizer, _BATCH.value, _ROWS.value)
-    positives = Positives.of(setting.train)
-    n = _STEPS.value * _BATCH.value
-    chosen = np.random.default_rng(0).integers(0, setting.train.nnz, n)
-    users, items = positives.user_E[chosen], positives.item_E[chosen]
-    positives = positives.replace(user_E=users, item_E=items, count=np.int32(n), total=n)
     sampler = Sampler.of(
         setting.train,
         _PREFS.value if model.spec.needs_past else 0,
         candidates=_NEGATIVES.value,
         shared=_SHARED.value,
+    ).place()
+    found = train_steps(setting, trainer, init_state(params, optimizer), sampler, name)
+    bound = {}
+    if products := train_products(name):
+        bound["share_of_bound"] = found["examples_per_s"] * products / (1e9 * rates["gflops"])
+    return found | bound
+
+
+def train_recipe(setting: Setting) -> dict[str, float]:
+    """As `train` of best.py, once its relation has entered, and before as `*_before`."""
+    import pathlib
+
+    import scipy.sparse
+
+    from hlrcml_jax import config_files
+    from hlrcml_jax.config import validate
+    from hlrcml_jax.data.dataset import Dataset
+    from hlrcml_jax.runs import build
+    from hlrcml_jax.runs.run import Run
+
+    nothing = scipy.sparse.csr_array(setting.train.shape, dtype=bool)
+    dataset = Dataset(setting.train, nothing, nothing, nothing, None, None)
+    run = Run(validate(config_files.read("best")), dataset, pathlib.Path())
+    trainer, state = build.make_trainer(run), build.initial_state(run)
+    sampler = build.make_sampler(run)
+    before, after = (
+        train_steps(setting, each, state, sampler, f"recipe-{place}")
+        for place, each in (("before", trainer.without_relation()), ("after", trainer))
     )
-    state = devices.replicate(jax.device_get(init_state(params, optimizer)))
-    data = devices.replicate((sampler, positives))
-    arguments = (*data, devices.replicate(jax.random.key_data(jax.random.key(1))))
+    return after | {f"{name}_before": value for name, value in before.items()}
+
+
+def train_steps(setting, trainer, state, sampler, name) -> dict[str, float]:
+    """Examples per second of an epoch of --steps batches of random interactions."""
+    import jax
+    import numpy as np
+
+    from hlrcml_jax import devices
+    from hlrcml_jax.training.interactions import Positives
+
+    positives = Positives.of(setting.train)
+    n = _STEPS.value * trainer.batch_size
+    chosen = np.random.default_rng(0).integers(0, setting.train.nnz, n)
+    users, items = positives.user_E[chosen], positives.item_E[chosen]
+    positives = positives.replace(user_E=users, item_E=items, count=np.int32(n), total=n)
+    state = devices.replicate(jax.device_get(state))
+    key = devices.replicate(jax.random.key_data(jax.random.key(1)))
+    arguments = (sampler, devices.replicate(positives), key)
     started = time.perf_counter()
     epoch = devices.compiled(trainer.train_epoch, (state, *arguments), donate=(0,))
     compile_s = time.perf_counter() - started
@@ -178,11 +222,7 @@ def train(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
         devices.first(loss_T)
 
     found = timed(run, _REPEATS.value, f"train:{name}")
-    examples_per_s = n / found["seconds"]
-    bound = {}
-    if products := train_products(name):
-        bound["share_of_bound"] = examples_per_s * products / (1e9 * rates["gflops"])
-    return {"examples_per_s": examples_per_s, "compile_s": compile_s} | bound | found
+    return {"examples_per_s": n / found["seconds"], "compile_s": compile_s} | found
 
 
 def train_products(name: str) -> int:
@@ -219,7 +259,7 @@ def sample(setting: Setting, _: str, rates: dict[str, float]) -> dict[str, float
 
 
 def score(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, float]:
-    """Milliseconds per user for exact scores of the catalogue and the best 20 unseen items."""
+    """Milliseconds per user for the best 20 unseen items, of all or of candidates."""
     import numpy as np
 
     from hlrcml_jax import devices
@@ -230,10 +270,15 @@ def score(setting: Setting, name: str, rates: dict[str, float]) -> dict[str, flo
     params = devices.replicate(widen(model, params, UserItems.of(setting.train)))
     scorer = setting.scorer(model)
     users = np.arange(min(_RANKED.value, setting.n_users))
-    found = timed(lambda: list(scorer.rank(params, users, 20)), _REPEATS.value, f"score:{name}")
+    candidates = _CANDIDATES.value
+
+    def run():
+        return list(scorer.rank(params, users, 20, candidates=candidates))
+
+    found = timed(run, _REPEATS.value, f"score:{name}")
     ms_per_user = 1e3 * found["seconds"] / len(users)
     bound = {}
-    if seconds := score_seconds(setting, name, rates, len(users)):
+    if not candidates and (seconds := score_seconds(setting, name, rates, len(users))):
         bound["share_of_bound"] = 1e3 * seconds / ms_per_user
     return {"ms_per_user": ms_per_user} | bound | found
 
@@ -305,15 +350,15 @@ CASES = dict(zip(KINDS, (train, sample, score, evaluate, start), strict=True))
 
 def chosen_cases() -> list[tuple[str, str]]:
     """(kind, model) of every case chosen by the flags."""
-    everything = [("sample", "")]
-    everything += [(kind, name) for kind in ("train", "score") for name in TRAINED]
-    everything += [("evaluate", "hlr"), ("start", "hlr")]
-    wanted = _CASES.value
-    return [
-        (kind, name)
-        for kind, name in everything
-        if "all" in wanted or kind in wanted or f"{kind}:{name}" in wanted
-    ]
+    usual = [("sample", "")]
+    usual += [(kind, name) for kind in ("train", "score") for name in MODELS]
+    usual += [("train", "recipe"), ("evaluate", "hlr"), ("start", "hlr")]
+    chosen = []
+    for wanted in _CASES.value:
+        kind, colon, name = wanted.partition(":")
+        of_kind = [case for case in usual if wanted in ("all", case[0])]
+        chosen += [(kind, name)] if colon else of_kind
+    return chosen
 
 
 def main(_) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from hlrcml_jax import processes, storage
-from hlrcml_jax.data.dataset import Dataset, count_items, places
+from hlrcml_jax.data.dataset import Dataset, Lookup, count_items
 from hlrcml_jax.errors import UserError, is_unicode, quoted
 from hlrcml_jax.ranking.lists import Ranking
 
@@ -23,36 +23,36 @@ WRITERS = {
 }
 
 
-def find(ids: pl.Series, wanted: Iterable[Any]) -> tuple[pl.Series, list[str]]:
-    """(index of each wanted id, null where there is none; the wanted ids as text).
+def find(lookup: Lookup, wanted: Iterable[Any]) -> tuple[np.ndarray, list[str]]:
+    """(index of each wanted id, -1 where there is none; the wanted ids as text).
 
     Args:
-      ids: all ids, by index.
+      lookup: of all ids, by index.
       wanted: ids to look up, where 196 and "196" are the same; a whole float is an integer where
         the ids are integers.
     """
-    whole = ids.dtype.is_integer()
+    dtype = lookup.ids.dtype
+    whole = dtype.is_integer()
     texts = [_as_text(id, whole) for id in wanted]
-    asked = pl.Series(texts, dtype=pl.String).cast(ids.dtype, strict=False)
-    return places(ids, asked), texts
+    asked = pl.Series(texts, dtype=pl.String).cast(dtype, strict=False)
+    return lookup(asked), texts
 
 
-def indices(ids: pl.Series, wanted: Iterable[Any], kind: str) -> np.ndarray:
+def indices(lookup: Lookup, wanted: Iterable[Any], kind: str) -> np.ndarray:
     """Indices of the wanted ids, in their order; see `find`.
 
     Args:
-      ids: all ids, by index.
+      lookup: of all ids, by index.
       wanted: ids to look up.
       kind: "user" or "item", for the error message.
 
     Raises:
       UserError: naming the first id that is not in the data.
     """
-    index, texts = find(ids, wanted)
-    if index.null_count():
-        unknown = texts[index.is_null().to_list().index(True)]
-        raise UserError(f"there is no {kind} {quoted(unknown)} in the data.")
-    return index.to_numpy().astype(np.int64)
+    index, texts = find(lookup, wanted)
+    if np.any(index < 0):
+        raise UserError(f"there is no {kind} {quoted(texts[np.argmin(index)])} in the data.")
+    return index
 
 
 def _as_text(id: Any, whole: bool) -> str:

@@ -22,7 +22,7 @@ import polars as pl
 
 from hlrcml_jax import arguments, config_files, explain, frames, settings, sources, storage
 from hlrcml_jax.config import make_config
-from hlrcml_jax.data.dataset import count_items, to_csr
+from hlrcml_jax.data.dataset import Lookup, count_items, to_csr
 from hlrcml_jax.data.growth import with_test
 from hlrcml_jax.data.prepare import read_more
 from hlrcml_jax.errors import UserError, quoted, warn
@@ -154,6 +154,7 @@ class Recommender:
         self._trained, self._ready, self._params = best.params, best.ready, best.on_host
         self._scorer = build.make_scorer(run, "test")
         self._best = best
+        self._places = {"user": Lookup(self.users), "item": Lookup(self.items)}
 
     def __reduce__(self):
         return _reload, (flatten(self._run.config), str(self._run.workdir))
@@ -471,16 +472,14 @@ class Recommender:
         """(indices of the known of some ids, the others), if they may be unknown."""
         if unknown == "error":
             return self._indices(wanted, kind), []
-        ids = {"user": self.users, "item": self.items}[kind]
-        index, texts = frames.find(ids, arguments.ids(f"{kind}s", wanted))
-        others = [text for text, found in zip(texts, index, strict=True) if found is None]
+        index, texts = frames.find(self._places[kind], arguments.ids(f"{kind}s", wanted))
+        others = [text for text, place in zip(texts, index, strict=True) if place < 0]
         if others:
             warn(f"{len(others):,} of {len(texts):,} {kind}s are not in the data.")
-        return index.drop_nulls().to_numpy().astype(np.int64), others
+        return index[index >= 0], others
 
     def _indices(self, wanted: Ids, kind: str) -> np.ndarray:
-        ids = {"user": self.users, "item": self.items}[kind]
-        return frames.indices(ids, arguments.ids(f"{kind}s", wanted), kind)
+        return frames.indices(self._places[kind], arguments.ids(f"{kind}s", wanted), kind)
 
     def _how(
         self, k, filter_viewed, items, candidates, unknown="error"
@@ -497,7 +496,7 @@ class Recommender:
     def _new_users(self, histories) -> tuple[pl.Series, Ranker, dict[str, Any]]:
         """(ids, scorer with their histories, parameters with their embeddings on the devices)."""
         ids, row_R, item_R = arguments.histories(histories)
-        index_R = frames.indices(self.items, item_R, "item")
+        index_R = frames.indices(self._places["item"], item_R, "item")
         known = to_csr(np.array(row_R, np.int64), index_R, (len(ids), len(self.items)))
         scorer = build.make_new_scorer(self._run, known, self._scorer.rarity_I)
         params = build.with_new_users(self._run, self._trained, known)

@@ -13,6 +13,7 @@ import hlrcml_jax as hlr
 from hlrcml_jax import devices, frames
 from hlrcml_jax.config import make_config
 from hlrcml_jax.data import synthetic
+from hlrcml_jax.data.dataset import FEW, Lookup
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.ranking import few
 from hlrcml_jax.registry import MODELS
@@ -77,7 +78,7 @@ def compilations():
 def history(recommender, user):
     """The items that a user is known to have."""
     dataset = recommender._run.dataset
-    row = frames.indices(dataset.user_ids, [user], "user")
+    row = frames.indices(Lookup(dataset.user_ids), [user], "user")
     return dataset.item_ids.gather(dataset.known("test")[row].indices).to_list()
 
 
@@ -199,10 +200,23 @@ def test_items_are_found_by_their_titles(trained):
 
 def test_numbers_of_ids():
     ids = pl.Series([3, 10, 7])
-    np.testing.assert_array_equal(frames.indices(ids, ["7", 3, " 3"], "user"), [2, 0, 0])
+    np.testing.assert_array_equal(frames.indices(Lookup(ids), ["7", 3, " 3"], "user"), [2, 0, 0])
     for wrong in ("x", "3.0", 3.5, None):
         with pytest.raises(UserError, match=f"no user '{wrong}'"):
-            frames.indices(ids, [10, wrong], "user")
+            frames.indices(Lookup(ids), [10, wrong], "user")
+
+
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.String])
+@pytest.mark.parametrize("n", [0, 1, 40, FEW + 1])
+def test_ids_are_found_as_in_a_dictionary(dtype, n):
+    rng = np.random.default_rng(n)
+    ids = pl.Series(rng.permutation(3000)[:2000] - 1500).cast(dtype)
+    wanted = pl.Series([*rng.integers(-1600, 1600, n), None], dtype=pl.Int64).cast(dtype)
+    index_of = {id: index for index, id in enumerate(ids)}
+    expected = [index_of.get(id, -1) for id in wanted]
+    assert expected[-1] == -1
+    assert n < 2 or max(expected) >= 0
+    np.testing.assert_array_equal(Lookup(ids)(wanted), expected)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +326,7 @@ def test_similar_items(trained, model):
     items = np.asarray(recommender._trained["items"], np.float64)
     found = recommender.similar_items(["i4", "i9"], k=3)
     assert found["to_item_id"].to_list() == ["i4"] * 3 + ["i9"] * 3
-    of = frames.indices(recommender.items, ["i4"], "item")[0]
+    of = frames.indices(Lookup(recommender.items), ["i4"], "item")[0]
     vectors = items[:, :-1] if model == "bpr" else items
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     expected = unit @ unit[of]

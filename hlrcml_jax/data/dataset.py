@@ -1,6 +1,7 @@
 """The prepared data set: a CSR matrix for each part, and the original ids."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from hlrcml_jax.data.account import EMPTY, Account
 
 PARTS = ("train", "valid", "test", "history")
 USERS_PER_COUNT = 2**16  # users whose items are counted at a time
+FEW = 1000  # ids that are looked up one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +119,32 @@ def places(ids: pl.Series, wanted: pl.Series) -> pl.Series:
     table = pl.DataFrame({"id": ids}).with_row_index("index")
     asked = pl.DataFrame({"id": wanted})
     return asked.join(table, on="id", how="left", maintain_order="left")["index"]
+
+
+class Lookup:
+    """The places of a few ids at a time among many, which are sorted once.
+
+    Args:
+      ids: all ids, distinct.
+    """
+
+    def __init__(self, ids: pl.Series):
+        self.ids = ids
+
+    @functools.cached_property
+    def _sorted(self) -> tuple[np.ndarray, pl.Series]:
+        order = self.ids.arg_sort()
+        return order.to_numpy(), self.ids.gather(order)
+
+    def __call__(self, wanted: pl.Series) -> np.ndarray:
+        """Index of each wanted id, of the same type; -1 where there is none."""
+        if len(wanted) > FEW:
+            return places(self.ids, wanted).fill_null(-1).to_numpy().astype(np.int64)
+        order, sorted_ids = self._sorted
+        place = np.minimum(sorted_ids.search_sorted(wanted).to_numpy(), len(order) - 1)
+        found = sorted_ids.gather(place).to_list()
+        is_there = [one == other for one, other in zip(found, wanted.to_list(), strict=True)]
+        return np.where(is_there, order[place].astype(np.int64), -1)
 
 
 def to_csr(

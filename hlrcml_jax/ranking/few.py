@@ -16,7 +16,7 @@ from hlrcml_jax.models.past import Examples
 
 USERS = (1, 8, 64)  # per device: the sizes that are compiled
 ALL_TARGETS = 8  # most users for whom this is the way to rank the whole catalogue
-TARGETS = 256  # in a block
+TARGETS = 64  # in a block
 SHORTEST = 16  # list that is compiled
 
 

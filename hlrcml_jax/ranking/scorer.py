@@ -26,7 +26,7 @@ from hlrcml_jax.models.retrieval import ByVectors
 from hlrcml_jax.ranking import few
 from hlrcml_jax.ranking.kernels import BITS, PIECE, Blocks, compiled, is_long, plan_blocks
 from hlrcml_jax.ranking.lists import Ranking
-from hlrcml_jax.training.interactions import UserItems
+from hlrcml_jax.training.interactions import UserItems, leaf
 from hlrcml_jax.training.sampling import Sampler, evaluation_preferences, rarity
 
 
@@ -80,7 +80,6 @@ class Scorer:
             rarity_I = rarity(known) if weights == "unpop" else np.zeros(0, np.float32)
         self.rarity_I = rarity_I
         self._longest = int(np.diff(known.indptr).max(initial=1))
-        self._draw = jax.jit(evaluation_preferences)
 
     def rank(
         self,
@@ -194,12 +193,14 @@ class Scorer:
         targets = target_CxT[order_C if len(target_CxT) > 1 else np.zeros(n_parts, int)]
         arrays = [np.asarray(x)[order_C] for x in of_users] + [targets, hidden_CxT]
         arrays[0] = arrays[0].astype(np.int32)
-        placed = devices.shard(
-            [x.reshape(n_parts, len(x) // n_parts, *x.shape[1:]) for x in arrays]
+        own = devices.own_devices()
+        of_own = (
+            x.reshape(n_parts, len(x) // n_parts, *x.shape[1:])[own.start : own.stop]
+            for x in arrays
         )
         longest = min(devices.padded_size(max(k, few.SHORTEST)), target_CxT.shape[1])
         rank = few.compiled(self._model, longest)
-        lists = devices.all_parts(rank(params, *placed))
+        lists = devices.all_parts(rank(params, *of_own))
         place_CxK, score_CxK = (x.reshape(len(order_C), -1)[: len(user_C), :k] for x in lists)
         item_CxK = np.take_along_axis(target_CxT, np.maximum(place_CxK, 0), axis=1)
         item_CxK = np.where(place_CxK < 0, -1, item_CxK)
@@ -336,17 +337,22 @@ class Scorer:
 
     def _padded_preferences(self, known_CxI, user_C) -> tuple[np.ndarray, np.ndarray]:
         size = devices.padded_size(len(user_C), 8 if len(user_C) <= PIECE else 2)
-        order_C = np.resize(np.arange(len(user_C)), size)
-        prefs_CxS, mask_CxS = self._preferences(known_CxI[order_C], user_C[order_C])
-        return prefs_CxS[: len(user_C)], mask_CxS[: len(user_C)]
+        if size > len(user_C):
+            order_C = np.resize(np.arange(len(user_C)), size)
+            prefs_CxS, mask_CxS = self._preferences(known_CxI[order_C], user_C[order_C])
+            return prefs_CxS[: len(user_C)], mask_CxS[: len(user_C)]
+        return self._preferences(known_CxI, user_C)
 
     def _preferences(self, known_CxI, user_C) -> tuple[np.ndarray, np.ndarray]:
         rows = UserItems.rows(known_CxI, self._longest)
         user_C = (user_C if self._draw_U is None else self._draw_U[user_C]).astype(np.int32)
-        row_C = np.arange(len(user_C), dtype=np.int32)
-        rows, rarity_I, *of_users = jax.device_put((rows, self.rarity_I, user_C, row_C))
-        sampler = Sampler(rows, rarity_I, self.max_prefs, weights=self._weights)
-        return jax.device_get(self._draw(sampler, self._key, *of_users))
+        sampler = Sampler(rows, leaf(self.rarity_I), self.max_prefs, weights=self._weights)
+        return jax.device_get(
+            _draw(sampler, self._key, user_C, np.arange(len(user_C), dtype=np.int32))
+        )
+
+
+_draw = jax.jit(evaluation_preferences)
 
 
 def _by_users(bits_PxCxW: np.ndarray, blocks: Blocks) -> np.ndarray:

@@ -28,6 +28,7 @@ from hlrcml_jax import (
 )
 from hlrcml_jax import export as export_lib
 from hlrcml_jax.config import Config, validate
+from hlrcml_jax.data.dataset import Lookup
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.ranking.lists import Ranking
 from hlrcml_jax.ranking.metrics import Summary
@@ -272,7 +273,7 @@ def write_reasons(best: Best) -> pathlib.Path:
 def _chosen_users(run: Run) -> np.ndarray:
     names = run.config.recommend.users
     ids = run.dataset.user_ids
-    return frames.indices(ids, names.split(","), "user") if names else np.arange(len(ids))
+    return frames.indices(Lookup(ids), names.split(","), "user") if names else np.arange(len(ids))
 
 
 def _write(best: Best, name: str, make) -> pathlib.Path:
@@ -306,7 +307,7 @@ def _ranked(best: Best, k: int) -> Callable[[np.ndarray], list[Ranking]]:
     if options.only_items:
         only_I = np.zeros(run.dataset.n_items, bool)
         names = options.only_items.split(",")
-        only_I[frames.indices(run.dataset.item_ids, names, "item")] = True
+        only_I[frames.indices(Lookup(run.dataset.item_ids), names, "item")] = True
     how = {"only_I": only_I, "candidates": options.candidates}
     return lambda user_C: list(scorer.rank(ready, user_C, k, **how))
 

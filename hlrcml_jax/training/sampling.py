@@ -59,8 +59,10 @@ class Sampler(flax.struct.PyTreeNode):
     candidate_weights: CandidateWeights = flax.struct.field(pytree_node=False, default="uniform")
     shared: bool = flax.struct.field(pytree_node=False, default=False)
     correction: bool = flax.struct.field(pytree_node=False, default=False)
-    unseen_N: jax.Array = flax.struct.field(default_factory=lambda: jnp.zeros(0, jnp.int32))
-    bits_UxW: jax.Array = flax.struct.field(default_factory=lambda: jnp.zeros((0, 0), jnp.uint8))
+    unseen_N: jax.Array = flax.struct.field(default_factory=lambda: leaf(np.zeros(0, np.int32)))
+    bits_UxW: jax.Array = flax.struct.field(
+        default_factory=lambda: leaf(np.zeros((0, 0), np.uint8))
+    )
 
     @classmethod
     def of(
