@@ -140,6 +140,22 @@ def search(
     return sorted(rows, key=lambda row: (-row["epochs"], -row["value"]))
 
 
+def tabulate(rows: list[dict], each: bool) -> pl.DataFrame:
+    """Rows of `search` with a column for each key, or with one for the only key that changes."""
+    if each:
+        names = ("trial", "epochs", "value")
+        rows = [
+            {name: row[name] for name in names}
+            | {"change": " ".join(f"{key}={row[key]}" for key in row if key not in names)}
+            for row in rows
+        ]
+    # A tuple has no form in CSV.
+    texts = [
+        {name: str(x) if isinstance(x, tuple) else x for name, x in row.items()} for row in rows
+    ]
+    return pl.DataFrame(texts, infer_schema_length=None)
+
+
 def plot(table: pl.DataFrame, metric: str, path: pathlib.Path) -> None:
     """The value of each trial over each key; trials with more epochs are darker."""
     names = table.columns[3:]
@@ -171,11 +187,11 @@ def main(_) -> None:
     epochs = [int(rung) for rung in _EPOCHS.value]
     at_once = _SIDE_BY_SIDE.value or devices.side_by_side()
     rows = search(base, trials, folder, epochs, _KEEP.value, _MINUTES.value, at_once)
-    table = pl.DataFrame(rows, infer_schema_length=None)
+    table = tabulate(rows, _EACH.value)
     table.write_csv(folder / "trials.csv")
     if not _EACH.value:
         plot(table, base["early_stopping.metric"], folder / "trials.png")
-    shown = {"tbl_rows": 20, "tbl_cols": -1, "tbl_width_chars": -1}
+    shown = {"tbl_rows": 30, "tbl_cols": -1, "tbl_width_chars": -1}
     with pl.Config(**shown, tbl_hide_column_data_types=True):
         print(table)
     best = max(rows, key=lambda row: row["value"])

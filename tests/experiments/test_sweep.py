@@ -44,6 +44,19 @@ def test_each_value_on_its_own(sweep):
     assert found == [{}, {"a": 1}, {"a": 2}, {"b": "x"}]
 
 
+@pytest.mark.parametrize("each", [True, False])
+def test_values_of_any_kind_have_a_place_in_the_table(sweep, each, tmp_path):
+    values = {"gates": (0.0, 0.5), "kind": "x", "dim": 8}
+    done = {"trial": 0, "epochs": 2, "value": 0.5}
+    table = sweep.tabulate([done, *(done | {name: x} for name, x in values.items())], each)
+    table.write_csv(tmp_path / "trials.csv")
+    written = pl.read_csv(tmp_path / "trials.csv")
+    if each:
+        assert written["change"].to_list() == ["", "gates=(0.0, 0.5)", "kind=x", "dim=8"]
+    else:
+        assert [*written.row(1)[3:], *written.row(2)[4:5]] == ["(0.0, 0.5)", None, None, "x"]
+
+
 def test_no_trial_begins_when_the_time_is_over(sweep, monkeypatch, tmp_path):
     clock, trained = [0.0], []
 
