@@ -27,7 +27,7 @@ from hlrcml_jax.data.growth import with_test
 from hlrcml_jax.data.prepare import read_more
 from hlrcml_jax.errors import UserError, quoted, warn
 from hlrcml_jax.keys import flatten, is_path, replaced
-from hlrcml_jax.ranking import few
+from hlrcml_jax.ranking import factors, few
 from hlrcml_jax.ranking.lists import Ranker
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.build import Best, best_checkpoint
@@ -432,6 +432,36 @@ class Recommender:
         pairs["item_id"] = self.items.gather(np.tile(item_T, len(user_C)))
         pairs["score"] = pl.Series(np.concatenate(parts)[:, column_T].ravel())
         return pl.DataFrame(pairs)
+
+    @settings.own_settings()
+    def user_factors(self, users: Ids = None) -> pl.DataFrame:
+        """What an index of nearest neighbours takes as the queries of users.
+
+        The inner products with `item_factors` order the items as `candidates` of `recommend` are
+        chosen: by the vectors and biases, without relations.
+
+        Args:
+          users: as in `recommend`.
+
+        Returns:
+          `user_id` and `factors`, arrays of float32.
+
+        Raises:
+          UserError: for an unknown id, or a model whose scores are no inner products.
+        """
+        user_N = np.arange(len(self.users)) if users is None else self._indices(users, "user")
+        factors_NxF = factors.of_users(self._model, self._params, self._scorer, user_N)
+        return pl.DataFrame({"user_id": self.users.gather(user_N), "factors": factors_NxF})
+
+    @settings.own_settings()
+    def item_factors(self) -> pl.DataFrame:
+        """What an index of nearest neighbours takes as items, see `user_factors`.
+
+        Returns:
+          `item_id` and `factors`, arrays of float32, of the whole catalogue.
+        """
+        factors_IxF = factors.of_items(self._model, self._params)[: len(self.items)]
+        return pl.DataFrame({"item_id": self.items, "factors": factors_IxF})
 
     @settings.own_settings()
     def explain(

@@ -135,6 +135,8 @@ METHODS = {
     "warm_up": {"k": 3, "candidates": 0},
     "similar_items": {"items": [1], "k": 3},
     "scores": {"users": [1], "items": [1]},
+    "user_factors": {"users": [1]},
+    "item_factors": {},
     "explain": {"user": 1, "items": [1], "most": 0, "history": None},
 }
 

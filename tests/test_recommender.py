@@ -372,3 +372,28 @@ def test_a_run_can_be_loaded_when_its_data_has_moved(trained, tmp_path):
     assert found.recommend("u7").equals(recommender.recommend("u7"))
     with pytest.raises(UserError, match="model.dim"):
         hlr.load(run.workdir, model__dim=9)
+
+
+@pytest.mark.parametrize(
+    ("model", "users", "changes"),
+    [(model, "vectors", {}) for model in ("cml", "bpr", "transcf", "als", "hlr", "lrml")]
+    + [("hlr-r", "items", {}), ("hlr-r", "vectors", {"model.space": "sphere"})],
+)
+def test_products_of_factors_order_items_as_candidates_are_chosen(trained, model, users, changes):
+    recommender = trained(model, users, **changes)
+    asked = recommender.users[3:8]
+    user_NxF = recommender.user_factors(asked)["factors"].to_numpy()
+    item_IxF = recommender.item_factors()["factors"].to_numpy()
+    ready = recommender._ready
+    by_vectors = recommender._scorer._retriever.rank(
+        ready, np.arange(3, 8), len(recommender.items), False
+    )
+    (ranking,) = by_vectors
+    item_NxI = np.argsort(-user_NxF @ item_IxF.T, axis=1, kind="stable")
+    own = np.take_along_axis(user_NxF @ item_IxF.T, ranking.item_CxK, axis=1)
+    np.testing.assert_array_equal(item_NxI[:, 0], ranking.item_CxK[:, 0])
+    np.testing.assert_allclose(
+        own - own[:, :1], ranking.score_CxK - ranking.score_CxK[:, :1], rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(UserError, match="no factors"):
+        trained("ease").user_factors(asked)

@@ -260,6 +260,14 @@ class Model(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} has no closeness")
 
+    def user_factors(self, user_BxD: jax.Array) -> jax.Array:
+        """(B, F) of user vectors, see `users`; their inner products order items as `closeness`."""
+        raise TypeError(f"{type(self).__name__} has no closeness that is an inner product")
+
+    def item_factors(self, target_TxD: jax.Array) -> jax.Array:
+        """(T, F) of item rows, to go with `user_factors`."""
+        return target_TxD
+
     def moved(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
         """Users translated by their relations: (B, T, D), or (B, 1, D) without relations."""
         relation_BxTxD = self.relation(users, met, target_BxTxD, past)

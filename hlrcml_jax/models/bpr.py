@@ -30,6 +30,9 @@ class BPR(Model):
         missing_BxT = (1.0 - moved_BxTxD[..., -1]) * target_BxTxD[..., -1]
         return distances.products(moved_BxTxD, target_BxTxD) + missing_BxT
 
+    def user_factors(self, user_BxD):
+        return user_BxD.at[:, -1].set(1.0)
+
     def penalty(self, user_BxD, positive_BxD, negative_NxBxD, score_B):
         def squares(row, l2):
             vector = jnp.sum(jnp.square(row[..., :-1]), axis=-1)

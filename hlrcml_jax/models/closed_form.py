@@ -56,6 +56,9 @@ class ClosedForm(Model):
     def closeness(self, moved_BxTxD, target_BxTxD):
         return products(moved_BxTxD, target_BxTxD)
 
+    def user_factors(self, user_BxD):
+        return user_BxD
+
     def item_similarity(self, items_IxD, item_T):
         """Cosine of the rows; with `rows_are_histories`, the weights W."""
         return items_IxD.T[item_T] if self.spec.rows_are_histories else cosine(items_IxD, item_T)

@@ -55,6 +55,14 @@ class MetricModel(Model):
     def closeness(self, moved_BxTxD, target_BxTxD):
         return -squared(moved_BxTxD, target_BxTxD)
 
+    def user_factors(self, user_BxD):
+        """2 <u, t> - ||t||^2 is the closeness plus ||u||^2."""
+        return jnp.pad(2.0 * user_BxD, ((0, 0), (0, 1)), constant_values=-1.0)
+
+    def item_factors(self, target_TxD):
+        square_Tx1 = jnp.sum(jnp.square(target_TxD), axis=1, keepdims=True)
+        return jnp.concatenate([target_TxD, square_Tx1], axis=1)
+
     def item_similarity(self, items_IxD, item_T):
         """Minus the squared distance."""
         items_TxD, square_I = items_IxD[item_T], np.square(items_IxD).sum(axis=1)

@@ -94,6 +94,9 @@ class Sphere(Model):
         dot_BxT = distances.products(moved_BxTxD, vectors(target_BxTxD))
         return dot_BxT + BIAS_RATE * target_BxTxD[..., -1]
 
+    def user_factors(self, user_BxD):
+        return jnp.pad(user_BxD, ((0, 0), (0, 1)), constant_values=BIAS_RATE)
+
     def scores(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
         if not self.relates:
             return met["close_BxT"]

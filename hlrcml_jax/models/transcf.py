@@ -60,6 +60,9 @@ class TransCF(MetricModel):
     def closeness(self, moved_BxTxD, target_BxTxD):
         return super().closeness(moved_BxTxD, _halves(target_BxTxD)[0])
 
+    def item_factors(self, target_TxD):
+        return super().item_factors(_halves(target_TxD)[0])
+
     def scores(self, users, met, target_BxTxD, past):
         """For shared targets by matrix products.
 
