@@ -71,9 +71,9 @@ def read_vectors(folder: pathlib.Path, how: int, content: bytes) -> None:
     """The reader of initial vectors."""
     path = folder / f"vectors.{('npy', 'npz')[how & 1]}"
     path.write_bytes(content)
-    found = warm_start.read_vectors("pretrained.items", path)
+    found = warm_start.read_vectors("pretrained.item_vectors", path)
     ids = pl.Series(["1", "2", "3"])
-    warm_start.warm_start("pretrained.items", found, ids, np.zeros((3, 3), np.float32), 2)
+    warm_start.warm_start("pretrained.item_vectors", found, ids, np.zeros((3, 3), np.float32), 2)
 
 
 def read_config(folder: pathlib.Path, how: int, content: bytes) -> None:

@@ -160,9 +160,11 @@ def _check_together(config: Config) -> None:
             "parallel.tables is 'sharded'; set recommend.candidates=0, or "
             "parallel.tables=replicated."
         )
-    if model.users == "items" and (pretrained.users or pretrained.freeze in ("users", "both")):
+    if model.users == "items" and (
+        pretrained.user_vectors or pretrained.freeze in ("users", "both")
+    ):
         raise UserError(
-            "config keys pretrained.users and pretrained.freeze need user embeddings, and "
+            "config keys pretrained.user_vectors and pretrained.freeze need user embeddings, and "
             "model.users='items' has none; set model.users=vectors."
         )
     own = [custom.name_of(path) for path in config.evaluation.metrics]

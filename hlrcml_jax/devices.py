@@ -42,7 +42,11 @@ def device_count() -> int:
 
 def workers() -> int:
     """Threads that keep the device busy: on a CPU, one program's loops use one core."""
-    return (os.cpu_count() or 1) if on_cpu() and device_count() == 1 else 1
+    if not on_cpu() or device_count() > 1:
+        return 1
+    # Where the system says so, only those cores that this process may use.
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def host_memory() -> float:

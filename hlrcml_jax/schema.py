@@ -241,8 +241,8 @@ class Model:
 class Pretrained:
     """Embeddings initialised from elsewhere."""
 
-    users: str = key("", "initial user vectors: a workdir, .npz or .npy, see warm_start.py")
-    items: str = key("", "initial item vectors: a workdir, .npz or .npy, see warm_start.py")
+    user_vectors: str = key("", "initial user vectors: a workdir, .npz or .npy, see warm_start.py")
+    item_vectors: str = key("", "initial item vectors: a workdir, .npz or .npy, see warm_start.py")
     freeze: str = key("", "tables that are not trained", choices=("", "users", "items", "both"))
 
 

@@ -125,9 +125,9 @@ def test_the_cache_is_never_that_of_a_workdir(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "keep_compiled", folders.append)
     own = str(tmp_path / "own")
     hlr.load(workdir, data__cache_dir=own)
-    run = hlr.make_config({"data.cache_dir": own, "pretrained.items": str(workdir)})
+    run = hlr.make_config({"data.cache_dir": own, "pretrained.item_vectors": str(workdir)})
     given = open_run(config_files.from_workdir(workdir, {"data.cache_dir": own}), workdir)
-    changed = config_lib.flatten(given.config) | {"pretrained.items": str(workdir)}
+    changed = config_lib.flatten(given.config) | {"pretrained.item_vectors": str(workdir)}
     experiment.fit(config_lib.make_config(changed), tmp_path / "next")
     assert run.data.cache_dir == own
     assert set(map(str, folders)) == {f"{own}/compiled"}
@@ -253,7 +253,7 @@ def test_files_are_replaced_and_not_written_through_links(made, workdir, tmp_pat
     assert precious.read_text() == "precious"
 
 
-@pytest.mark.parametrize("key", ["data.path", "data.titles.path", "pretrained.items"])
+@pytest.mark.parametrize("key", ["data.path", "data.titles.path", "pretrained.item_vectors"])
 @pytest.mark.parametrize("path", ["/dev/zero", "pipe"])
 def test_paths_in_a_config_that_never_end_are_refused(made, tmp_path, key, path):
     os.mkfifo(tmp_path / "pipe")

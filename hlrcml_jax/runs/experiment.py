@@ -157,14 +157,16 @@ def _start(run: Run) -> TrainState:
     if run.config.train.continues:
         return _continued(run)
     state = build.initial_state(run)
-    ids = {"users": run.dataset.user_ids, "items": run.dataset.item_ids}
+    given = run.config.pretrained
     tables = {}
-    for name, wanted in ids.items():
-        path = getattr(run.config.pretrained, name)
+    for name, path, wanted in (
+        ("users", given.user_vectors, run.dataset.user_ids),
+        ("items", given.item_vectors, run.dataset.item_ids),
+    ):
         if path:
+            key = f"pretrained.{name[:-1]}_vectors={path}"
             table = np.array(devices.to_host(state.params[name])[: len(wanted)])
-            key = f"pretrained.{name}={path}"
-            found = _vectors_of(run, name)
+            found = _vectors_of(run, name, key, path)
             tables[name] = warm_start(key, found, wanted, table, run.config.model.dim)
     return state.replace(params=state.params | tables)
 
@@ -175,10 +177,9 @@ def _continued(run: Run) -> TrainState:
     return carried_over(build.initial_state(run), best_state(other))
 
 
-def _vectors_of(run: Run, name: str) -> Vectors:
-    """The embeddings of a run's `pretrained.users` or `pretrained.items`, a workdir or a file."""
-    path = getattr(run.config.pretrained, name)
-    key, source = f"pretrained.{name}={path}", pathlib.Path(path).expanduser()
+def _vectors_of(run: Run, name: str, key: str, path: str) -> Vectors:
+    """The vectors of the "users" or "items" of a workdir or a file."""
+    source = pathlib.Path(path).expanduser()
     if not source.is_dir():
         return read_vectors(key, source)
     other = open_other(run.config, path)

@@ -1,6 +1,7 @@
 """The configs that come with the project are valid, and say what they are said to say."""
 
 import dataclasses
+import functools
 import itertools
 import re
 import subprocess
@@ -9,8 +10,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from hlrcml_jax import command_line, config_files, keys, models, schema
 from hlrcml_jax import config as config_lib
-from hlrcml_jax import config_files, keys, models, schema
 from hlrcml_jax.data import downloads, readers, splits
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.ranking import metrics
@@ -140,6 +141,20 @@ def test_the_table_has_every_key():
     assert (FOLDER / "README.md").read_text() == keys.render(Config)
     config = load("default").get_config()
     assert config_lib.flatten(config) == config_lib.flatten(config_lib.default_config())
+
+
+def test_every_key_is_set_by_a_flag_and_by_an_attribute():
+    """Also those that a ConfigDict could take for methods of its own."""
+    config = config_lib.default_config()
+    for name, key in keys.by_name(Config).items():
+        changes, rest = command_line.split([f"--config.{name}={key.default}"])
+        assert not rest
+        read, _ = command_line.read(changes, str(FOLDER / "default.py"), None)
+        assert config_lib.flatten(read) == config_lib.flatten(config)
+        section, _, last = name.rpartition(".")
+        owner = functools.reduce(getattr, section.split("."), config) if section else config
+        setattr(owner, last, key.default)
+        assert getattr(owner, last) == key.default
 
 
 def test_choices_are_the_keys_of_their_registries():

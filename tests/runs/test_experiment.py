@@ -205,8 +205,8 @@ def pretrained(small, tmp_path_factory):
 
 def test_frozen_tables_of_another_run_stay(small, tmp_path, pretrained):
     changes = {
-        "pretrained.users": str(pretrained.workdir),
-        "pretrained.items": str(pretrained.workdir),
+        "pretrained.user_vectors": str(pretrained.workdir),
+        "pretrained.item_vectors": str(pretrained.workdir),
         "pretrained.freeze": "items",
     }
     config = make_config(small, **changes)
@@ -220,7 +220,7 @@ def test_frozen_tables_of_another_run_stay(small, tmp_path, pretrained):
 def test_a_run_without_user_vectors_has_none_to_give(small, tmp_path):
     items = make_config(small, **{"model.name": "cml", "model.users": "items", "train.epochs": 1})
     experiment.fit(items, tmp_path / "items")
-    config = make_config(small, **{"pretrained.users": str(tmp_path / "items")})
+    config = make_config(small, **{"pretrained.user_vectors": str(tmp_path / "items")})
     with pytest.raises(UserError, match="represents its users by their items"):
         experiment.fit(config, tmp_path / "run")
 
@@ -235,7 +235,11 @@ def test_vectors_of_a_file_are_matched_by_id(small, tmp_path, kind, space):
         np.savez(path, ids=order[:39], vectors=vectors[order[:39]])
     else:
         np.save(path, vectors)
-    changes = {"pretrained.items": str(path), "pretrained.freeze": "both", "model.space": space}
+    changes = {
+        "pretrained.item_vectors": str(path),
+        "pretrained.freeze": "both",
+        "model.space": space,
+    }
     config = make_config(small, **changes)
     experiment.fit(config, tmp_path / "run")
     run = open_run(config, tmp_path / "run")
@@ -264,8 +268,8 @@ def test_vectors_that_do_not_fit(small, tmp_path, content, said):
     path = tmp_path / "items.npz"
     if content:
         np.savez(path, **content)
-    config = make_config(small, **{"pretrained.items": str(path)})
-    with pytest.raises(UserError, match=rf"pretrained.items=.*{said}"):
+    config = make_config(small, **{"pretrained.item_vectors": str(path)})
+    with pytest.raises(UserError, match=rf"pretrained.item_vectors=.*{said}"):
         experiment.fit(config, tmp_path / "run")
 
 
