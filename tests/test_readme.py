@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import optuna
 import pytest
 from conftest import ROOT
 
@@ -18,6 +19,7 @@ def test_the_examples_run(page, trained, cli, tmp_path, monkeypatch):
     shutil.copy(cli.data, tmp_path / "plays.csv")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     names = {}
     for block in blocks:
         if file := re.match(r"# (\w+\.py)\n", block):
@@ -33,6 +35,17 @@ def of_readme(names):
 
 def of_training(names):
     assert names["metrics"]["ndcg@10"]["mean"] == pytest.approx(0.2, abs=0.2)
+    (logged,) = names["mlflow"].search_runs(output_format="list")
+    assert logged.data.metrics["epoch"] == 4
+    assert 0 < logged.data.metrics["ndcg at 10"] < 1
+    trials = names["study"].trials
+    assert len(trials) == 2
+    assert all(trial.intermediate_values.keys() <= set(range(1, 5)) for trial in trials)
+    assert names["study"].best_value == max(trial.value for trial in trials) > 0
+    names["study"].pruner = optuna.pruners.ThresholdPruner(lower=1.1)  # no metric is so good
+    names["study"].optimize(names["objective"], n_trials=1)
+    assert names["study"].trials[-1].state == optuna.trial.TrialState.PRUNED
+    assert len(names["study"].trials[-1].intermediate_values) == 1
 
 
 def of_serving(names):
