@@ -20,6 +20,7 @@ from hlrcml_jax.models.past import TablePast
 LONG = 4  # lists longer than I / LONG are sorted once, at the end
 BITS = 8  # per byte: histories are sent to the device as bits
 FEW_SLOTS = 16  # of past items, which are not worth a program for fewer
+WIDE = 8192  # most targets of a block where pairs of user and target have no relation
 PIECE = 256  # past items related to a block of targets at a time, so that they stay in cache
 
 ChunkState = dict[str, Any]  # of the users of a chunk, see `Steps.prepare`
@@ -44,23 +45,26 @@ class Blocks:
 
 
 def plan_blocks(
-    memory_mb: int, n_users: int, user_bytes: int, target_bytes: int, relates: bool
+    memory_mb: int, n_users: int, n_own: int, user_bytes: int, target_bytes: int, relates: bool
 ) -> Blocks:
     """Block sizes for a budget of working memory.
 
     Args:
       memory_mb: budget per device, in MiB.
       n_users: users to score, per device and worker.
+      n_own: items of a device.
       user_bytes: bytes per user of a chunk, without targets.
       target_bytes: bytes per target, for all users together.
       relates: whether pairs of user and target have relations; else a block is a matrix product.
     """
     budget = memory_mb * 2**20
     group, rows, most_targets = devices.ranking_block()
-    most_targets = most_targets if relates else 1024
-    targets = _clamp(budget // 2 // target_bytes, 8, most_targets) // 8 * 8
-    user_bytes += 4 * 4 * targets * devices.workers()  # scores of a block, and their sort buffers
-    most = max(budget // 2 // user_bytes, 1)
+    most_targets = most_targets if relates else _clamp(8 * math.ceil(n_own / 8), 8, WIDE)
+    # Of a group at a time there are the scores of a block, and the buffers to sort them.
+    pair_bytes = 4 * 4 * min(group, n_users) * devices.workers()
+    fitting = min(budget // 2 // target_bytes, budget // 8 // pair_bytes)
+    targets = _clamp(fitting, 8, most_targets) // 8 * 8
+    most = max((budget // 2 - pair_bytes * targets) // user_bytes, 1)
     # Equal chunks, in whole groups.
     users = math.ceil(n_users / math.ceil(n_users / most))
     group = min(users, group)
@@ -160,7 +164,7 @@ class Steps:
 
     def _empty(self, n, width):
         """Initial `best`: for long lists a buffer of all scores, else lists without items."""
-        if is_long(self.k, self.n_items):
+        if not self._merges:
             return jnp.full((n, width), -jnp.inf)
         return jnp.full((n, self.k), -1), jnp.full((n, self.k), -jnp.inf)
 
@@ -210,27 +214,31 @@ class Steps:
                 return score_rows(examples)
             return jax.lax.map(score_rows, _parts(examples, self.blocks.rows))
 
-        def score_group(group):
+        own_T = first + jnp.arange(self.blocks.targets)
+        past_T = (own_T >= self._n_own) | (self._item(own_T) >= self.n_items)
+
+        def rank_group(group):
+            """The scores of a group, or its lists with the block, while these are in cache."""
             sizes = self._slot_counts(group["mask_CxS"].shape[1])
             longest = jnp.max(jnp.sum(group["mask_CxS"], axis=1))
             branches = [functools.partial(score_slots, size) for size in sizes]
-            return jax.lax.switch(jnp.sum(longest > np.array(sizes)), branches, group)
+            score = jax.lax.switch(jnp.sum(longest > np.array(sizes)), branches, group)
+            hidden_GxT = _from_bits(group["hidden_CxW"]) | past_T[None]
+            score_GxT = jnp.where(hidden_GxT, -jnp.inf, score.reshape(hidden_GxT.shape))
+            if "best" not in group:
+                return score_GxT
+            return best_items(group["best"], score_GxT, self._item(first))
 
-        n = len(users["prefs_CxS"])
-        names = ("users", "prefs_CxS", "mask_CxS")
-        groups = self._groups({name: users[name] for name in names})
-        score_CxT = jax.lax.map(score_group, groups).reshape(n, -1)
+        names = ("users", "prefs_CxS", "mask_CxS", *(["best"] if self._merges else []))
         hidden_CxW = jax.lax.dynamic_slice_in_dim(
             users["hidden_CxW"], first // BITS, self.blocks.targets // BITS, axis=1
         )
-        own_T = first + jnp.arange(self.blocks.targets)
-        past_T = (own_T >= self._n_own) | (self._item(own_T) >= self.n_items)
-        score_CxT = jnp.where(_from_bits(hidden_CxW) | past_T[None], -jnp.inf, score_CxT)
-        best = users["best"]
-        if isinstance(best, tuple):
-            best = best_items(best, score_CxT, self._item(first))
-        else:
-            best = jax.lax.dynamic_update_slice_in_dim(best, score_CxT, first, axis=1)
+        groups = self._groups({name: users[name] for name in names} | {"hidden_CxW": hidden_CxW})
+        n = len(users["prefs_CxS"])
+        ranked = jax.lax.map(rank_group, groups)
+        best = jax.tree.map(lambda x: x.reshape(n, -1), ranked)
+        if not self._merges:
+            best = jax.lax.dynamic_update_slice_in_dim(users["best"], best, first, axis=1)
         return users | {"best": best}
 
     def finish(self, users: ChunkState) -> tuple[jax.Array, jax.Array]:
@@ -249,6 +257,11 @@ class Steps:
             score_CxK, column_CxK = jax.lax.top_k(score_CxN, self.k)
             item_CxK = jnp.take_along_axis(item_CxN, column_CxK, axis=1)
         return jnp.where(score_CxK > -jnp.inf, item_CxK, -1), score_CxK
+
+    @property
+    def _merges(self) -> bool:
+        """Whether lists are merged block by block, instead of sorted at the end."""
+        return not is_long(self.k, self.n_items)
 
     def _slot_counts(self, n_slots: int) -> list[int]:
         """Slots for which scores are compiled, so that groups of short histories skip the rest."""

@@ -221,7 +221,7 @@ class Scorer:
         floats = width + (2 + slots) * self.max_prefs + n_own // 32 + lists
         user_bytes = 4 * floats * devices.workers()
         relates = of_pair > 1 or self._model.spec.attends
-        return plan_blocks(self._memory_mb, n_users, user_bytes, target_bytes, relates)
+        return plan_blocks(self._memory_mb, n_users, n_own, user_bytes, target_bytes, relates)
 
     def _rank_chunk(self, params, user_C, k, blocks, hide_known, only_I) -> Ranking:
         n_items, n_own = self.known.shape[1], params["items"].shape[1]

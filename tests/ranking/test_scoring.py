@@ -315,14 +315,21 @@ def test_ties_go_by_item_number():
 @pytest.mark.parametrize(("user_bytes", "target_bytes"), [(10, 100), (20_000, 3_000_000)])
 @pytest.mark.parametrize("relates", [True, False])
 def test_blocks_fit_the_budget(memory_mb, user_bytes, target_bytes, relates):
-    blocks = blocks_lib.plan_blocks(memory_mb, 10**6, user_bytes, target_bytes, relates)
+    args = (memory_mb, 10**6, 50_000, user_bytes, target_bytes, relates)
+    blocks = blocks_lib.plan_blocks(*args)
     assert blocks.targets % 8 == 0
     # However small the budget, a block has eight items and a chunk one user.
     assert blocks.targets == 8 or blocks.targets * target_bytes <= memory_mb * 2**19
     assert blocks.users % blocks.group == 0
     rounded = max(blocks.users - blocks.group, min(blocks.users, blocks.group))
-    with_scores = user_bytes + 16 * blocks.targets * devices.workers()  # and buffers of a sort
-    assert blocks.users == 1 or rounded * with_scores <= memory_mb * 2**19
+    # Scores of each worker's group, and the buffers to sort them.
+    scores = 16 * blocks.targets * devices.ranking_block()[0] * devices.workers()
+    assert blocks.users <= blocks.group or rounded * user_bytes + scores <= memory_mb * 2**19
+
+
+def test_a_block_has_no_more_targets_than_there_are():
+    blocks = blocks_lib.plan_blocks(512, 10**6, 1001, 10_000, 100, False)
+    assert blocks.targets == 1008
 
 
 def test_users_that_training_never_saw_stand_at_the_mean_of_their_items():
