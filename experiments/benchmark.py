@@ -247,11 +247,10 @@ def sample(setting: Setting, _: str, rates: dict[str, float]) -> dict[str, float
     sampler, positives = jax.device_put(
         (Sampler.of(setting.train, _PREFS.value), Positives.of(setting.train))
     )
-    order = jnp.arange(setting.train.nnz)
     draw = jax.jit(draw_batch)
     example = jnp.arange(50 * _BATCH.value) % setting.train.nnz
     found = timed(
-        lambda: jax.block_until_ready(draw(sampler, positives, jax.random.key(0), order, example)),
+        lambda: jax.block_until_ready(draw(sampler, positives, jax.random.key(0), example)),
         _REPEATS.value,
         "sample",
     )

@@ -119,11 +119,9 @@ def batches(sampler: Sampler, key: jax.Array, batch_size: int) -> Iterator[Batch
 def _batches(sampler: Sampler, key: jax.Array, batch_size: int) -> Iterator[Batch]:
     known = sampler.known
     positives = Positives(known.users(), known.item_E, known.first, known.start_U1[-1], known.total)
-    order_key, draw_key = jax.random.split(key)
-    order_E = jax.random.permutation(order_key, known.total)
     for step in range(math.ceil(known.total / batch_size)):
         index_B = step * batch_size + jnp.arange(batch_size)
-        yield _draw(sampler, positives, draw_key, order_E, index_B, step)
+        yield _draw(sampler, positives, key, index_B, step)
 
 
 _draw = jax.jit(draw_batch)

@@ -26,6 +26,7 @@ from hlrcml_jax.training.interactions import Positives, UserItems, leaf
 CandidateSampler = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]
 MOST_BITS = 2**31  # users times items, 256 MB: looking a pair up is cheaper than a search
 CandidateWeights = Literal["uniform", "popularity"] | CandidateSampler
+SHUFFLE_ROUNDS = 4  # pairs of them
 
 
 def uniform(key: jax.Array, n: int, count_I: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -226,11 +227,10 @@ def draw_batch(
     sampler: Sampler,
     positives: Positives,
     epoch_key: jax.Array,
-    order_E: jax.Array,
     index_B: jax.Array,
     step: jax.Array | int = 0,
 ) -> Batch:
-    """The examples of an epoch with some indices.
+    """The examples of an epoch with some indices: its positives in shuffled order.
 
     With sharded interactions all devices get all examples, and must pass the same indices.
 
@@ -238,29 +238,71 @@ def draw_batch(
       sampler: of negatives and preferences.
       positives: of the epoch.
       epoch_key: of this epoch.
-      order_E: permutation of the positives in this epoch.
       index_B: indices of examples in the epoch; past its end they have weight 0.
       step: index of the batch in the epoch, for negatives that its examples share.
     """
-    n = order_E.shape[0]
+    n = positives.total
+    order_key, draw_key = jax.random.split(epoch_key)
     # Keys of steps follow those of examples.
-    step_key = jax.random.fold_in(epoch_key, n + step)
+    step_key = jax.random.fold_in(draw_key, n + step)
     shared = sampler.any_items(step_key) if sampler.shared else None
 
-    def draw(index):
-        user, item, is_here = positives.at(order_E[jnp.minimum(index, n - 1)])
-        example = sampler.example(jax.random.fold_in(epoch_key, index), user, item, shared)
+    def draw(index, place):
+        user, item, is_here = positives.at(place)
+        example = sampler.example(jax.random.fold_in(draw_key, index), user, item, shared)
         example = example._replace(weight=example.weight * (index < n))
         if not sampler.known.sharded:
             return example
         example = jax.tree.map(lambda x: jnp.where(is_here, x, jnp.zeros_like(x)), example)
         return devices.psum(example._replace(mask_S=example.mask_S.astype(jnp.int32)))
 
-    batch = Batch.of(jax.vmap(draw)(index_B))
+    place_B = shuffled(order_key, jnp.minimum(index_B, n - 1), n)
+    batch = Batch.of(jax.vmap(draw)(index_B, place_B))
     batch = batch.replace(mask_BxS=batch.mask_BxS.astype(bool))
     if shared is None:
         return batch
     return batch.replace(negative_BxN=shared[0][None], shared=True)
+
+
+def shuffled(key: jax.Array, index_B: jax.Array, n: int) -> jax.Array:
+    """The places (B,) of some of the n elements in a random order, which is never built.
+
+    A Feistel network permutes the integers of as many bits as n - 1 has (Luby and Rackoff, 1988);
+    what falls past n is permuted again until it does not (Black and Rogaway, 2002). Sorting random
+    numbers, as `jax.random.permutation` does, takes longer than many a model's epoch.
+
+    Args:
+      key: of the order.
+      index_B: indices below n.
+      n: number of elements.
+    """
+    n_bits = max(2, (n - 1).bit_length())
+    low, high = jnp.uint32(n_bits // 2), jnp.uint32(n_bits - n_bits // 2)
+    key_R = jax.random.bits(key, (2 * SHUFFLE_ROUNDS,), jnp.uint32)
+
+    def permute(x_B):
+        """Rounds in pairs, so that the two parts, of unlike lengths, are back in their places."""
+        low_B, high_B = x_B & ((1 << low) - 1), x_B >> low
+        for low_key, high_key in key_R.reshape(-1, 2):
+            high_B ^= _mix(low_B ^ low_key) >> (32 - high)
+            low_B ^= _mix(high_B ^ high_key) >> (32 - low)
+        return (high_B << low) | low_B
+
+    def is_past(x_B):
+        return jnp.any(x_B >= n)
+
+    def again(x_B):
+        return jnp.where(x_B >= n, permute(x_B), x_B)
+
+    x_B = jax.lax.while_loop(is_past, again, permute(index_B.astype(jnp.uint32)))
+    return x_B.astype(jnp.int32)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """Spreads every bit over all (the finalizer of MurmurHash3)."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> jnp.uint32(shift))) * jnp.uint32(factor)
+    return x ^ (x >> jnp.uint32(16))
 
 
 def rarity(known: Known | scipy.sparse.csr_array) -> np.ndarray:

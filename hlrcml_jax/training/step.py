@@ -233,14 +233,12 @@ class Trainer:
         offset_B = (
             jnp.arange(share * devices.device_count()) if sharded else first + jnp.arange(share)
         )
-        order_key, draw_key = jax.random.split(epoch_key)
-        order_E = jax.random.permutation(order_key, n)
 
         def draw_and_step(carry, step_index):
             # If the batch does not divide evenly, the last device pads with indices past the end.
             index_B = step_index * self.batch_size + offset_B
             index_B = jnp.where(offset_B < self.batch_size, index_B, n)
-            batch = draw_batch(sampler, positives, draw_key, order_E, index_B, step_index)
+            batch = draw_batch(sampler, positives, epoch_key, index_B, step_index)
             return step(carry, part_of_batch(batch, first, share) if sharded else batch)
 
         return jax.lax.scan(draw_and_step, carry, jnp.arange(steps_per_epoch(n, self.batch_size)))

@@ -154,9 +154,8 @@ def random_known(seed=0, users=60, items=90):
 def epoch_of(known, place_B, **options):
     sampler = make(known, candidates=3, **options)
     positives = jax.device_put(interactions.Positives.of(known))
-    order = jax.random.permutation(jax.random.key(1), known.nnz)
     draw = jax.jit(sampling.draw_batch)
-    return draw(sampler, positives, jax.random.key(2), order, jnp.asarray(place_B))
+    return draw(sampler, positives, jax.random.key(2), jnp.asarray(place_B))
 
 
 @pytest.mark.parametrize("weights", registry.PREFERENCE_WEIGHTS)
@@ -305,14 +304,36 @@ def test_corrected_candidates_stand_for_all_items_that_a_user_lacks(weights, sha
 def test_steps_have_shared_candidates_of_their_own():
     sampler = make(random_known(), candidates=6, shared=True)
     positives = jax.device_put(interactions.Positives.of(random_known()))
-    order, places = jnp.arange(len(positives.user_E)), jnp.arange(4)
+    places = jnp.arange(4)
     draws = [
         np.asarray(
-            sampling.draw_batch(
-                sampler, positives, jax.random.key(2), order, places, step
-            ).negative_BxN
+            sampling.draw_batch(sampler, positives, jax.random.key(2), places, step).negative_BxN
         )
         for step in (0, 1, 0)
     ]
     assert (draws[0] != draws[1]).any()
     np.testing.assert_array_equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 65, 1000, 4097])
+def test_an_order_has_every_place_once(n):
+    order = jax.jit(sampling.shuffled, static_argnums=2)
+    found = [np.asarray(order(jax.random.key(seed), jnp.arange(n), n)) for seed in (0, 1)]
+    for places in found:
+        np.testing.assert_array_equal(np.sort(places), np.arange(n))
+    assert n < 7 or (found[0] != found[1]).any()
+
+
+def test_places_in_an_order_are_uniform_and_neighbours_independent():
+    """Chi-squared over many keys, of where an element is, and of two together."""
+    n, n_keys = 11, 20_000
+    order = jax.vmap(lambda key: sampling.shuffled(key, jnp.arange(n), n))
+    place_KxN = np.asarray(jax.jit(order)(jax.random.split(jax.random.key(5), n_keys)))
+    for element in (0, 4, 10):
+        count_N = np.bincount(place_KxN[:, element], minlength=n)
+        assert scipy.stats.chisquare(count_N).pvalue > 1e-4
+    pairs = place_KxN[:, 3] * n + place_KxN[:, 4]
+    count_P = np.bincount(pairs, minlength=n * n).reshape(n, n)
+    different = ~np.eye(n, dtype=bool)
+    assert not count_P[~different].any()
+    assert scipy.stats.chisquare(count_P[different]).pvalue > 1e-4

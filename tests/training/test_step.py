@@ -67,8 +67,7 @@ def test_an_epoch_is_its_steps_one_by_one():
     params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8)
     opt_state = trainer.optimizer.init(params)
     sampler, positives = jax.device_put((Sampler.of(matrix, 5, candidates=3), Positives.of(matrix)))
-    order_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(9), 0))
-    order = jax.random.permutation(order_key, matrix.nnz)
+    epoch_key = jax.random.fold_in(jax.random.key(9), 0)
 
     @jax.jit
     def step(params, opt_state, batch):
@@ -79,7 +78,7 @@ def test_an_epoch_is_its_steps_one_by_one():
     seen = []
     for start in range(0, matrix.nnz, 64):
         places = jnp.arange(start, min(start + 64, matrix.nnz))
-        batch = draw(sampler, positives, draw_key, order, places)
+        batch = draw(sampler, positives, epoch_key, places)
         seen += list(zip(batch.user_B.tolist(), batch.positive_B.tolist(), strict=True))
         params, opt_state = step(params, opt_state, batch)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
@@ -94,7 +93,7 @@ def test_blocks_of_a_batch_add_up_to_it(user_vectors):
     matrix = known()
     params = init_params(jax.random.key(0), trainer.model, *matrix.shape, 8, user_vectors)
     sampler, positives = jax.device_put((Sampler.of(matrix, 5, candidates=3), Positives.of(matrix)))
-    batch = draw(sampler, positives, jax.random.key(1), jnp.arange(matrix.nnz), jnp.arange(64))
+    batch = draw(sampler, positives, jax.random.key(1), jnp.arange(64))
     whole, whole_gradients = jax.jit(trainer.gradients)(params, batch, {})
     in_blocks = dataclasses.replace(trainer, block_bytes=64 * 5 * 8 * 4 // 5)
     blocked = jax.jit(in_blocks.gradients)(params, batch, {})
@@ -134,7 +133,7 @@ def test_lazy_rows_leave_the_others_and_their_moments(n_users):
     state = init_state(params, trainer.optimizer)
     state = state.replace(opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
     sampler, positives = jax.device_put((Sampler.of(matrix, 5, candidates=3), Positives.of(matrix)))
-    batch = draw(sampler, positives, jax.random.key(1), jnp.arange(matrix.nnz), jnp.arange(16))
+    batch = draw(sampler, positives, jax.random.key(1), jnp.arange(16))
     step = devices.pmap(trainer.train_step)
     after, _ = devices.first(step(*devices.replicate(jax.device_get((state, batch)))))
     real = np.arange(16) != 3
@@ -180,9 +179,7 @@ def test_the_mean_loss_is_that_of_all_examples():
     mean_loss = devices.pmap(trainer.mean_loss)
     state = jax.device_get((params, sampler, positives, jax.random.key_data(key)))
     found = float(devices.first(mean_loss(*devices.replicate(state))))
-    order_key, draw_key = jax.random.split(key)
-    order = jax.random.permutation(order_key, matrix.nnz)
-    every = draw(*jax.device_put((sampler, positives)), draw_key, order, jnp.arange(matrix.nnz))
+    every = draw(*jax.device_put((sampler, positives)), key, jnp.arange(matrix.nnz))
     total = jax.jit(functools.partial(trainer.objective, trainer.model))(params, every)
     np.testing.assert_allclose(found, total / matrix.nnz, rtol=1e-5)
 
