@@ -305,7 +305,8 @@ class Recommender:
         item, history = self.items[0], self.items[:2].to_list()
         for n in (1, few.ALL_TARGETS):
             self.recommend(self.users[:n], k)
-            self.recommend(self.users[:n], k, items=item)
+            for halved in range((few.SOME // few.TARGETS).bit_length()):
+                self.recommend(self.users[:n], k, items=self.items[: few.SOME >> halved])
             if candidates:
                 self.recommend(self.users[:n], k, candidates=candidates)
         for n in {0, candidates}:

@@ -1,6 +1,7 @@
 """Recommendations from Python: for users of the data, for new ones, and why."""
 
 import functools
+import itertools
 import pathlib
 
 import jax
@@ -146,7 +147,8 @@ def test_lists_are_what_scores_say(trained, model):
 def test_after_warming_up_nothing_is_compiled_for_few_users(
     trained, model, compilations, monkeypatch
 ):
-    monkeypatch.setattr(few, "TARGETS", 16)  # so that the catalogue is more than a block
+    monkeypatch.setattr(few, "TARGETS", 4)  # so that the catalogue is many blocks
+    monkeypatch.setattr(few, "SOME", 32)
     recommender = trained(model)
     items, users = recommender.items.to_list(), recommender.users.to_list()
     recommender.warm_up(candidates=20)
@@ -158,8 +160,8 @@ def test_after_warming_up_nothing_is_compiled_for_few_users(
         recommender.recommend(user, candidates=20)
     recommender.recommend(users[3:7], k=7, filter_viewed=False)
     recommender.recommend(users[3:6], candidates=20)
-    for n in (1, 8):
-        recommender.recommend(users[:n], items=items[5:9])
+    for n, n_items in itertools.product((1, 8), (1, 4, 7, 20, 32)):
+        recommender.recommend(users[:n], items=items[5 : 5 + n_items])
     for n in (1, 3, 20):
         recommender.recommend_new({"new": items[:n]})
         recommender.recommend_new({"new": items[:n]}, candidates=20)

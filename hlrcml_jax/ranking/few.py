@@ -18,6 +18,7 @@ USERS = (1, 8, 64)  # per device: the sizes that are compiled
 ALL_TARGETS = 8  # most users for whom this is the way to rank the whole catalogue
 TARGETS = 64  # in a block
 SHORTEST = 16  # list that is compiled
+SOME = 256  # most targets of a user's own for which `Recommender.warm_up` compiles
 
 
 @dataclasses.dataclass(frozen=True)
