@@ -149,9 +149,9 @@ def measure(name: str) -> None:
         print(json.dumps({"program": name, "case": case, "units": n} | found), flush=True)
 
 
-def lines(command: list[str]) -> list[dict]:
-    """What a program printed as lines of JSON."""
-    done = subprocess.run(command, capture_output=True, text=True)
+def lines(command: list[str], folder: str | None = None) -> list[dict]:
+    """What a program printed as lines of JSON; it may leave files in the folder."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -163,6 +163,7 @@ def main(argv) -> None:
     if _PEER.value:
         measure(_PEER.value)
         return
+    program = str(pathlib.Path(__file__).resolve())
     train = benchmark.Setting(FLAGS.size[0]).train
     units = {"train": train.nnz, "score": train.shape[0], "evaluate": train.shape[0]}
     flags_given = [arg for arg in sys.argv[1:] if not arg.startswith("--cores")]
@@ -180,7 +181,7 @@ def main(argv) -> None:
         scipy.sparse.save_npz(matrix, train)
         for name in PEERS:
             own = [f"--peer={name}", f"--matrix={matrix}"]
-            found += lines([sys.executable, __file__, *own, *sys.argv[1:]])
+            found += lines([sys.executable, program, *own, *sys.argv[1:]], folder)
     show(found)
 
 

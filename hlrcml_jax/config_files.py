@@ -18,7 +18,13 @@ import ml_collections
 
 from hlrcml_jax import config as config_lib
 from hlrcml_jax import storage
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, quoted
+
+# Keys by their names in workdirs that an earlier version made.
+RENAMED = {
+    "pretrained.users": "pretrained.user_vectors",
+    "pretrained.items": "pretrained.item_vectors",
+}
 
 
 def own(source: str) -> str | None:
@@ -97,8 +103,17 @@ def from_workdir(
             raise UserError(
                 f"{workdir}: its config.json names code to import, {key}={path}; {advice}."
             )
-    own = {name for name, key in config_lib.all_keys().items() if key.own}
-    values = {name: value for name, value in saved["config"].items() if name not in own}
+    known = config_lib.all_keys()
+    values = {
+        name: value
+        for name, value in saved["config"].items()
+        if not (name in known and known[name].own)
+    }
+    if gone := {name for name in values.keys() - known.keys() if ".options." not in name}:
+        raise UserError(
+            f"{workdir}: its config.json has the key {quoted(min(gone))}, which this version of "
+            "hlrcml_jax does not have; use it with the version that made it."
+        )
     return config_lib.make_config(config_lib.changed(values, changes))
 
 
@@ -146,7 +161,8 @@ def read_workdir(workdir: pathlib.Path) -> dict[str, Any] | None:
     storage.check_no_links(path)
     try:
         text = json.loads(path.read_text())
-        return {"config": dict(text["config"]), "data": text["data"]}
+        config = {RENAMED.get(name, name): value for name, value in text["config"].items()}
+        return {"config": config, "data": text["data"]}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # from the file system, the bucket or the content

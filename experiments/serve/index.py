@@ -23,6 +23,10 @@ LINKS = 32  # of an item in the graph of neighbours
 class Index:
     """Retrieves a user's candidates by the vectors, in a graph of neighbours (HNSW).
 
+    Graphs are good at distances and bad at inner products. With one more component, which makes all
+    items equally long and is zero for users, the nearest are those of the largest inner product
+    (Bachrach et al., RecSys 2014).
+
     Args:
       recommender: of a model with factors.
       n_candidates: items that are retrieved, beside as many as the user has already.
@@ -31,9 +35,11 @@ class Index:
     def __init__(self, recommender: hlr.Recommender, n_candidates: int):
         self._recommender, self.n_candidates = recommender, n_candidates
         self._items = recommender.items
-        item_IxF = np.ascontiguousarray(recommender.item_factors()["factors"].to_numpy())
-        self._graph = faiss.IndexHNSWFlat(item_IxF.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
-        self._graph.add(item_IxF)
+        item_IxF = recommender.item_factors()["factors"].to_numpy()
+        square_I = np.square(item_IxF).sum(axis=1)
+        rest_Ix1 = np.sqrt(square_I.max() - square_I)[:, None]
+        self._graph = faiss.IndexHNSWFlat(item_IxF.shape[1] + 1, LINKS)
+        self._graph.add(np.concatenate([item_IxF, rest_Ix1], axis=1))
 
     def candidates(self, users: list) -> dict[object, pl.Series]:
         """Items of each user that are close to it and not in its history."""
@@ -43,7 +49,8 @@ class Index:
         most = self.n_candidates + max(map(len, seen.values()), default=0)
         most = min(most, len(self._items))
         self._graph.hnsw.efSearch = 2 * most
-        _, place_NxK = self._graph.search(table["factors"].to_numpy(), most)
+        user_NxF = np.pad(table["factors"].to_numpy(), ((0, 0), (0, 1)))
+        _, place_NxK = self._graph.search(user_NxF, most)
         found = {}
         for user, place_K in zip(table["user_id"], place_NxK, strict=True):
             items = self._items.gather(place_K[place_K >= 0])
@@ -81,7 +88,7 @@ def main(_) -> None:
             {
                 "candidates": n,
                 "held, %": 100 * held,
-                "held without the index's own error, %": 100 * exactly,
+                "of the exact candidates, %": 100 * exactly,
                 "ms a user": statistics.median(ms),
             }
         )

@@ -95,7 +95,10 @@ class Sphere(Model):
         return dot_BxT + BIAS_RATE * target_BxTxD[..., -1]
 
     def user_factors(self, user_BxD):
-        return jnp.pad(user_BxD, ((0, 0), (0, 1)), constant_values=BIAS_RATE)
+        return jnp.pad(user_BxD, ((0, 0), (0, 1)), constant_values=1.0)
+
+    def item_factors(self, target_TxD):
+        return jnp.concatenate([vectors(target_TxD), BIAS_RATE * target_TxD[:, -1:]], axis=1)
 
     def scores(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
         if not self.relates:

@@ -1,5 +1,6 @@
 """A run needs nothing but its workdir, and believes nothing in it."""
 
+import json
 import pathlib
 import shutil
 import subprocess
@@ -71,6 +72,21 @@ def test_it_serves_and_goes_on_without_its_files(made, tmp_path):
         mode(best_checkpoint(open_run(config, moved)))
     assert experiment.train_and_evaluate(config, moved)["ndcg@10"]["mean"] > 0
     assert (moved / "checkpoints" / "2").is_dir()
+
+
+def test_keys_of_other_versions(made, tmp_path):
+    """Those that were renamed are read, and others named in a sentence."""
+    moved = shutil.copytree(made[1], tmp_path / "run")
+    path = moved / "config.json"
+    content = json.loads(path.read_text())
+    for new, old in (("user_vectors", "users"), ("item_vectors", "items")):
+        content["config"][f"pretrained.{old}"] = content["config"].pop(f"pretrained.{new}")
+    path.write_text(json.dumps(content))
+    assert hlr.load(moved).recommend("u1", k=3).height == 3
+    content["config"]["model.of_tomorrow"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"run: .*'model.of_tomorrow'.*version"):
+        hlr.load(moved)
 
 
 def test_other_titles_and_changed_files_are_noticed(made, tmp_path):
