@@ -38,7 +38,7 @@ def absolute(path: pathlib.Path | str) -> pathlib.Path:
     if not str(path).startswith(BUCKET):
         return pathlib.Path(path).absolute()
     if importlib.util.find_spec("gcsfs") is None:
-        raise UserError(f"{path}: buckets need gcsfs; run pip install '.[gcs]'.")
+        raise UserError(f"{path}: buckets need gcsfs; run pip install gcsfs.")
     return cast(pathlib.Path, epath.Path(path))
 
 

@@ -224,7 +224,7 @@ def _implicit(module: str):
     except ImportError:
         raise UserError(
             "this model is solved by the library implicit, which is not installed; "
-            "pip install 'hlrcml_jax[baselines]'."
+            "run pip install implicit."
         ) from None
 
 
