@@ -355,9 +355,11 @@ def chosen_cases() -> list[tuple[str, str]]:
     chosen = []
     for wanted in _CASES.value:
         kind, colon, name = wanted.partition(":")
+        if kind not in (*KINDS, "all"):
+            sys.exit(f"--cases={wanted}: there is no such kind.")
         of_kind = [case for case in usual if wanted in ("all", case[0])]
         chosen += [(kind, name)] if colon else of_kind
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
 def main(_) -> None:

@@ -5,6 +5,7 @@ import itertools
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -16,7 +17,8 @@ from hlrcml_jax.config import make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.data.dataset import FEW, Lookup
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.ranking import few
+from hlrcml_jax.models.cml import CML
+from hlrcml_jax.ranking import factors, few
 from hlrcml_jax.registry import MODELS
 from hlrcml_jax.runs import build, experiment
 from hlrcml_jax.training.fold_in import mean_of_items
@@ -214,6 +216,8 @@ def test_ids_are_found_as_in_a_dictionary(dtype, n):
     rng = np.random.default_rng(n)
     ids = pl.Series(rng.permutation(3000)[:2000] - 1500).cast(dtype)
     wanted = pl.Series([*rng.integers(-1600, 1600, n), None], dtype=pl.Int64).cast(dtype)
+    assert len(Lookup(ids)(wanted[:0])) == 0
+    np.testing.assert_array_equal(Lookup(ids[:0])(wanted), [-1] * (n + 1))
     index_of = {id: index for index, id in enumerate(ids)}
     expected = [index_of.get(id, -1) for id in wanted]
     assert expected[-1] == -1
@@ -399,3 +403,19 @@ def test_products_of_factors_order_items_as_candidates_are_chosen(trained, model
     )
     with pytest.raises(UserError, match="no factors"):
         trained("ease").user_factors(asked)
+
+
+def test_factors_are_those_of_the_closeness_that_ranks():
+    class Taxicab(CML):
+        def closeness(self, moved_BxTxD, target_BxTxD):
+            return -jnp.sum(jnp.abs(moved_BxTxD - target_BxTxD), axis=2)
+
+    class Weighted(Taxicab):
+        def user_factors(self, user_BxD):
+            return user_BxD
+
+    params = {"items": np.ones((3, 2), np.float32), "model": {}}
+    assert factors.of_items(CML(), params).shape == (3, 3)
+    assert factors.of_items(Weighted(), params).shape == (3, 3)
+    with pytest.raises(UserError, match="Taxicab has no factors"):
+        factors.of_items(Taxicab(), params)

@@ -8,13 +8,14 @@ python experiments/serve/app.py --workdir=runs/mine --port=8000
 | `GET /recommend/USER?k=10` | the list of a known user |
 | `POST /recommend` with `{"history": [ITEM, ...], "k": 10}` | the list of a new user |
 | `GET /similar/ITEM?k=10` | similar items |
-| `GET /explain/USER/ITEM?most=3` | the past items that speak for an item |
+| `GET /explain/USER?item=ITEM&most=3` | past items that speak for an item |
 | `GET /health` | what is served, and since when |
 | `GET /metrics` | counts and times of requests, for Prometheus |
 
-Unknown ids get 404, and arguments that cannot be right 422. Answers are computed by one thread,
-for up to eight known users together, if so many wait. With `--index` an index of nearest
-neighbours (`index.py`) retrieves candidates, which the model ranks: for large catalogues.
+Unknown ids get 404, arguments that cannot be right 422, and who comes when too many wait 503.
+Answers are computed by one thread, for up to eight known users together, if so many wait. With
+`--index` an index of nearest neighbours (`index.py`) retrieves candidates, which the model ranks:
+for large catalogues.
 
 On SIGHUP the run at --workdir is loaded anew, which may be a link that points elsewhere by now.
 Until it is ready, and if it cannot be loaded, the present one answers.
@@ -50,10 +51,19 @@ _LONGEST = flags.DEFINE_integer("longest", 100, "Longest list that may be asked 
 _INDEX = flags.DEFINE_integer("index", 0, "Candidates to retrieve by an index; 0 ranks all items.")
 
 TOGETHER = 8  # users for whom one program answers as fast as for few
+MOST_WAITING = 1000  # requests
 LONGEST_HISTORY = 512  # of a new user; for longer ones programs would be compiled
 
 Length = Annotated[int, fastapi.Query(ge=1)]
-Id = int | str
+Id = pydantic.StrictInt | pydantic.StrictStr
+
+
+class UnknownUser(Exception):
+    """There is no such user in the run that answers."""
+
+
+class Overloaded(Exception):
+    """Too many requests wait."""
 
 
 class History(pydantic.BaseModel):
@@ -93,7 +103,8 @@ class Loaded:
             from index import Index  # beside this file; faiss is not needed without
 
             index = Index(recommender, n_candidates)
-            index.recommend(recommender.users[:1].to_list(), longest)
+            for n in (1, TOGETHER):
+                index.recommend(recommender.users[:n].to_list(), longest)
         return cls(recommender, str(path), since, users, index)
 
     def lists(self, users: list[str], k: int) -> dict[str, list[dict]]:
@@ -124,6 +135,7 @@ class Service:
         self._loader = concurrent.futures.ThreadPoolExecutor(1)
         self._waiting: list[tuple[str, asyncio.Future]] = []
         self._busy: asyncio.Task | None = None
+        self._n_waiting = 0
         self.served = load()
 
     async def reload(self) -> None:
@@ -131,12 +143,27 @@ class Service:
         loop = asyncio.get_running_loop()
         try:
             self.served = await loop.run_in_executor(self._loader, self._load)
-            logging.info("serving %s", self.served.path)
+            logging.warning("serving %s", self.served.path)
         except UserError as error:
             logging.error("still serving %s: %s", self.served.path, error)
+        except Exception:
+            logging.exception("still serving %s", self.served.path)
 
     async def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """The result of a function in the thread that computes."""
+        """The result of a function in the thread that computes.
+
+        Raises:
+          Overloaded: when too many wait.
+        """
+        if self._n_waiting >= MOST_WAITING:
+            raise Overloaded
+        self._n_waiting += 1
+        try:
+            return await self._compute(function, *args, **options)
+        finally:
+            self._n_waiting -= 1
+
+    async def _compute(self, function, *args, **options):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: function(*args, **options))
 
@@ -144,10 +171,13 @@ class Service:
         """The list of a known user, computed together with those of others who wait.
 
         Raises:
-          KeyError: for an unknown user.
+          UnknownUser: when there is no such user.
+          Overloaded: when too many wait.
         """
         if user not in self.served.users:
-            raise KeyError(user)
+            raise UnknownUser
+        if len(self._waiting) >= MOST_WAITING:
+            raise Overloaded
         found = asyncio.get_running_loop().create_future()
         self._waiting.append((user, found))
         if self._busy is None:
@@ -156,20 +186,28 @@ class Service:
 
     async def _answer(self) -> None:
         """Answers until nobody waits."""
-        while self._waiting:
-            asked, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
-            served, users = self.served, list(dict.fromkeys(user for user, _ in asked))
-            users = [user for user in users if user in served.users]
-            try:
-                lists = await self.call(served.lists, users, self.longest) if users else {}
-            except Exception as error:
-                for _, found in asked:
-                    _settle(found, error)
-                continue
-            for user, found in asked:
-                # A run that was loaded meanwhile may not have the user.
-                _settle(found, lists.get(user, [] if user in served.users else KeyError(user)))
-        self._busy = None
+        try:
+            while self._waiting:
+                asked, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+                asked = [(user, found) for user, found in asked if not found.done()]  # or left
+                try:
+                    await self._answer_together(asked)
+                except Exception:  # may be due to one of them
+                    for each in asked:
+                        try:
+                            await self._answer_together([each])
+                        except Exception as error:
+                            _settle(each[1], error)
+        finally:
+            self._busy = None
+
+    async def _answer_together(self, asked: list[tuple[str, asyncio.Future]]) -> None:
+        served = self.served
+        # A run that was loaded meanwhile may not have the user.
+        users = list(dict.fromkeys(user for user, _ in asked if user in served.users))
+        lists = await self._compute(served.lists, users, self.longest) if users else {}
+        for user, found in asked:
+            _settle(found, lists.get(user, []) if user in served.users else UnknownUser())
 
 
 def _settle(future: asyncio.Future, outcome: Any) -> None:
@@ -209,30 +247,46 @@ def make_app(service: Service) -> fastapi.FastAPI:
 
     @api.middleware("http")
     async def measure(request: fastapi.Request, answer):
-        started = time.perf_counter()
-        response = await answer(request)
-        route = request.scope.get("route")
-        path = route.path if route else "other"
-        seconds.labels(path, response.status_code).observe(time.perf_counter() - started)
-        return response
+        started, status = time.perf_counter(), 500
+        try:
+            response = await answer(request)
+            status = response.status_code
+            return response
+        finally:
+            route = request.scope.get("route")
+            path = route.path if route else "other"
+            seconds.labels(path, status).observe(time.perf_counter() - started)
+
+    def refuse(status: int, detail: str):
+        return fastapi.responses.JSONResponse({"detail": detail}, status)
 
     @api.exception_handler(UserError)
     async def of_user(_, error: UserError):
-        status = 404 if str(error).startswith("there is no") else 422
-        return fastapi.responses.JSONResponse({"detail": str(error)}, status)
+        return refuse(404 if str(error).startswith("there is no") else 422, str(error))
+
+    @api.exception_handler(fastapi.exceptions.RequestValidationError)
+    async def of_arguments(_, error: fastapi.exceptions.RequestValidationError):
+        # Without the values, which may have no form in JSON.
+        wrong = [(".".join(map(str, each["loc"])), each["msg"]) for each in error.errors()]
+        return refuse(422, "; ".join(f"{place}: {why}" for place, why in wrong))
+
+    @api.exception_handler(UnknownUser)
+    async def of_unknown(request: fastapi.Request, _):
+        return refuse(404, f"there is no user '{request.path_params['user']}' in the data.")
+
+    @api.exception_handler(Overloaded)
+    async def of_load(*_):
+        return refuse(503, "too many requests wait; try again later.")
 
     def length(k: int) -> int:
         if k > service.longest:
             raise UserError(f"k={k}: lists have at most {service.longest} items.")
         return k
 
-    @api.get("/recommend/{user}")
+    @api.get("/recommend/{user:path}")
     async def recommend(user: str, k: Length = 10):
         k = length(k)
-        try:
-            items = await service.list_of(user)
-        except KeyError:
-            raise fastapi.HTTPException(404, f"there is no user '{user}' in the data.") from None
+        items = await service.list_of(user.strip())
         return {"user_id": user, "items": items[:k]}
 
     @api.post("/recommend")
@@ -242,12 +296,12 @@ def make_app(service: Service) -> fastapi.FastAPI:
         lists = by_user(await service.call(known.recommend_new, {0: new.history}, service.longest))
         return {"items": lists.get("0", [])[:k]}
 
-    @api.get("/similar/{item}")
+    @api.get("/similar/{item:path}")
     async def similar(item: str, k: Length = 10):
         found = await service.call(service.served.recommender.similar_items, item, length(k))
         return {"item_id": item, "items": found.drop("to_item_id").to_dicts()}
 
-    @api.get("/explain/{user}/{item}")
+    @api.get("/explain/{user:path}")
     async def explain(user: str, item: str, most: Length = 3):
         found = await service.call(service.served.recommender.explain, user, item, most=most)
         return {"user_id": user, "item_id": item, "reasons": found.to_dicts()}
@@ -267,6 +321,7 @@ def make_app(service: Service) -> fastapi.FastAPI:
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     settings = (_WORKDIR.value, _LONGEST.value, _INDEX.value)
     try:
         service = Service(lambda: Loaded.of(*settings), _LONGEST.value)

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 
 import aiohttp
 import numpy as np
@@ -45,7 +46,8 @@ async def load(address: str, users: list[str], server: subprocess.Popen) -> dict
 
         async def ask(due: float) -> None:
             try:
-                async with session.get(f"/recommend/{random.choice(users)}") as response:
+                user = urllib.parse.quote(random.choice(users), safe="")
+                async with session.get(f"/recommend/{user}") as response:
                     body = await response.json()
                 if response.status != 200 or not body["items"]:
                     failed.append(f"{response.status}: {body}")
@@ -59,7 +61,7 @@ async def load(address: str, users: list[str], server: subprocess.Popen) -> dict
                 due = started + number / _RATE.value
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 group.create_task(ask(due))
-                if number % round(_RATE.value) == 0:
+                if number % max(1, round(_RATE.value)) == 0:
                     memory.append(memory_mb(server.pid))
                 if _RELOAD.value and due - started >= next_reload:
                     server.send_signal(signal.SIGHUP)
@@ -86,7 +88,10 @@ def main(argv) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            address = server.stdout.readline().split()[-1]
+            line = server.stdout.readline()
+            if not line:
+                sys.exit("the service did not start.")
+            address = line.split()[-1]
             found = asyncio.run(load(address, users, server))
         finally:
             server.terminate()

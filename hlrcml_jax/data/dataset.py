@@ -140,6 +140,8 @@ class Lookup:
         """Index of each wanted id, of the same type; -1 where there is none."""
         if len(wanted) > FEW:
             return places(self.ids, wanted).fill_null(-1).to_numpy().astype(np.int64)
+        if not len(self.ids):
+            return np.full(len(wanted), -1)
         order, sorted_ids = self._sorted
         place = np.minimum(sorted_ids.search_sorted(wanted).to_numpy(), len(order) - 1)
         found = sorted_ids.gather(place).to_list()

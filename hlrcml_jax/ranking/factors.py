@@ -55,7 +55,14 @@ def of_items(model: Model, params: dict[str, Any]) -> np.ndarray:
 
 
 def _check(model: Model) -> None:
-    if type(model).user_factors is Model.user_factors or model.spec.rows_are_histories:
+    """Refuses a model without factors, or with those of a class whose closeness it replaces."""
+    owner = {
+        name: next(cls for cls in type(model).__mro__ if name in vars(cls))
+        for name in ("closeness", "user_factors", "item_factors")
+    }
+    own = {owner["user_factors"], owner["item_factors"]} - {Model}
+    is_replaced = not any(issubclass(cls, owner["closeness"]) for cls in own)
+    if not own or is_replaced or model.spec.rows_are_histories:
         raise UserError(f"{type(model).__name__} has no factors: its scores are no inner products.")
 
 

@@ -214,7 +214,7 @@ class Scorer:
         width = n_items if self._model.spec.rows_are_histories else dim
         of_item = sum(x.dtype.itemsize * x.size for x in jax.tree.leaves(related))
         in_chunk = n_users * self._user_parts * devices.workers()
-        n_context = min(n_items, devices.padded_size(in_chunk * max(1, self.max_prefs)))
+        n_context = min(n_items, devices.padded_size(max(1, in_chunk * self.max_prefs)))
         target_bytes = n_context * max(4, of_item)
         # Row, preferences and their relations, history as bits, and list.
         lists = 4 * (n_own if is_long(k, n_items) else k)

@@ -276,6 +276,8 @@ def shuffled(key: jax.Array, index_B: jax.Array, n: int) -> jax.Array:
       index_B: indices below n.
       n: number of elements.
     """
+    if n < 1:
+        raise ValueError(f"there is no order of {n} elements")
     n_bits = max(2, (n - 1).bit_length())
     low, high = jnp.uint32(n_bits // 2), jnp.uint32(n_bits - n_bits // 2)
     key_R = jax.random.bits(key, (2 * SHUFFLE_ROUNDS,), jnp.uint32)
@@ -294,7 +296,9 @@ def shuffled(key: jax.Array, index_B: jax.Array, n: int) -> jax.Array:
     def again(x_B):
         return jnp.where(x_B >= n, permute(x_B), x_B)
 
-    x_B = jax.lax.while_loop(is_past, again, permute(index_B.astype(jnp.uint32)))
+    # Whatever the index, its bits are among those that are permuted, so that the loop ends.
+    index_B = index_B.astype(jnp.uint32) & jnp.uint32((1 << n_bits) - 1)
+    x_B = jax.lax.while_loop(is_past, again, permute(index_B))
     return x_B.astype(jnp.int32)
 
 

@@ -1,14 +1,19 @@
 """The service as a process of its own: answers, refusals, and a run that is swapped under load."""
 
+import asyncio
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import polars as pl
@@ -25,32 +30,44 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 @pytest.fixture(scope="module")
 def runs(small, tmp_path_factory):
-    """Two runs that rank differently, and a link to the first."""
+    """Two runs that rank differently, the second without user 1, and a link to the first."""
     folder = tmp_path_factory.mktemp("serve")
-    for seed in (1, 2):
+    table = pl.read_csv(small["data.path"]).with_columns(pl.format("u/{}", "user").alias("user"))
+    for seed, rows in ((1, table), (2, table.filter(pl.col("user") != "u/1"))):
+        rows.write_csv(folder / f"{seed}.csv")
         changes = {"seed": seed, "model.name": "hlr-r", "model.space": "sphere"}
+        changes |= {"data.path": str(folder / f"{seed}.csv")}
         experiment.fit(make_config(small | changes), folder / f"run-{seed}")
     (folder / "current").symlink_to("run-1")
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(runs):
-    """(address, process) of the service of the link."""
-    command = [sys.executable, FOLDER / "app.py", f"--workdir={runs / 'current'}", "--port=0"]
-    with subprocess.Popen(
-        [*command, "--longest=12"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    ) as process:
+@contextlib.contextmanager
+def serving(workdir, log, *arguments):
+    """(address, process) of a service."""
+    command = [sys.executable, FOLDER / "app.py", f"--workdir={workdir}", "--port=0", *arguments]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=ENVIRONMENT
+        ) as process,
+    ):
         try:
             line = process.stdout.readline()
-            assert line, process.stderr.read()
+            assert line, log.read_text()
             yield line.split()[-1], process
         finally:
             process.terminate()
+
+
+@pytest.fixture(scope="module")
+def server(runs):
+    with serving(runs / "current", runs / "log", "--longest=12") as service:
+        yield service
+
+
+def path_of(*ids):
+    return "/".join(urllib.parse.quote(str(id), safe="") for id in ids)
 
 
 def ask(address, path, body=None):
@@ -71,7 +88,9 @@ def test_answers_are_those_of_python(server, runs):
     users = recommender.users.head(20).to_list()
     lists = recommender.recommend(users, k=5).partition_by("user_id", as_dict=True)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda user: ask(address, f"/recommend/{user}?k=5"), users))
+        answers = list(
+            pool.map(lambda user: ask(address, f"/recommend/{path_of(user)}?k=5"), users)
+        )
     for user, (status, answer) in zip(users, answers, strict=True):
         assert status == 200
         assert answer["user_id"] == str(user)
@@ -84,7 +103,7 @@ def test_answers_are_those_of_python(server, runs):
     _, answer = ask(address, f"/similar/{history[0]}?k=3")
     similar = recommender.similar_items(history[0], k=3)["item_id"].to_list()
     assert [item["item_id"] for item in answer["items"]] == similar
-    _, answer = ask(address, f"/explain/{users[0]}/{history[0]}?most=2")
+    _, answer = ask(address, f"/explain/{path_of(users[0])}?item={history[0]}&most=2")
     reasons = recommender.explain(users[0], history[0], most=2)["reason_item_id"].to_list()
     assert [reason["reason_item_id"] for reason in answer["reasons"]] == reasons
 
@@ -95,13 +114,17 @@ def test_answers_are_those_of_python(server, runs):
         ("/recommend/nobody", None, 404),
         ("/recommend/%00%0a", None, 404),
         ("/similar/nothing", None, 404),
-        ("/explain/1/nothing", None, 404),
-        ("/recommend/1?k=13", None, 422),
-        ("/recommend/1?k=0", None, 422),
-        ("/recommend/1?k=x", None, 422),
+        ("/explain/u/1?item=nothing", None, 404),
+        ("/explain/u/1", None, 422),
+        ("/recommend/u/1?k=13", None, 422),
+        ("/recommend/u/1?k=0", None, 422),
+        ("/recommend/u/1?k=x", None, 422),
         ("/recommend", {"history": ["nothing"]}, 404),
         ("/recommend", {"history": {}}, 422),
         ("/recommend", {"history": [1] * 513}, 422),
+        ("/recommend", {"history": [True]}, 422),
+        ("/recommend", {"history": [float("nan")]}, 422),
+        ("/recommend", {"history": [1], "k": float("inf")}, 422),
         ("/reload", None, 404),
     ],
 )
@@ -117,44 +140,124 @@ def test_requests_are_counted(server):
     def count():
         with urllib.request.urlopen(address + "/metrics") as answer:
             text = answer.read().decode()
-        pattern = r'hlrcml_request_seconds_count\{path="/recommend/\{user\}",status="200"\} (\d+)'
+        path = re.escape("/recommend/{user:path}")
+        pattern = rf'hlrcml_request_seconds_count\{{path="{path}",status="200"\}} (\d+)'
         found = re.search(pattern, text)
         return int(found[1]) if found else 0
 
     before = count()
-    ask(address, "/recommend/1")
+    ask(address, "/recommend/u%2F1")
     assert count() == before + 1
 
 
 def test_a_run_is_swapped_and_no_request_is_lost(server, runs):
+    """While eight clients ask, also for a user whom the second run does not have."""
     address, process = server
-    user = hlr.load(runs / "run-1").users[0]
-    lists = [
-        hlr.load(runs / f"run-{seed}").recommend(user, k=12)["item_id"].to_list() for seed in (1, 2)
-    ]
-    assert lists[0] != lists[1]
-
-    def served():
-        return ask(address, "/health")[1]["workdir"]
+    users = hlr.load(runs / "run-2").users.head(4).to_list()
+    lists = []
+    for seed in (1, 2):
+        found = hlr.load(runs / f"run-{seed}").recommend(users, k=12).partition_by("user_id")
+        lists.append({each["user_id"][0]: each["item_id"].to_list() for each in found})
+    assert all(lists[0][user] != lists[1][user] for user in users)
 
     def point(link_to):
         (runs / "next").symlink_to(link_to)
         os.replace(runs / "next", runs / "current")
         process.send_signal(signal.SIGHUP)
 
-    point("nowhere")
-    time.sleep(1.0)
-    assert served() == str(runs / "run-1")  # what cannot be loaded changes nothing
-    point("run-2")
-    answers, ended = [], time.monotonic() + 120
-    while time.monotonic() < ended:
-        status, answer = ask(address, f"/recommend/{user}?k=12")
-        assert status == 200
-        answers.append([item["item_id"] for item in answer["items"]])
-        if answers[-1] == lists[1]:
-            break
-    assert served() == str(runs / "run-2")
-    assert all(answer in lists for answer in answers)
+    def served():
+        return ask(address, "/health")[1]["workdir"]
+
+    stop, answers = threading.Event(), []
+
+    def client(user):
+        while not stop.is_set():
+            answers.append((user, *ask(address, f"/recommend/{path_of(user)}?k=12")))
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(client, user) for user in [*users, *users[:3], "u/1"]]
+        try:
+            point("nowhere")
+            wait_for(lambda: "still serving" in (runs / "log").read_text())
+            assert served() == str(runs / "run-1")
+            point("run-2")
+            wait_for(lambda: served() == str(runs / "run-2"))
+            wait_for(lambda: answers[-1][1] == 404 or answers[-1][0] != "u/1")
+            time.sleep(0.5)
+        finally:
+            stop.set()
+        for each in clients:
+            each.result()
+    for user, status, answer in answers:
+        if status == 404:
+            assert user == "u/1"
+        else:
+            assert status == 200
+            items = [item["item_id"] for item in answer["items"]]
+            assert user == "u/1" or items in (lists[0][user], lists[1][user])
+    assert {status for user, status, _ in answers if user == "u/1"} == {200, 404}
+
+
+def wait_for(condition):
+    ended = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < ended
+        time.sleep(0.1)
+
+
+def test_one_who_cannot_be_answered_takes_nobody_along(load_program):
+    program = load_program(FOLDER / "app.py")
+
+    def lists(users, k):
+        if "bad" in users:
+            raise KeyError("of something else")
+        return {user: [{"item_id": user}] * k for user in users}
+
+    served = types.SimpleNamespace(users=frozenset({"a", "b", "bad"}), lists=lists)
+
+    async def ask_all():
+        service = program.Service(lambda: served, 2)
+        asked = [service.list_of(user) for user in ("a", "bad", "b", "nobody")]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        service._busy = None
+        again = await service.list_of("a")
+        return found, again
+
+    (a, bad, b, nobody), again = asyncio.run(ask_all())
+    assert a == again == [{"item_id": "a"}] * 2
+    assert b == [{"item_id": "b"}] * 2
+    assert isinstance(bad, KeyError)
+    assert isinstance(nobody, program.UnknownUser)
+
+
+def test_too_many_are_told_so(load_program, monkeypatch):
+    program = load_program(FOLDER / "app.py")
+    monkeypatch.setattr(program, "MOST_WAITING", 3)
+    served = types.SimpleNamespace(users=frozenset("a"), lists=lambda users, k: {"a": [{}] * k})
+
+    async def ask_all():
+        service = program.Service(lambda: served, 1)
+        asked = [service.list_of("a") for _ in range(5)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        return found, await service.list_of("a")
+
+    found, later = asyncio.run(ask_all())
+    assert [isinstance(each, program.Overloaded) for each in found] == [False] * 3 + [True] * 2
+    assert later == [{}]
+
+
+def test_a_service_with_an_index(runs):
+    recommender = hlr.load(runs / "run-1")
+    with serving(runs / "run-1", runs / "log-of-index", "--longest=12", "--index=6") as (
+        address,
+        _,
+    ):
+        user = recommender.users[3]
+        status, answer = ask(address, f"/recommend/{path_of(user)}?k=12")
+    assert status == 200
+    exact = recommender.recommend(user, k=12)["item_id"].to_list()
+    assert len(answer["items"]) == 12  # more than it has candidates for shorter lists
+    assert len({item["item_id"] for item in answer["items"]} & set(exact)) >= 6
 
 
 def test_a_service_without_a_run_says_so(tmp_path):
