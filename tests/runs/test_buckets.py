@@ -121,5 +121,5 @@ def test_a_bucket_that_is_not_there_is_named(cli, bucket):
 
 def test_what_reaches_buckets_may_be_missing(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"gs://bucket/run: .*pip install '\.\[gcs\]'"):
+    with pytest.raises(UserError, match=r"gs://bucket/run: .*pip install gcsfs\."):
         storage.absolute("gs://bucket/run")
