@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import polars as pl
-from absl import app, flags, logging
+from absl import flags, logging
 
 import hlrcml_jax as hlr
+from hlrcml_jax.errors import run_program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.", required=True)
 _CALLS = flags.DEFINE_integer("calls", 1000, "Calls of each kind.", lower_bound=1)
@@ -144,13 +145,13 @@ def held(recommender: hlr.Recommender, users: pl.Series) -> list[dict[str, objec
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax and jax say a lot
     workdir = str(pathlib.Path(_WORKDIR.value).resolve())
+    recommender = hlr.load(workdir)
     stages = start(workdir)
     rows = [
         {"stage": name, "median, s": statistics.median(each), "worst, s": max(each)}
         for name, each in stages.items()
     ]
     show(rows)
-    recommender = hlr.load(workdir)
     started = time.perf_counter()
     recommender.warm_up(K)
     print(f"{len(recommender.users):,} users, {len(recommender.items):,} items; ", end="")
@@ -168,4 +169,4 @@ def show(rows: list[dict[str, object]]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)

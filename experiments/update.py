@@ -11,13 +11,14 @@ import pathlib
 import time
 
 import polars as pl
-from absl import app, flags, logging
+from absl import flags, logging
 
 import hlrcml_jax as hlr
 from hlrcml_jax import schema
 from hlrcml_jax.data import downloads, readers
 from hlrcml_jax.data.layout import Layout
 from hlrcml_jax.data.prepare import cache_folder
+from hlrcml_jax.errors import run_program
 
 _DATA = flags.DEFINE_string("data", "ml-100k", "A public data set with times, or a file.")
 _PATH = flags.DEFINE_string("path", None, "Folder that has the files of --data already.")
@@ -73,4 +74,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)

@@ -42,7 +42,7 @@ from absl import app as absl_app
 from absl import flags, logging
 
 import hlrcml_jax as hlr
-from hlrcml_jax.errors import UserError
+from hlrcml_jax.errors import UserError, warn
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run, or a link to one.", required=True)
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at.")
@@ -326,7 +326,7 @@ def main(_) -> None:
     try:
         service = Service(lambda: Loaded.of(*settings), _LONGEST.value)
     except UserError as error:
-        print(f"app.py: {error}", file=sys.stderr)
+        warn(str(error))
         sys.exit(2)
     config = uvicorn.Config(
         make_app(service), _HOST.value, _PORT.value, log_level="warning", access_log=False

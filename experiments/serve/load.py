@@ -19,9 +19,10 @@ import urllib.parse
 
 import aiohttp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 import hlrcml_jax as hlr
+from hlrcml_jax.errors import run_program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.", required=True)
 _RATE = flags.DEFINE_float("rate", 100.0, "Requests per second.", lower_bound=0.1)
@@ -100,4 +101,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)

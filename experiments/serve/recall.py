@@ -7,10 +7,11 @@ import statistics
 import time
 
 import polars as pl
-from absl import app, flags, logging
+from absl import flags, logging
 from index import Index, K  # beside this file
 
 import hlrcml_jax as hlr
+from hlrcml_jax.errors import run_program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.", required=True)
 _CANDIDATES = flags.DEFINE_list("candidates", ["50", "100", "200", "500"], "Candidates to try.")
@@ -21,24 +22,25 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     recommender = hlr.load(_WORKDIR.value)
     users = recommender.users[: _USERS.value].to_list()
-    exact = recommender.recommend(users, K).select("user_id", "item_id")
-    rows = []
+    exact, rows = recommender.recommend(users, K), []
+
+    def held(lists: pl.DataFrame) -> float:
+        """Percent of the exact lists."""
+        return 100 * len(lists.join(exact, on=["user_id", "item_id"], how="semi")) / len(exact)
+
     for n in map(int, _CANDIDATES.value):
         index = Index(recommender, n)
         index.recommend(users[:1])
         lists, ms = [], []
         for user in users:
             started = time.perf_counter()
-            lists.append(index.recommend([user]).select("user_id", "item_id"))
+            lists.append(index.recommend([user]))
             ms.append(1e3 * (time.perf_counter() - started))
-        held = len(pl.concat(lists).join(exact, on=["user_id", "item_id"])) / len(exact)
-        by_vectors = recommender.recommend(users, K, candidates=n).select("user_id", "item_id")
-        exactly = len(by_vectors.join(exact, on=["user_id", "item_id"])) / len(exact)
         rows.append(
             {
                 "candidates": n,
-                "held, %": 100 * held,
-                "of the exact candidates, %": 100 * exactly,
+                "held, %": held(pl.concat(lists)),
+                "of the exact candidates, %": held(recommender.recommend(users, K, candidates=n)),
                 "ms a user": statistics.median(ms),
             }
         )
@@ -47,4 +49,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)
