@@ -5,6 +5,7 @@ LAYOUTS = ("u.data", "ratings.dat", "ratings.csv", "inter", "train_triplets.txt"
 LAYOUTS += ("ratings_Books.csv", "yelp_academic_dataset_review.json")
 FORMATS = (*LAYOUTS, "delimited", "jsonl", "parquet", "adjacency", "adjacency_counted", "npz")
 SPLITS = ("random", "user", "last", "time", "user_time", "users", "given")
+WEIGHTS = ("rows", "value")
 # Dotted paths of the built-in models and losses.
 MODELS = {
     "hlr": "hlrcml_jax.models.hlr:HLR",

@@ -121,6 +121,12 @@ class Data:
     quote: str = key("auto", _QUOTE, _is_quote)
     columns: Columns = Columns()
     threshold: float | None = key(None, "least value of a positive; None takes every row")
+    weight: str = key(
+        "",
+        "weight of a positive in training: its 'rows', the sum of their 'value', or '' for 1 each; "
+        "see loss.weight_power",
+        choices=("", *registry.WEIGHTS),
+    )
     min_per_user: int = key(0, "least interactions of a user (n-core); at least 0", at_least(0))
     min_per_item: int = key(0, "least interactions of an item (n-core); at least 0", at_least(0))
     titles: Titles = Titles()
@@ -262,6 +268,11 @@ class Loss:
         at_least(0),
     )
     copy_relation: bool = key(False, "whether a negative uses the positive's relation")
+    weight_power: float = key(
+        1.0,
+        "exponent of the weights of data.weight, which are then divided by their mean; in (0, 1]",
+        factor,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

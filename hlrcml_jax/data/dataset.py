@@ -29,6 +29,7 @@ class Dataset:
       item_ids: original ids by item index.
       titles: titles by item index, or None.
       categories: lists of categories by item index, or None.
+      weights: what each interaction counts in training, float32 CSR (U, I) over all parts; or None.
       account: what the preparation took away, and its warnings.
     """
 
@@ -40,6 +41,7 @@ class Dataset:
     item_ids: pl.Series
     titles: pl.Series | None = None
     categories: pl.Series | None = None
+    weights: scipy.sparse.csr_array | None = None
     account: Account = EMPTY
 
     @property
@@ -72,12 +74,18 @@ class Dataset:
         nothing = scipy.sparse.csr_array(self.valid.shape, dtype=bool)
         return dataclasses.replace(self, train=self.train + self.valid, valid=nothing)
 
+    def weighted_train(self) -> scipy.sparse.csr_array:
+        """The training part with its weights, float32; as it is, boolean, without any."""
+        return self.train if self.weights is None else self.weights.multiply(self.train).tocsr()
+
     def fingerprint(self) -> str:
         """Hash of all interactions; a run can only be resumed with the same data."""
         digest = hashlib.sha256(str(self.train.shape).encode())
         for part in PARTS:
             digest.update(getattr(self, part).indptr.astype(np.int64).tobytes())
             digest.update(getattr(self, part).indices.astype(np.int64).tobytes())
+        if self.weights is not None:
+            digest.update(self.weights.data.tobytes())
         return digest.hexdigest()[:32]
 
 
@@ -147,6 +155,14 @@ class Lookup:
         found = sorted_ids.gather(place).to_list()
         is_there = [one == other for one, other in zip(found, wanted.to_list(), strict=True)]
         return np.where(is_there, order[place].astype(np.int64), -1)
+
+
+def sums(
+    value_E: np.ndarray, user_E: np.ndarray, item_E: np.ndarray, shape: tuple[int, int]
+) -> scipy.sparse.csr_array:
+    """The sum of the values of each pair, float32 CSR."""
+    cells = scipy.sparse.coo_array((value_E.astype(np.float64), (user_E, item_E)), shape=shape)
+    return cells.tocsr().astype(np.float32)
 
 
 def to_csr(

@@ -9,20 +9,24 @@ import scipy.sparse
 
 from hlrcml_jax.data import splits
 from hlrcml_jax.data.account import EMPTY, Counts
-from hlrcml_jax.data.dataset import Dataset, places, to_csr
+from hlrcml_jax.data.dataset import Dataset, places, sums, to_csr
+from hlrcml_jax.data.kcore import weights_of
 from hlrcml_jax.errors import UserError
 
 
-def extended(before: Dataset, table: pl.DataFrame, valid: float, seed: int) -> Dataset:
+def extended(
+    before: Dataset, table: pl.DataFrame, valid: float, seed: int, weight: str = ""
+) -> Dataset:
     """A data set with more interactions; all that was there before is in its training part.
 
     Users and items keep their indices, and new ones follow, so that tables grow at their ends.
 
     Args:
       before: the data set.
-      table: columns `user` and `item`, of which any may be known.
+      table: columns `user` and `item`, of which any may be known, and `value` for such weights.
       valid: share of each user's new interactions that is for validation.
       seed: of their draw.
+      weight: one of registry.WEIGHTS, by which rows add to what they or known ones count; or "".
 
     Raises:
       UserError: when nothing in the table is new, or its ids are text and those before integers.
@@ -36,7 +40,11 @@ def extended(before: Dataset, table: pl.DataFrame, valid: float, seed: int) -> D
     if not new.nnz:
         raise UserError("data.path: each of its interactions is in the run that is continued.")
     new_train, new_valid = splits.cut_validation(new, valid, seed)
-    nothing = scipy.sparse.csr_array(shape, dtype=bool)
+    nothing, weights = scipy.sparse.csr_array(shape, dtype=bool), None
+    if weight:
+        known = old.astype(np.float32) if before.weights is None else before.weights
+        more = sums(weights_of(table, weight), index["user"], index["item"], shape)
+        weights = _resized(known, shape) + more
     texts: dict[str, Any] = {}
     if before.titles is not None:
         more = ids["item"][before.n_items :].cast(pl.String)
@@ -58,6 +66,7 @@ def extended(before: Dataset, table: pl.DataFrame, valid: float, seed: int) -> D
         user_ids=ids["user"],
         item_ids=ids["item"],
         **texts,
+        weights=weights,
         account=account,
     )
 

@@ -19,7 +19,7 @@ from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import readers, saved, splits
 from hlrcml_jax.data.account import EMPTY, Counts
 from hlrcml_jax.data.columns import ROLES, as_integer
-from hlrcml_jax.data.dataset import Dataset, count_items, to_csr
+from hlrcml_jax.data.dataset import Dataset, count_items, sums, to_csr
 from hlrcml_jax.data.files import check_regular, expanded
 from hlrcml_jax.data.growth import extended
 from hlrcml_jax.data.layout import USUAL_QUOTE, ItemFile, Layout
@@ -79,7 +79,7 @@ def prepare_more(data: schema.Data, before: Dataset) -> Dataset:
     if not data.path:
         raise UserError("data.path: name the file with the new interactions.")
     table = read_more(data, data.path)
-    dataset = extended(before, table, data.split.valid, data.split.seed)
+    dataset = extended(before, table, data.split.valid, data.split.seed, data.weight)
     if data.titles.path and expanded(data.titles.path).exists():
         _, items = _inputs(data, cache_folder(data.cache_dir))
         assert items is not None
@@ -88,7 +88,7 @@ def prepare_more(data: schema.Data, before: Dataset) -> Dataset:
 
 
 def read_more(data: schema.Data, path: str) -> pl.DataFrame:
-    """`user` and `item` of the positives of another file with the columns of the first.
+    """`user`, `item` and any `value` of the positives of another file with the first's columns.
 
     Args:
       data: the config's `data` section.
@@ -197,7 +197,7 @@ def _read(data: schema.Data, files, items) -> Dataset:
                 name if len(files) == 1 else f"{name} in {path.name}", all_rows, kept
             )
     given = data.split.kind == "given"
-    dataset = _given(tables, files, data.split) if given else _split(tables[0], data)
+    dataset = _given(tables, files, data) if given else _split(tables[0], data)
     similar = (_differ_in_writing(dataset, role) for role in ("user", "item"))
     account = account.warn(*filter(None, similar))
     steps = (*account.steps, *dataset.account.steps)
@@ -296,7 +296,7 @@ def _differ_in_writing(dataset: Dataset, role: str) -> str | None:
 
 def _split(table: pl.DataFrame, data: schema.Data) -> Dataset:
     options = data.split
-    positives = preprocess.positives(table, data.min_per_user, data.min_per_item)
+    positives = preprocess.positives(table, data.min_per_user, data.min_per_item, data.weight)
     part_E = splits.split(
         positives,
         options.kind,
@@ -314,6 +314,7 @@ def _split(table: pl.DataFrame, data: schema.Data) -> Dataset:
         *parts,
         user_ids=positives.user_ids,
         item_ids=positives.item_ids,
+        weights=positives.weights,
         account=positives.account,
     )
 
@@ -330,12 +331,12 @@ def _thinned(dataset: Dataset, options: schema.Split) -> Dataset:
     )
 
 
-def _given(tables, files, options: schema.Split) -> Dataset:
+def _given(tables, files, data: schema.Data) -> Dataset:
     """A data set from one file per part; a matrix keeps its empty rows and columns.
 
     Without a file for validation, its part is cut from training.
     """
-    ids = {}
+    ids, options = {}, data.split
     for axis, role in enumerate(("user", "item")):
         columns = [table[role] for table in tables]
         if {column.dtype for column in columns} != {pl.Int64}:
@@ -359,7 +360,11 @@ def _given(tables, files, options: schema.Split) -> Dataset:
                 f"{files[b][0]}: {shared} of its interactions are in {files[a][0]} as well; "
                 "remove them from one of the two."
             )
-    account = EMPTY
+    weights, account = None, EMPTY
+    if data.weight:
+        cells = [preprocess.weights_of(table, data.weight) for table in tables]
+        pairs = (np.concatenate(ids[role][1]) for role in ("user", "item"))
+        weights = sums(np.concatenate(cells), *pairs, shape)
     for table, part, (path, *_) in zip(tables, parts, files, strict=True):
         before = readers.count(table)
         after = dataclasses.replace(before, rows=part.nnz)
@@ -372,7 +377,8 @@ def _given(tables, files, options: schema.Split) -> Dataset:
         account = account.step(name, before, after)
     nothing = to_csr(np.empty(0, int), np.empty(0, int), shape)
     parts += [nothing] * (4 - len(parts))
-    return Dataset(*parts, user_ids=ids["user"][0], item_ids=ids["item"][0], account=account)
+    named = {"user_ids": ids["user"][0], "item_ids": ids["item"][0]}
+    return Dataset(*parts, **named, weights=weights, account=account)
 
 
 def _check_known(role: str, ids: pl.Series, index_by_part, paths: Sequence[pathlib.Path]) -> None:

@@ -22,6 +22,7 @@ from hlrcml_jax.data.dataset import PARTS, Dataset
 from hlrcml_jax.errors import UserError, shortened
 
 ARRAYS = ("indices", "indptr")  # of a CSR matrix
+WEIGHTS = tuple(f"weights.{array}.npy" for array in (*ARRAYS, "data"))
 USERS, ITEMS = "users.parquet", "items.parquet"
 DIGESTS = "digests.json"  # SHA-256 of the other files; written last
 TEXTS = {"titles": pl.String, "categories": pl.List(pl.String)}
@@ -41,6 +42,10 @@ def save(dataset: Dataset, folder: pathlib.Path) -> None:
     for part, array in itertools.product(PARTS, ARRAYS):
         content = getattr(getattr(dataset, part), array)
         write(f"{part}.{array}.npy", functools.partial(np.save, arr=content))
+    if dataset.weights is not None:
+        for name in WEIGHTS:
+            content = getattr(dataset.weights, name.split(".")[1])
+            write(name, functools.partial(np.save, arr=content))
     texts = {name: getattr(dataset, name) for name in TEXTS if getattr(dataset, name) is not None}
     write(USERS, pl.DataFrame({"id": dataset.user_ids}).write_parquet)
     write(ITEMS, pl.DataFrame({"id": dataset.item_ids} | texts).write_parquet)
@@ -61,6 +66,7 @@ def load(folder: pathlib.Path) -> Dataset:
     """
     names = [f"{part}.{array}.npy" for part, array in itertools.product(PARTS, ARRAYS)]
     names += [USERS, ITEMS, account.FILE, DIGESTS]
+    names += [name for name in WEIGHTS if (folder / name).exists()]
     try:
         with storage.local([folder / name for name in names]) as paths:
             return _load(dict(zip(names, paths, strict=True)))
@@ -89,17 +95,28 @@ def _load(path_of: dict[str, pathlib.Path]) -> Dataset:
         return _matrix(indices, indptr, shape)
 
     train, valid, test, history = map(read, PARTS)
+    weights = None
+    if WEIGHTS[0] in path_of:
+        indices, indptr, data = (np.load(path_of[name], mmap_mode="c") for name in WEIGHTS)
+        weights = _matrix(indices, indptr, shape, data)
     named: dict[str, Any] = {"user_ids": users["id"], "item_ids": items["id"], **texts}
     found = account.Account.from_json(path_of[account.FILE].read_text())
-    return Dataset(train, valid, test, history, **named, account=found)
+    return Dataset(train, valid, test, history, **named, weights=weights, account=found)
 
 
-def _matrix(indices: np.ndarray, indptr: np.ndarray, shape) -> scipy.sparse.csr_array:
-    """A boolean CSR, after checking that it is one: scipy's products trust its indices."""
+def _matrix(indices, indptr, shape, data: np.ndarray | None = None) -> scipy.sparse.csr_array:
+    """A CSR of booleans or of positive float32, after checking that it is one.
+
+    scipy's products trust its indices.
+    """
+    if data is None:
+        data = np.ones(len(indices), bool)
+    elif data.dtype != np.float32 or not (np.isfinite(data) & (data > 0)).all():
+        raise ValueError("its weights are not positive numbers")
     for array in (indices, indptr):
         if array.ndim != 1 or array.dtype not in (np.int32, np.int64):
             raise ValueError(f"its indices have the type {array.dtype}")
-    matrix = scipy.sparse.csr_array((np.ones(len(indices), bool), indices, indptr), shape=shape)
+    matrix = scipy.sparse.csr_array((data, indices, indptr), shape=shape)
     matrix.check_format(full_check=True)
     if not matrix.has_canonical_format:
         raise ValueError("the items of a user are not in ascending order")

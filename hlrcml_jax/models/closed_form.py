@@ -38,7 +38,7 @@ class ClosedForm(Model):
         """The parameters as host arrays: `users`, `items` and an empty `model`.
 
         Args:
-          train: boolean CSR (U, I).
+          train: CSR (U, I), boolean, or of the interactions' weights.
           seed: of any random start.
         """
         raise TypeError(f"{type(self).__name__} has no fit")

@@ -196,10 +196,20 @@ def make_sampler(run: Run, part: str = "train") -> Sampler:
 
 def make_positives(run: Run, part: str) -> Positives:
     """The interactions of a part, on the devices, sharded like the tables."""
-    matrix, parts = getattr(run.dataset, part), placement_of(run).parts
+    matrix = _weighted_train(run) if part == "train" else getattr(run.dataset, part)
+    parts = placement_of(run).parts
     if parts is None:
         return devices.replicate(Positives.of(matrix))
     return devices.put(Positives.parts(matrix, *parts))
+
+
+def _weighted_train(run: Run) -> scipy.sparse.csr_array:
+    """The training part, with weights of mean 1 if it has any."""
+    matrix = run.dataset.weighted_train()
+    if run.dataset.weights is not None:
+        matrix.data **= run.config.loss.weight_power
+        matrix.data /= matrix.data.mean()
+    return matrix
 
 
 def make_scorer(run: Run, part: str, relates: bool = True) -> Scorer:
@@ -253,7 +263,12 @@ def _scorer(
 def initial_state(run: Run) -> TrainState:
     """The state before training, in the kept form; for a solved model the solution."""
     if solved := closed_form(model_of(run)):
-        params = solved.fit(run.dataset.train, run.config.seed)
+        if run.dataset.weights is not None and solved.spec.rows_are_histories:
+            raise UserError(
+                f"config key data.weight: {type(solved).__name__} has no weights; leave it empty, "
+                "or choose another model.name."
+            )
+        params = solved.fit(_weighted_train(run), run.config.seed)
         return jax.device_get(init_state(params, optax.identity()))
     return placement_of(run).make(functools.partial(_make_state, run))
 

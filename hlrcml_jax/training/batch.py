@@ -29,7 +29,7 @@ class Batch(flax.struct.PyTreeNode):
       log_weight_BxN: log weight of each negative in the loss; -inf for items of the user.
       prefs_BxS: item indices of the preferences, the positive excluded.
       mask_BxS: True where a preference is real.
-      weight_B: 1 for examples, 0 for padding.
+      weight_B: of examples in the loss, 1 without `data.weight`; 0 for padding.
       uniform_B: uniform in [0, 1), for the choice among the negatives.
       shared: whether the examples share their negatives.
     """

@@ -146,6 +146,7 @@ class Positives(flax.struct.PyTreeNode):
       first: index of the first positive of this shard.
       count: number of positives of this shard.
       total: E, over all devices.
+      weight_E: what each counts in the loss; None: once.
     """
 
     user_E: jax.Array
@@ -153,10 +154,11 @@ class Positives(flax.struct.PyTreeNode):
     first: jax.Array
     count: jax.Array
     total: int = flax.struct.field(pytree_node=False)
+    weight_E: jax.Array | None = None
 
     @classmethod
     def of(cls, matrix: scipy.sparse.csr_array) -> "Positives":
-        """The nonzeros of CSR (U, I), as host arrays."""
+        """The nonzeros of CSR (U, I), as host arrays; values but booleans are weights."""
         return jax.tree.map(lambda x: x[0], cls.parts(matrix, 1, range(1)))
 
     @classmethod
@@ -169,10 +171,16 @@ class Positives(flax.struct.PyTreeNode):
             users.append(np.pad(user_N, (0, cells.item_E.shape[1] - len(user_N))))
         count = cells.start_U1[:, -1]
         user_PxE = leaf(np.array(users, np.int32))
-        return cls(user_PxE, cells.item_E, cells.first, count, matrix.nnz)
+        weight_PxE = None
+        if matrix.dtype != bool:
+            weight_PxE = leaf(np.zeros(user_PxE.shape, np.float32))
+            for weight_E, first, n in zip(weight_PxE, cells.first, count, strict=True):
+                weight_E[:n] = matrix.data[first : first + n]
+        return cls(user_PxE, cells.item_E, cells.first, count, matrix.nnz, weight_PxE)
 
-    def at(self, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(user, item, whether it is in this shard) of a positive, by index over all shards."""
+    def at(self, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | float, jax.Array]:
+        """(user, item, weight, whether it is in this shard) of a positive, by index over all."""
         own = index - self.first
         is_here = (own >= 0) & (own < self.count)
-        return self.user_E[own], self.item_E[own], is_here
+        weight = 1.0 if self.weight_E is None else self.weight_E[own]
+        return self.user_E[own], self.item_E[own], weight, is_here

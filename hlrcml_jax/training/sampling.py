@@ -248,9 +248,9 @@ def draw_batch(
     shared = sampler.any_items(step_key) if sampler.shared else None
 
     def draw(index, place):
-        user, item, is_here = positives.at(place)
+        user, item, weight, is_here = positives.at(place)
         example = sampler.example(jax.random.fold_in(draw_key, index), user, item, shared)
-        example = example._replace(weight=example.weight * (index < n))
+        example = example._replace(weight=weight * example.weight * (index < n))
         if not sampler.known.sharded:
             return example
         example = jax.tree.map(lambda x: jnp.where(is_here, x, jnp.zeros_like(x)), example)
