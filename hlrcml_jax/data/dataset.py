@@ -157,14 +157,6 @@ class Lookup:
         return np.where(is_there, order[place].astype(np.int64), -1)
 
 
-def sums(
-    value_E: np.ndarray, user_E: np.ndarray, item_E: np.ndarray, shape: tuple[int, int]
-) -> scipy.sparse.csr_array:
-    """The sum of the values of each pair, float32 CSR."""
-    cells = scipy.sparse.coo_array((value_E.astype(np.float64), (user_E, item_E)), shape=shape)
-    return cells.tocsr().astype(np.float32)
-
-
 def to_csr(
     user_E: np.ndarray, item_E: np.ndarray, shape: tuple[int, int]
 ) -> scipy.sparse.csr_array:

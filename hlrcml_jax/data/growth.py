@@ -9,8 +9,8 @@ import scipy.sparse
 
 from hlrcml_jax.data import splits
 from hlrcml_jax.data.account import EMPTY, Counts
-from hlrcml_jax.data.dataset import Dataset, places, sums, to_csr
-from hlrcml_jax.data.kcore import weights_of
+from hlrcml_jax.data.dataset import Dataset, places, to_csr
+from hlrcml_jax.data.weights import sums
 from hlrcml_jax.errors import UserError
 
 
@@ -40,11 +40,11 @@ def extended(
     if not new.nnz:
         raise UserError("data.path: each of its interactions is in the run that is continued.")
     new_train, new_valid = splits.cut_validation(new, valid, seed)
-    nothing, weights = scipy.sparse.csr_array(shape, dtype=bool), None
-    if weight:
+    nothing = scipy.sparse.csr_array(shape, dtype=bool)
+    weights = sums([table], weight, ids["user"], ids["item"])
+    if weights is not None:
         known = old.astype(np.float32) if before.weights is None else before.weights
-        more = sums(weights_of(table, weight), index["user"], index["item"], shape)
-        weights = _resized(known, shape) + more
+        weights += _resized(known, shape)
     texts: dict[str, Any] = {}
     if before.titles is not None:
         more = ids["item"][before.n_items :].cast(pl.String)

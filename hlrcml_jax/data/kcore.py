@@ -4,10 +4,8 @@ import dataclasses
 
 import numpy as np
 import polars as pl
-import scipy.sparse
 
 from hlrcml_jax.data.account import EMPTY, Account, Counts
-from hlrcml_jax.data.dataset import sums
 from hlrcml_jax.errors import UserError
 
 
@@ -21,7 +19,6 @@ class Positives:
       time_E: times, in the file's unit, or None.
       user_ids: original ids by user index, ascending.
       item_ids: original ids by item index, ascending.
-      weights: what each pair counts, float32 CSR; or None.
       account: what duplicates and the n-core took away.
     """
 
@@ -30,20 +27,16 @@ class Positives:
     time_E: np.ndarray | None
     user_ids: pl.Series
     item_ids: pl.Series
-    weights: scipy.sparse.csr_array | None = None
     account: Account = EMPTY
 
 
-def positives(
-    table: pl.DataFrame, min_per_user: int = 0, min_per_item: int = 0, weight: str = ""
-) -> Positives:
+def positives(table: pl.DataFrame, min_per_user: int = 0, min_per_item: int = 0) -> Positives:
     """Removes duplicates and reduces to the n-core.
 
     Args:
       table: as returned by `readers.read_interactions`.
       min_per_user: least interactions of a user that is kept.
       min_per_item: least interactions of an item; both hold jointly (the fixpoint).
-      weight: one of registry.WEIGHTS, or "" for no weights.
 
     Of repeated interactions of a pair, the earliest is kept.
 
@@ -52,8 +45,6 @@ def positives(
     """
     user_ids, user_E = index_ids(table["user"])
     item_ids, item_E = index_ids(table["item"])
-    shape = (len(user_ids), len(item_ids))
-    weights = sums(weights_of(table, weight), user_E, item_E, shape) if weight else None
     pairs = pl.DataFrame({"user": user_E, "item": item_E})
     if "time" in table.columns:
         pairs = pairs.with_columns(table["time"])
@@ -83,35 +74,8 @@ def positives(
         pairs["time"].to_numpy()[kept_E] if "time" in pairs.columns else None,
         user_ids.gather(kept_users),
         item_ids.gather(kept_items),
-        None if weights is None else weights[kept_users][:, kept_items],
         account,
     )
-
-
-def weights_of(table: pl.DataFrame, weight: str) -> np.ndarray:
-    """What each row counts, (E,).
-
-    Args:
-      table: as in `positives`.
-      weight: one of registry.WEIGHTS.
-
-    Raises:
-      UserError: when there are no values, or some are not above 0.
-    """
-    if weight == "rows":
-        return np.ones(len(table))
-    if "value" not in table.columns:
-        raise UserError(
-            "data.weight is 'value' but the file has no column of values; set data.columns.value, "
-            "or data.weight=rows."
-        )
-    value_E = table["value"].to_numpy()
-    if len(value_E) and value_E.min() <= 0:
-        raise UserError(
-            f"data.weight is 'value' and the smallest value is {value_E.min():g}; set "
-            "data.threshold above 0, so that rows without a weight are left out."
-        )
-    return value_E
 
 
 def index_ids(ids: pl.Series) -> tuple[pl.Series, np.ndarray]:

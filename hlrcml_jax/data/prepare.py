@@ -19,10 +19,11 @@ from hlrcml_jax.data import kcore as preprocess
 from hlrcml_jax.data import readers, saved, splits
 from hlrcml_jax.data.account import EMPTY, Counts
 from hlrcml_jax.data.columns import ROLES, as_integer
-from hlrcml_jax.data.dataset import Dataset, count_items, sums, to_csr
+from hlrcml_jax.data.dataset import Dataset, count_items, to_csr
 from hlrcml_jax.data.files import check_regular, expanded
 from hlrcml_jax.data.growth import extended
 from hlrcml_jax.data.layout import USUAL_QUOTE, ItemFile, Layout
+from hlrcml_jax.data.weights import sums
 from hlrcml_jax.errors import UserError, listed, warn
 
 # Part of every cache key: raise it when the same inputs would give a different data set.
@@ -296,7 +297,7 @@ def _differ_in_writing(dataset: Dataset, role: str) -> str | None:
 
 def _split(table: pl.DataFrame, data: schema.Data) -> Dataset:
     options = data.split
-    positives = preprocess.positives(table, data.min_per_user, data.min_per_item, data.weight)
+    positives = preprocess.positives(table, data.min_per_user, data.min_per_item)
     part_E = splits.split(
         positives,
         options.kind,
@@ -314,7 +315,7 @@ def _split(table: pl.DataFrame, data: schema.Data) -> Dataset:
         *parts,
         user_ids=positives.user_ids,
         item_ids=positives.item_ids,
-        weights=positives.weights,
+        weights=sums([table], data.weight, positives.user_ids, positives.item_ids),
         account=positives.account,
     )
 
@@ -360,11 +361,7 @@ def _given(tables, files, data: schema.Data) -> Dataset:
                 f"{files[b][0]}: {shared} of its interactions are in {files[a][0]} as well; "
                 "remove them from one of the two."
             )
-    weights, account = None, EMPTY
-    if data.weight:
-        cells = [preprocess.weights_of(table, data.weight) for table in tables]
-        pairs = (np.concatenate(ids[role][1]) for role in ("user", "item"))
-        weights = sums(np.concatenate(cells), *pairs, shape)
+    account = EMPTY
     for table, part, (path, *_) in zip(tables, parts, files, strict=True):
         before = readers.count(table)
         after = dataclasses.replace(before, rows=part.nnz)
@@ -377,8 +374,9 @@ def _given(tables, files, data: schema.Data) -> Dataset:
         account = account.step(name, before, after)
     nothing = to_csr(np.empty(0, int), np.empty(0, int), shape)
     parts += [nothing] * (4 - len(parts))
-    named = {"user_ids": ids["user"][0], "item_ids": ids["item"][0]}
-    return Dataset(*parts, **named, weights=weights, account=account)
+    user_ids, item_ids = ids["user"][0], ids["item"][0]
+    weights = sums(tables, data.weight, user_ids, item_ids)
+    return Dataset(*parts, user_ids=user_ids, item_ids=item_ids, weights=weights, account=account)
 
 
 def _check_known(role: str, ids: pl.Series, index_by_part, paths: Sequence[pathlib.Path]) -> None:

@@ -1,0 +1,58 @@
+"""What interactions count in training: their rows, or their values."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import scipy.sparse
+
+from hlrcml_jax.data.dataset import places
+from hlrcml_jax.errors import UserError
+
+
+def sums(
+    tables: Sequence[pl.DataFrame], weight: str, user_ids: pl.Series, item_ids: pl.Series
+) -> scipy.sparse.csr_array | None:
+    """The weight of each pair, the sum over its rows, as float32 CSR (U, I).
+
+    Args:
+      tables: columns `user`, `item` and, for their values, `value`; rows of other ids are left out.
+      weight: "rows", "value", or "" for no weights.
+      user_ids: by user index.
+      item_ids: by item index.
+
+    Raises:
+      UserError: when there are no values, or some are not above 0.
+    """
+    if not weight:
+        return None
+    cells = [
+        pl.DataFrame(
+            {
+                "user": places(user_ids, table["user"].cast(user_ids.dtype)),
+                "item": places(item_ids, table["item"].cast(item_ids.dtype)),
+                "weight": _of_rows(table, weight),
+            }
+        )
+        for table in tables
+    ]
+    user_E, item_E, weight_E = (column.to_numpy() for column in pl.concat(cells).drop_nulls())
+    shape = (len(user_ids), len(item_ids))
+    return scipy.sparse.coo_array((weight_E, (user_E, item_E)), shape).tocsr().astype(np.float32)
+
+
+def _of_rows(table: pl.DataFrame, weight: str) -> pl.Series:
+    if weight == "rows":
+        return pl.repeat(1.0, len(table), eager=True)
+    if "value" not in table.columns:
+        raise UserError(
+            "data.weight is 'value' but the file has no column of values; set data.columns.value, "
+            "or data.weight=rows."
+        )
+    smallest = table["value"].min()
+    if isinstance(smallest, float) and smallest <= 0:
+        raise UserError(
+            f"data.weight is 'value' and the smallest value is {smallest:g}; set data.threshold "
+            "above 0, so that rows without a weight are left out."
+        )
+    return table["value"]
