@@ -160,6 +160,11 @@ def _check_together(config: Config) -> None:
             "parallel.tables is 'sharded'; set recommend.candidates=0, or "
             "parallel.tables=replicated."
         )
+    if config.parallel.tables == "sharded" and config.recommend.histories:
+        raise UserError(
+            "config key recommend.histories needs whole tables on each device, and "
+            "parallel.tables is 'sharded'; set parallel.tables=replicated."
+        )
     if model.users == "items" and (
         pretrained.user_vectors or pretrained.freeze in ("users", "both")
     ):

@@ -63,7 +63,7 @@ def _run(config: config_lib.Config, workdir: str) -> None:
     from hlrcml_jax import processes, settings
     from hlrcml_jax.data.prepare import prepare
     from hlrcml_jax.reporting import console as report
-    from hlrcml_jax.runs import experiment
+    from hlrcml_jax.runs import experiment, lists
     from hlrcml_jax.runs.build import best_checkpoint
     from hlrcml_jax.runs.workdir import open_run
 
@@ -80,8 +80,8 @@ def _run(config: config_lib.Config, workdir: str) -> None:
         else:
             finish = {
                 "evaluate": experiment.test,
-                "recommend": experiment.write_recommendations,
-                "explain": experiment.write_reasons,
+                "recommend": lists.write_recommendations,
+                "explain": lists.write_reasons,
                 "export": experiment.export,
                 "analyse": experiment.analyse,
             }

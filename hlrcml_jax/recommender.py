@@ -29,6 +29,7 @@ from hlrcml_jax.errors import UserError, quoted, warn
 from hlrcml_jax.keys import flatten, is_path, replaced
 from hlrcml_jax.ranking import factors, few
 from hlrcml_jax.ranking.lists import Ranker
+from hlrcml_jax.registry import UNKNOWN
 from hlrcml_jax.runs import build
 from hlrcml_jax.runs.build import Best, best_checkpoint
 from hlrcml_jax.runs.tested import on_test
@@ -36,7 +37,6 @@ from hlrcml_jax.runs.workdir import open_run
 
 Ids = Any  # one id, or an iterable of ids
 Interactions = Any  # what `sources.py` reads
-UNKNOWN = ("error", "skip", "popular")  # what may be done about unknown ids
 
 
 @settings.own_settings()

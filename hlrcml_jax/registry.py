@@ -34,3 +34,4 @@ NEGATIVE_WEIGHTS = ("uniform", "popularity")
 OTHER_METRICS = ("ndcg_local", "median_rank", "coverage")
 METRICS = ("ndcg", "map", "mrr", "precision", "recall", "hit_rate")
 DEFINITIONS = ("standard", "paper")
+UNKNOWN = ("error", "skip", "popular")  # what may be done about unknown ids

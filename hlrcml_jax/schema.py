@@ -488,6 +488,16 @@ class Recommend:
 
     k: int = key(10, "recommended items per user; at least 1", at_least(1), may_change=True)
     users: str = key("", "comma-separated user ids; '' for all", may_change=True)
+    histories: str = _path(
+        "file with the interactions of further users, read as data.path was; they get lists, too"
+    )
+    unknown: str = key(
+        "error",
+        "what is done about users who are not in the data and have no known item in histories: an "
+        "error, skip them, or give them the most popular items",
+        choices=registry.UNKNOWN,
+        may_change=True,
+    )
     only_items: str = key(
         "", "comma-separated ids of the items to choose from; '' for all", may_change=True
     )

@@ -17,7 +17,7 @@ from hlrcml_jax import config_files, devices, frames, storage
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError, warn
 from hlrcml_jax.reporting import console
-from hlrcml_jax.runs import experiment
+from hlrcml_jax.runs import experiment, lists
 from hlrcml_jax.runs.build import best_checkpoint
 from hlrcml_jax.runs.workdir import open_run
 
@@ -31,8 +31,8 @@ TEXTS = (
 )
 MODES = (
     experiment.test,
-    experiment.write_recommendations,
-    experiment.write_reasons,
+    lists.write_recommendations,
+    lists.write_reasons,
     experiment.export,
     experiment.analyse,
 )
@@ -184,7 +184,7 @@ def test_a_run_that_cannot_be_written_is_used_and_else_a_sentence(locked):
     config = config_lib.make_config(values | {"train.epochs": 2})
     for use in (
         lambda: experiment.test(best_checkpoint(open_run(config, workdir))),
-        lambda: experiment.write_recommendations(best_checkpoint(open_run(config, workdir))),
+        lambda: lists.write_recommendations(best_checkpoint(open_run(config, workdir))),
         lambda: experiment.export(best_checkpoint(open_run(config, workdir))),
         lambda: experiment.fit(config, workdir),
         lambda: experiment.fit(config, workdir.parent / "new"),
@@ -244,7 +244,7 @@ def test_files_are_replaced_and_not_written_through_links(made, workdir, tmp_pat
     left.symlink_to(precious)
     config = config_lib.make_config(made[0])
     experiment.train_and_evaluate(config, workdir)
-    experiment.write_recommendations(best_checkpoint(open_run(config, workdir)))
+    lists.write_recommendations(best_checkpoint(open_run(config, workdir)))
     assert precious.read_text() == "precious"
     assert not (workdir / "recommendations.csv").is_symlink()
     assert not left.is_symlink()

@@ -20,24 +20,20 @@ from hlrcml_jax import analyse as analysis
 from hlrcml_jax import (
     arguments,
     devices,
-    explain,
-    frames,
     processes,
     settings,
     storage,
 )
 from hlrcml_jax import export as export_lib
 from hlrcml_jax.config import Config, validate
-from hlrcml_jax.data.dataset import Lookup
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.ranking.lists import Ranking
 from hlrcml_jax.ranking.metrics import Summary
 from hlrcml_jax.registry import BASELINE
 from hlrcml_jax.reporting import console as report
 from hlrcml_jax.reporting import plots
 from hlrcml_jax.reporting import report as page
 from hlrcml_jax.reporting.log import read_log
-from hlrcml_jax.runs import build
+from hlrcml_jax.runs import build, lists
 from hlrcml_jax.runs.build import Best, best_checkpoint, best_state
 from hlrcml_jax.runs.fit import fit_runs, in_common, refit
 from hlrcml_jax.runs.run import Run
@@ -246,87 +242,12 @@ def _examples(best: Best) -> list[pl.DataFrame]:
     run = best.run
     count_U = np.diff(run.dataset.train.indptr)
     user_C = np.argsort(count_U < 10, kind="stable")[:N_EXAMPLES]
-    make = _explained if build.model_of(run).spec.attends else _recommended
-    table = make(best, 10, 3)(user_C)
+    reasons = 3 if build.model_of(run).spec.attends else None
+    table = lists.tables(best, lists.of_data(best), 10, reasons)(user_C)
     ids = run.dataset.user_ids.gather(user_C)
     tables = [table.filter(pl.col("user_id") == id) for id in ids]
     report.print_recommendations(f"Recommendations for user {ids[0]}", tables[0])
     return [table for table in tables if len(table)]
-
-
-@settings.own_settings()
-def write_recommendations(best: Best) -> pathlib.Path:
-    """Writes the top k of `recommend.users` to `recommendations.*` in the workdir."""
-    return _write(best, "recommendations", _recommended)
-
-
-@settings.own_settings()
-def write_reasons(best: Best) -> pathlib.Path:
-    """Writes the top k of `recommend.users` with reasons to `reasons.*` in the workdir."""
-    run, path = best.run, _write(best, "reasons", _explained)
-    user_C = _chosen_users(run)[:1]
-    table = _explained(best, run.config.recommend.k, 1)(user_C)
-    user = run.dataset.user_ids[int(user_C[0])]
-    report.print_recommendations(f"Recommendations for user {user}", table)
-    return path
-
-
-def _chosen_users(run: Run) -> np.ndarray:
-    names = run.config.recommend.users
-    ids = run.dataset.user_ids
-    return frames.indices(Lookup(ids), names.split(","), "user") if names else np.arange(len(ids))
-
-
-def _write(best: Best, name: str, make) -> pathlib.Path:
-    run = best.run
-    options, user_C = run.config.recommend, _chosen_users(run)
-    path = run.workdir / f"{name}.{options.format}"
-    depends_on = [
-        name,
-        best.epoch,
-        options.k,
-        options.reasons,
-        options.only_items,
-        options.candidates,
-        run.config.scoring.storage,
-    ]
-    table = make(best, options.k, options.reasons)
-    n_rows = frames.write_in_parts(path, options.format, user_C, table, depends_on)
-    report.say(f"{n_rows:,} rows for {len(user_C):,} users in ", path)
-    return path
-
-
-def _recommended(best: Best, k: int, _: int) -> Callable[[np.ndarray], pl.DataFrame]:
-    """A function from user indices to a frame of their top k items."""
-    ranked, run = _ranked(best, k), best.run
-    return lambda user_C: frames.concat(ranked(user_C), run.dataset.user_ids, run.dataset)
-
-
-def _ranked(best: Best, k: int) -> Callable[[np.ndarray], list[Ranking]]:
-    run, ready, options = best.run, best.ready, best.run.config.recommend
-    scorer, only_I = build.make_scorer(run, "test"), None
-    if options.only_items:
-        only_I = np.zeros(run.dataset.n_items, bool)
-        names = options.only_items.split(",")
-        only_I[frames.indices(Lookup(run.dataset.item_ids), names, "item")] = True
-    how = {"only_I": only_I, "candidates": options.candidates}
-    return lambda user_C: list(scorer.rank(ready, user_C, k, **how))
-
-
-def _explained(best: Best, k: int, most: int) -> Callable[[np.ndarray], pl.DataFrame]:
-    """A function from user indices to a frame of their top k items with reasons."""
-    run, params, ranked = best.run, best.on_host, _ranked(best, k)
-    model, scorer = build.model_of(run), build.make_scorer(run, "test")
-
-    def table(user_C):
-        rankings = ranked(user_C)
-        lists = frames.concat(rankings, run.dataset.user_ids, run.dataset)
-        pairs = frames.pairs(rankings)
-        why = explain.reasons(model, params, scorer, *pairs, most).frame(run.dataset)
-        lists = lists.with_row_index("pair")
-        return lists.join(why, "pair", "left", maintain_order="left_right").drop("pair")
-
-    return table
 
 
 @settings.own_settings()

@@ -12,7 +12,7 @@ from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.registry import MODELS
 from hlrcml_jax.reporting.log import read_log
-from hlrcml_jax.runs import build, experiment, fit
+from hlrcml_jax.runs import build, experiment, fit, lists
 from hlrcml_jax.runs.build import best_checkpoint
 from hlrcml_jax.runs.checkpoints import Checkpoints
 from hlrcml_jax.runs.workdir import open_run
@@ -49,7 +49,7 @@ def test_every_model_trains_resumes_evaluates_and_recommends(small, tmp_path, mo
 
     best = best_checkpoint(runs[0])
     assert experiment.test(best) == metrics
-    table = pl.read_parquet(experiment.write_recommendations(best))
+    table = pl.read_parquet(lists.write_recommendations(best))
     assert table["user_id"].n_unique() == 60
     for user, part in table.group_by("user_id"):
         seen = runs[0].dataset.known("test")[[user[0]]].indices  # ids are 0..59 and 0..39

@@ -15,7 +15,7 @@ import hlrcml_jax as hlr
 from hlrcml_jax import config as config_lib
 from hlrcml_jax.data import saved, synthetic
 from hlrcml_jax.errors import UserError
-from hlrcml_jax.runs import experiment
+from hlrcml_jax.runs import experiment, lists
 from hlrcml_jax.runs.build import best_checkpoint
 from hlrcml_jax.runs.workdir import open_run
 
@@ -68,7 +68,7 @@ def test_it_serves_and_goes_on_without_its_files(made, tmp_path):
     subprocess.run(command, check=True)
     assert pl.read_parquet(tmp_path / "lists.parquet").equals(expected)
     config = config_lib.make_config(values | {"train.epochs": 2})
-    for mode in (experiment.test, experiment.write_reasons, experiment.export):
+    for mode in (experiment.test, lists.write_reasons, experiment.export):
         mode(best_checkpoint(open_run(config, moved)))
     assert experiment.train_and_evaluate(config, moved)["ndcg@10"]["mean"] > 0
     assert (moved / "checkpoints" / "2").is_dir()
