@@ -109,10 +109,6 @@ def asked(recommender: hlr.Recommender, train: pl.DataFrame, test: pl.DataFrame,
     wanted_UxN = having(test, users, items)
     some_U = wanted_UxN.any(axis=1)
     users = users.filter(pl.Series(some_U))
-    if users.is_empty():
-        raise UserError(
-            "no user of the training part has one of the items in test; give more data."
-        )
     return users, having(train, users, items), wanted_UxN[some_U]
 
 
@@ -127,12 +123,14 @@ def of_cold_items(without, whole, train, test, items, categories) -> dict[str, d
     )
     count_UxG = having(train, users, others) @ has_IxG
     unit_NxG = has_NxG / np.maximum(np.sqrt(has_NxG.sum(axis=1, keepdims=True)), 1)
+    count_N = having(train, whole.users.cast(pl.String), items).sum(axis=0)
     scores = {
         "random order": np.random.default_rng(_SEED.value).random(known_UxN.shape),
         "categories of the history": count_UxG @ unit_NxG.T,
         "mean of the items that share one": user_UxF @ any_shared(has_IxG, item_IxF, has_NxG).T,
         "mean of the means": user_UxF @ mean_of_means(has_IxG, item_IxF, has_NxG).T,
         "ridge": user_UxF @ ridge(has_IxG, item_IxF, has_NxG).T,
+        "their popularity": np.tile(count_N, (len(users), 1)),
         "trained with them": whole_UxF @ factors(whole, items).T,
     }
     return {name: quality(score, known_UxN, wanted_UxN) for name, score in scores.items()}
@@ -140,14 +138,13 @@ def of_cold_items(without, whole, train, test, items, categories) -> dict[str, d
 
 def of_all_items(recommender, train, test, few) -> dict[str, float]:
     """NDCG of all items, and of those with few interactions among themselves."""
-    found = recommender.evaluate(test).filter(metric=f"ndcg@{K}")
+    ndcg = f"ndcg@{K}"
+    found = recommender.evaluate(test).filter(pl.col("metric") == ndcg)
     users, known_UxN, wanted_UxN = asked(recommender, train, test, few)
     score_UxN = recommender.user_factors(users)["factors"].to_numpy() @ factors(recommender, few).T
     return {
         "all items": 100 * found.filter(pl.col("model") != "popularity")["mean"][0],
-        f"those of at most {FEW} interactions": quality(score_UxN, known_UxN, wanted_UxN)[
-            f"ndcg@{K}"
-        ],
+        f"those of at most {FEW} interactions": quality(score_UxN, known_UxN, wanted_UxN)[ndcg],
     }
 
 
@@ -159,7 +156,10 @@ def main(_) -> None:
     items = train["item"].unique().sort()
     # In random order, in which items of the same score stay.
     cold = items.sample(fraction=SHARE, shuffle=True, seed=_SEED.value)
-    few = train.group_by("item").len().filter(pl.col("len") <= FEW)["item"]
+    few = train.group_by("item").len().filter(pl.col("len") <= FEW)["item"].sort()
+    for name, part in ("held out", cold), (f"of at most {FEW} interactions", few):
+        if not test["item"].is_in(part.implode()).any():
+            raise UserError(f"{_DATA.value}: no interaction in test is of an item {name}.")
     folder = pathlib.Path(_FOLDER.value)
     values = dict(map(config_files.parse_change, _SET.value)) | {"seed": _SEED.value}
 
