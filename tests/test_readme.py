@@ -53,6 +53,8 @@ def of_serving(names):
     assert names["lists"]["user_id"].unique().to_list() == ["someone"]
     assert not set(names["history"]) & set(names["lists"]["item_id"])
     assert set(names["reasons"]["reason_item_id"]) <= set(names["history"])
+    assert set(names["cold"]["item_id"]) == {1001, 1002, 1003}
+    assert names["cold"]["score"].is_sorted(descending=True)
 
 
 def of_extending(names):
