@@ -1,7 +1,6 @@
 """The commands that bash makes of a block of text, and what those would do that are only read."""
 
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -78,7 +77,9 @@ def _read(main, flags_parser=app.parse_flags_with_usage):
 
 
 def _leave_config(config, workdir):
-    """Leaves of a run what the next command reads of it."""
-    os.makedirs(workdir, exist_ok=True)
-    saved = {"config": config_lib.flatten(config), "data": ""}
-    pathlib.Path(workdir, "config.json").write_text(json.dumps(saved))
+    """Leaves of a run what the next command reads of it, if it is in the reader's folder."""
+    path = pathlib.Path(workdir)
+    if not path.is_absolute():
+        path.mkdir(parents=True, exist_ok=True)
+        saved = {"config": config_lib.flatten(config), "data": ""}
+        (path / "config.json").write_text(json.dumps(saved))
