@@ -26,8 +26,9 @@ def default_config() -> ml_collections.ConfigDict:
 def make_config(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """A validated config: the given values by dotted key, defaults for the rest.
 
-    >>> make_config({"data.name": "ml-100k", "train.epochs": 5}).train.epochs
-    5
+    Examples:
+      >>> make_config({"data.name": "ml-100k", "train.epochs": 5}).train.epochs
+      5
 
     Args:
       values: by dotted key; lists become tuples.

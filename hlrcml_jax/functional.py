@@ -1,25 +1,28 @@
 """Pure functions for your own training loop: parameters, batches, loss, step and scores.
 
-The parts that `main` puts together, for one device and under any `jax.jit`. This trains HLR on a
-sparse matrix (users, items) for three epochs, and scores four users against all items:
+The parts that `main` puts together, for one device and under any `jax.jit`.
 
->>> import functools, jax, numpy as np, scipy.sparse
->>> from hlrcml_jax import functional as F
->>> from hlrcml_jax.models.hlr import HLR
->>> interactions = scipy.sparse.csr_array(np.random.default_rng(0).random((30, 50)) < 0.2)
->>> model = HLR(dim=8, memory_slots=4)
->>> objective = F.Objective(functools.partial(F.hinge, margin=0.5))
->>> optimizer = F.make_optimizer(1e-2, F.row_radii(clip_norm=1.0))
->>> params = F.init_params(jax.random.key(0), model, *interactions.shape, dim=8)
->>> state = F.init_state(params, optimizer)
->>> step = jax.jit(functools.partial(F.train_step, model, objective, optimizer))
->>> sampler = F.make_sampler(interactions, max_prefs=5, candidates=2)
->>> for epoch in range(3):
-...     for batch in F.batches(sampler, jax.random.key(epoch), batch_size=100):
-...         state, loss = step(state, batch)
->>> prefs_BxS, mask_BxS = F.preferences(sampler, jax.random.key(9), np.arange(4))
->>> F.scores(model, state.params, np.arange(4), np.arange(50), prefs_BxS, mask_BxS).shape
-(4, 50)
+Examples:
+  This trains HLR on a sparse matrix (users, items) for three epochs, and scores four users against
+  all items:
+
+  >>> import functools, jax, numpy as np, scipy.sparse
+  >>> from hlrcml_jax import functional as F
+  >>> from hlrcml_jax.models.hlr import HLR
+  >>> interactions = scipy.sparse.csr_array(np.random.default_rng(0).random((30, 50)) < 0.2)
+  >>> model = HLR(dim=8, memory_slots=4)
+  >>> objective = F.Objective(functools.partial(F.hinge, margin=0.5))
+  >>> optimizer = F.make_optimizer(1e-2, F.row_radii(clip_norm=1.0))
+  >>> params = F.init_params(jax.random.key(0), model, *interactions.shape, dim=8)
+  >>> state = F.init_state(params, optimizer)
+  >>> step = jax.jit(functools.partial(F.train_step, model, objective, optimizer))
+  >>> sampler = F.make_sampler(interactions, max_prefs=5, candidates=2)
+  >>> for epoch in range(3):
+  ...     for batch in F.batches(sampler, jax.random.key(epoch), batch_size=100):
+  ...         state, loss = step(state, batch)
+  >>> prefs_BxS, mask_BxS = F.preferences(sampler, jax.random.key(9), np.arange(4))
+  >>> F.scores(model, state.params, np.arange(4), np.arange(50), prefs_BxS, mask_BxS).shape
+  (4, 50)
 
 A `Batch` has the indices of B examples: a user, an item of the user (the positive), N sampled items
 (the negatives), and up to S other items of the user (the preferences), with a mask; examples of

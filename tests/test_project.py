@@ -52,10 +52,27 @@ def test_links_lead_to_what_exists(page):
 def test_the_workflow_runs_what_contributors_run():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert workflow["permissions"] == {"contents": "read"}
-    [job] = workflow["jobs"].values()
-    assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
+    jobs = workflow["jobs"]
+    given = {
+        name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()
+    }
+    assert given["test"] == ["bash .ci/run"]
+    assert given["site"][-1] == "mkdocs build --strict"
     assert "bash .ci/run" in (ROOT / "CONTRIBUTING.md").read_text()
-    actions = [step["uses"] for step in job["steps"] if "uses" in step]
+    actions = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", action) for action in actions)
     oldest = re.search(r"python_requires = >=(.*)", (ROOT / "setup.cfg").read_text())[1]
-    assert job["strategy"]["matrix"]["python"][0] == oldest
+    assert jobs["test"]["strategy"]["matrix"]["python"][0] == oldest
+
+
+def test_every_extra_that_is_named_exists():
+    """pip only warns of one that does not, and installs nothing for it."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    kinds = {".md", ".py", ".sh", ".ipynb", ".yml", ".cfg", ""}
+    tops = ("*", ".ci/*", ".github/**/*", "docs/**/*", "experiments/**/*", "hlrcml_jax/**/*")
+    files = {path for top in tops for path in ROOT.glob(top) if path.suffix in kinds}
+    texts = [path.read_text(errors="replace") for path in files if path.is_file()]
+    named = re.findall(r"(?:\.|hlrcml_jax)\[([a-z_,]+)\]", "\n".join(texts))
+    extras = {name for names in named for name in names.split(",")}
+    assert {"test", "serve", "docs", "cuda"} <= extras <= set(setup["options.extras_require"])

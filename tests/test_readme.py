@@ -1,5 +1,7 @@
 """The examples in Python of README and docs run as they stand."""
 
+import json
+import pathlib
 import re
 import shutil
 
@@ -20,6 +22,8 @@ def test_the_examples_run(page, trained, cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("ERROR_REPORTING", "false")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
     names = {}
     for block in blocks:
         if file := re.match(r"# (\w+\.py)\n", block):
@@ -35,6 +39,10 @@ def of_readme(names):
 
 def of_training(names):
     assert names["metrics"]["ndcg@10"]["mean"] == pytest.approx(0.2, abs=0.2)
+    (written,) = pathlib.Path("wandb").glob("offline-run-*/*.wandb")
+    values = [record["ndcg@10"] for record in names["records"] if "ndcg@10" in record]
+    assert values
+    assert all(json.dumps(value).encode() in written.read_bytes() for value in values)
     (logged,) = names["mlflow"].search_runs(output_format="list")
     assert logged.data.metrics["epoch"] == 4
     assert 0 < logged.data.metrics["ndcg at 10"] < 1

@@ -74,8 +74,8 @@ class Related(flax.struct.PyTreeNode):
       relation: mixture weights of rel(p, t): (X, M, T) of a table of X items with T targets, or of
         each example's past items with its one target, (B, S, M), or its T targets, (B, M, T, S);
         None without a memory.
-      similarity: <p, t>, (X, T), (B, S) or (B, S, T); or None.
-      pull: <r, t> of the translation r that a past item contributes, like `similarity`; on the
+      similarity: `<p, t>`, (X, T), (B, S) or (B, S, T); or None.
+      pull: `<r, t>` of the translation r that a past item contributes, like `similarity`; on the
         sphere, else None.
     """
 
@@ -97,7 +97,7 @@ class Past(Protocol):
         ...
 
     def pull(self, weights_BxSxT: jax.Array) -> jax.Array:
-        """sum_k w_k <r_k, t>, (B, T), from `Related.pull`."""
+        """`sum_k w_k <r_k, t>`, (B, T), from `Related.pull`."""
         ...
 
     def attend(
@@ -113,7 +113,7 @@ class Past(Protocol):
           query_BxMxT: V x of the query vector x, one per target, or (B, M, 1) for all.
           beta: exponent of the denominator.
           first_Bx1xT: logit of slot 0, or None.
-          prior_BxSxT: added to the logits <rel_k, x>, or None.
+          prior_BxSxT: added to the logits `<rel_k, x>`, or None.
 
         Returns:
           Weights (B, S, T) of the past items, weight (B, 1, T) of slot 0, and mixture weights
@@ -234,11 +234,11 @@ class Model(nn.Module):
         return None
 
     def user_pull(self, met: Any, target_BxTxD: jax.Array) -> jax.Array | float:
-        """<r, t>, (B, T), of the relation r of the user itself, from the result of `meet`."""
+        """`<r, t>`, (B, T), of the relation r of the user itself, from the result of `meet`."""
         return 0.0
 
     def pull(self, users: Users, met: Any, target_BxTxD: jax.Array, past: Past) -> jax.Array:
-        """<relation, t>, (B, T): all that the sphere needs of a relation (see `sphere.py`).
+        """`<relation, t>`, (B, T): all that the sphere needs of a relation (see `sphere.py`).
 
         There `past.pull` sums what `pulls` returned, and `met["pull_BxT"]` that of `user_pull`.
         """

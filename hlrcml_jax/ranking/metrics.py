@@ -68,8 +68,9 @@ def ideal_dcg(relevant_B: jax.Array, k: int) -> jax.Array:
 def ndcg(hits_BxK: jax.Array, relevant_B: jax.Array, k: int) -> jax.Array:
     """nDCG@k = DCG@k / ideal DCG@k over the relevant items.
 
-    >>> round(float(ndcg(jnp.array([[0.0, 1.0]]), jnp.array([1]), 2)[0]), 4)
-    0.6309
+    Examples:
+      >>> round(float(ndcg(jnp.array([[0.0, 1.0]]), jnp.array([1]), 2)[0]), 4)
+      0.6309
     """
     return dcg(hits_BxK, k) / ideal_dcg(relevant_B, _length(hits_BxK, k))
 

@@ -22,9 +22,10 @@ def hinge(
 ) -> jax.Array:
     """Mean over negatives of max(0, margin + s_n - s_positive) (paper, equation of the loss).
 
-    >>> log_weight_BxN = jnp.zeros((1, 2))
-    >>> hinge(jnp.array([1.0]), jnp.array([[0.5, 2.0]]), log_weight_BxN, margin=1.0).tolist()
-    [1.25]
+    Examples:
+      >>> log_weight_BxN = jnp.zeros((1, 2))
+      >>> hinge(jnp.array([1.0]), jnp.array([[0.5, 2.0]]), log_weight_BxN, margin=1.0).tolist()
+      [1.25]
 
     Args:
       positive_B: scores of the positives.
@@ -41,8 +42,9 @@ def logistic(
 ) -> jax.Array:
     """Mean over negatives of -log sigmoid(s_positive - s_n) (Rendle et al., UAI 2009).
 
-    >>> logistic(jnp.array([1.0]), jnp.array([[1.0, 5.0]]), jnp.array([[0.0, -jnp.inf]]))[0]
-    Array(0.6931472, dtype=float32)
+    Examples:
+      >>> logistic(jnp.array([1.0]), jnp.array([[1.0, 5.0]]), jnp.array([[0.0, -jnp.inf]]))[0]
+      Array(0.6931472, dtype=float32)
     """
     return _mean(jax.nn.softplus(negative_BxN - positive_B[:, None]), log_weight_BxN)
 
@@ -59,8 +61,9 @@ def softmax(
     The cross-entropy of the positive among the negatives; with logQ weights, sampled softmax over
     the catalogue.
 
-    >>> softmax(jnp.ones(1), jnp.ones((1, 2)), jnp.zeros((1, 2)), temperature=0.3)[0]
-    Array(1.0986123, dtype=float32)
+    Examples:
+      >>> softmax(jnp.ones(1), jnp.ones((1, 2)), jnp.zeros((1, 2)), temperature=0.3)[0]
+      Array(1.0986123, dtype=float32)
 
     Args:
       positive_B: scores of the positives.
