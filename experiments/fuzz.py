@@ -160,7 +160,7 @@ def read_metrics(folder: pathlib.Path, how: int, content: bytes) -> None:
         records = log.read_log(path)
     assert all(record["epoch"] <= how for record in records)
     if how % 8 == 0:  # drawing is slow
-        plots.plot_learning_curve(records, "ndcg@10", how, folder / "curve.png")
+        plots.svg(plots.plot_learning_curve(records, "ndcg@10", how), "curve", "")
 
 
 def load_cached(folder: pathlib.Path, how: int, content: bytes) -> None:

@@ -5,10 +5,9 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.sparse
 
-from hlrcml_jax.data.dataset import Dataset
 from hlrcml_jax.ranking import intervals
-from hlrcml_jax.ranking.evaluation import Evaluation, popularity_ranks
 
 QUARTILES = (0.0, 0.25, 0.5, 0.75)
 SHARES = (0.0, 0.01, 0.1, 0.5, 1.0)  # of the catalogue, by popularity
@@ -16,7 +15,7 @@ SHARES = (0.0, 0.01, 0.1, 0.5, 1.0)  # of the catalogue, by popularity
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """Means over users in G groups; a group without a user is absent.
+    """Means over users in G groups; a group without a value is absent.
 
     Attributes:
       names: of the groups.
@@ -31,30 +30,41 @@ class Groups:
     high_G: np.ndarray
 
 
-def by_history(dataset: Dataset, tested: Evaluation, k: int) -> Groups:
-    """NDCG@k by quartiles of the users' numbers of training items."""
-    count_B = np.diff(dataset.train.indptr)[tested.user_B]
-    low_G = np.unique(np.quantile(count_B, QUARTILES).astype(int))
-    high_G = np.append(low_G[1:] - 1, count_B.max())
+def by_history(count_B: np.ndarray, value_B: np.ndarray, seed: int) -> Groups:
+    """A metric by quartiles of the users' numbers of training items.
+
+    Args:
+      count_B: number of training items of each of B users, at least one user.
+      value_B: the metric; NaN for users that it excludes.
+      seed: of the intervals.
+    """
+    first_G = np.unique(np.quantile(count_B, QUARTILES).astype(int))
+    last_G = np.append(first_G[1:] - 1, count_B.max())
     names = [
-        f"{low:,}–{high:,}" if low < high else f"{low:,}"
-        for low, high in zip(low_G, high_G, strict=True)
+        f"{first:,}–{last:,}" if first < last else f"{first:,}"
+        for first, last in zip(first_G, last_G, strict=True)
     ]
-    is_in_BxG = (count_B[:, None] >= low_G[None]) & (count_B[:, None] <= high_G[None])
-    value_BxG = np.where(is_in_BxG, tested.values[f"ndcg@{k}"][:, None], np.nan)
-    return _means(names, value_BxG, tested)
+    group_B = np.searchsorted(first_G, count_B, side="right") - 1
+    is_in_BxG = group_B[:, None] == np.arange(len(first_G))[None]
+    return _means(names, np.where(is_in_BxG, value_B[:, None], np.nan), seed)
 
 
-def by_popularity(dataset: Dataset, tested: Evaluation, k: int) -> Groups:
-    """Recall@k of each user's test items, by their popularity rank as a share of the catalogue."""
-    n_users, n_groups = len(tested.user_B), len(SHARES) - 1
-    quantile_I = (popularity_ranks(dataset) - 1) / dataset.n_items
-    group_I = np.searchsorted(SHARES, quantile_I, side="right") - 1
-    row_R, item_R = dataset.test[tested.user_B].nonzero()
-    row_R = row_R.astype(np.int64)
-    list_BxK = tested.item_BxK[:, :k].astype(np.int64)
-    key_BxK = np.arange(n_users)[:, None] * dataset.n_items + list_BxK
-    is_hit_R = np.isin(row_R * dataset.n_items + item_R, key_BxK[list_BxK >= 0])
+def by_popularity(
+    relevant: scipy.sparse.csr_array, item_BxK: np.ndarray, rank_I: np.ndarray, seed: int
+) -> Groups:
+    """Recall@K of relevant items by their popularity rank, as a share of the catalogue.
+
+    Args:
+      relevant: the relevant items of B users, at least one user, (B, I).
+      item_BxK: their lists; -1 for unfilled ranks.
+      rank_I: popularity rank of each item, 1 for the most popular.
+      seed: of the intervals.
+    """
+    (n_users, n_items), n_groups = relevant.shape, len(SHARES) - 1
+    group_I = np.searchsorted(SHARES, (rank_I - 1) / n_items, side="right") - 1
+    row_R, item_R = (index_R.astype(np.int64) for index_R in relevant.nonzero())
+    key_BxK = np.arange(n_users)[:, None] * n_items + item_BxK
+    is_hit_R = np.isin(row_R * n_items + item_R, key_BxK[item_BxK >= 0])
     cell_R = row_R * n_groups + group_I[item_R]
     relevant_C, hits_C = (
         np.bincount(cell_R, weights, n_users * n_groups) for weights in (None, is_hit_R)
@@ -62,13 +72,15 @@ def by_popularity(dataset: Dataset, tested: Evaluation, k: int) -> Groups:
     recall_C = np.full(len(relevant_C), np.nan)
     np.divide(hits_C, relevant_C, out=recall_C, where=relevant_C > 0)
     names = [f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in itertools.pairwise(SHARES)]
-    return _means(names, recall_C.reshape(n_users, n_groups), tested)
+    return _means(names, recall_C.reshape(n_users, n_groups), seed)
 
 
-def _means(names: Sequence[str], value_BxG: np.ndarray, tested: Evaluation) -> Groups:
-    has_G = np.isfinite(value_BxG).any(axis=0)
-    value_BxG = value_BxG[:, has_G]
-    mean_G = np.nanmean(value_BxG, axis=0, dtype=float)
-    low_G, high_G = intervals.of_means(value_BxG, tested.protocol.seed)
-    kept = tuple(name for name, has in zip(names, has_G, strict=True) if has)
-    return Groups(kept, mean_G, low_G, high_G)
+def _means(names: Sequence[str], value_BxG: np.ndarray, seed: int) -> Groups:
+    kept_K = np.flatnonzero(np.isfinite(value_BxG).any(axis=0))
+    value_BxK = value_BxG[:, kept_K]
+    mean_K = np.nanmean(value_BxK, axis=0, dtype=float)
+    return Groups(
+        tuple(names[index] for index in kept_K.tolist()),
+        mean_K,
+        *intervals.of_means(value_BxK, seed),
+    )

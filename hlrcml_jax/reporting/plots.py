@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from hlrcml_jax.errors import printable
@@ -23,7 +24,7 @@ BLUE, GREY = "#2f7fd1", "#858b94"
 BLACK = "#000000"  # is drawn in the colour of the page's text
 WIDTH = 3.8  # inches: about that of a phone, so that text is not scaled down there
 STYLE = {
-    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, GREY]),
+    "axes.prop_cycle": cycler(color=[BLUE, GREY]),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": "medium",
@@ -131,7 +132,7 @@ def plot_learning_curve(log: Sequence[Mapping[str, float]], metric: str, best_ep
         axes.axvline(best_epoch, color=GREY, linestyle=":")
         axes.set_ylabel(label)
     panels[-1].set_xlabel("epoch")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 
@@ -198,5 +199,5 @@ def plot_memory(usage_M: np.ndarray) -> Figure:
     axes = figure.add_subplot(xlabel="memory slots, by use", ylabel="mean weight")
     axes.bar(np.arange(1, 1 + len(usage_M)), np.sort(usage_M)[::-1])
     axes.axhline(1 / len(usage_M), color=BLACK, linestyle=":")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure

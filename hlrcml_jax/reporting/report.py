@@ -9,12 +9,13 @@ import polars as pl
 from hlrcml_jax import frames, storage
 from hlrcml_jax.data.dataset import Dataset, count_items
 from hlrcml_jax.ranking import groups
-from hlrcml_jax.ranking.evaluation import Evaluation
+from hlrcml_jax.ranking.evaluation import Evaluation, popularity_ranks
 from hlrcml_jax.ranking.metrics import Summary, shown
 from hlrcml_jax.reporting import markup, plots
 from hlrcml_jax.reporting.console import COLUMNS, shown_interval, shown_p
 from hlrcml_jax.schema import Config
 
+NBSP = "\N{NO-BREAK SPACE}"
 MOST_PAST = 10  # items of a user's history
 
 
@@ -115,13 +116,15 @@ def _panels(
     dataset: Dataset, rows: Mapping[str, Evaluation], k: int
 ) -> list[tuple[str, str, dict[str, groups.Groups]]]:
     """The charts of `plots.plot_groups`."""
-    kinds = (
-        ("training items of the user", f"ndcg@{k}", groups.by_history),
-        ("popularity rank of the item (0 %: the first)", f"recall@{k}", groups.by_popularity),
-    )
+    rank_I, by_user, by_item = popularity_ranks(dataset), {}, {}
+    for name, row in rows.items():
+        seed, lists = row.protocol.seed, row.item_BxK[:, :k]
+        count_B = np.diff(dataset.train.indptr)[row.user_B]
+        by_user[name] = groups.by_history(count_B, row.values[f"ndcg@{k}"], seed)
+        by_item[name] = groups.by_popularity(dataset.test[row.user_B], lists, rank_I, seed)
     return [
-        (grouping, values, {name: group(dataset, row, k) for name, row in rows.items()})
-        for grouping, values, group in kinds
+        ("training items of the user", f"ndcg@{k}", by_user),
+        ("popularity rank of the item (0 %: highest)", f"recall@{k}", by_item),
     ]
 
 
@@ -151,8 +154,9 @@ def _metrics_table(summaries: Mapping[str, Summary], k: int) -> str:
     return markup.table(f"In percent at {k}", "Metrics on test", head, lines, head[1:])
 
 
-def _unbroken(text: str) -> str:
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
+def _unbroken(numbers: str) -> str:
+    """Numbers without a place to break the line: a minus is none, and a hyphen is."""
+    return numbers.replace(" ", NBSP).replace("-", "\N{MINUS SIGN}")
 
 
 def _example(dataset: Dataset, user: int, table: pl.DataFrame) -> str:
@@ -165,8 +169,7 @@ def _example(dataset: Dataset, user: int, table: pl.DataFrame) -> str:
         if "share" in rows.columns:
             label = "reason_title" if "reason_title" in rows.columns else "reason_item_id"
             reasons = rows.drop_nulls("share").select(label, "share").rows()
-            shares = (f"{name} {_unbroken(f'({100 * share:.0f} %)')}" for name, share in reasons)
-            cells.append(", ".join(shares))
+            cells.append(", ".join(f"{name} ({100 * share:.0f}{NBSP}%)" for name, share in reasons))
         lines.append(cells)
     head = ["rank", "item", "score"] + (["because of"] if "share" in table.columns else [])
     name = str(dataset.user_ids[user])
