@@ -76,11 +76,8 @@ def by_popularity(
 
 
 def _means(names: Sequence[str], value_BxG: np.ndarray, seed: int) -> Groups:
-    kept_K = np.flatnonzero(np.isfinite(value_BxG).any(axis=0))
+    kept_K = np.flatnonzero(np.isfinite(value_BxG).any(axis=0)).tolist()
     value_BxK = value_BxG[:, kept_K]
     mean_K = np.nanmean(value_BxK, axis=0, dtype=float)
-    return Groups(
-        tuple(names[index] for index in kept_K.tolist()),
-        mean_K,
-        *intervals.of_means(value_BxK, seed),
-    )
+    low_K, high_K = intervals.of_means(value_BxK, seed)
+    return Groups(tuple(names[group] for group in kept_K), mean_K, low_K, high_K)

@@ -36,6 +36,8 @@ li, th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line);
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; }
 th { font-weight: 600; }
+td { overflow-wrap: anywhere; min-width: 6.5rem; }
+td.n { min-width: 0; overflow-wrap: normal; }
 .n { text-align: right; font-variant-numeric: tabular-nums; }
 code { font-size: .85rem; }
 """

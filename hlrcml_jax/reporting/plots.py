@@ -3,6 +3,7 @@
 import collections
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
@@ -23,11 +24,10 @@ HREF = "{http://www.w3.org/1999/xlink}href"
 BLUE, GREY = "#2f7fd1", "#858b94"
 BLACK = "#000000"  # is drawn in the colour of the page's text
 WIDTH = 3.8  # inches: about that of a phone, so that text is not scaled down there
-STYLE = {
+RC_PARAMS = {
     "axes.prop_cycle": cycler(color=[BLUE, GREY]),
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlesize": "medium",
     "figure.constrained_layout.use": True,
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -40,7 +40,7 @@ STYLE = {
 # Whoever opens the file alone sees it in the colours of the system.
 ALONE = "svg:root { color-scheme: light dark; color: CanvasText; }"
 
-_styled = style.context(["default", STYLE])  # also over a user's matplotlibrc
+_styled = style.context(["default", RC_PARAMS])  # also over a user's matplotlibrc
 
 
 def svg(figure: Figure, name: str, label: str) -> str:
@@ -52,12 +52,14 @@ def svg(figure: Figure, name: str, label: str) -> str:
       label: describes the picture to who does not see it.
     """
     buffer = io.StringIO()
-    with style.context(["default", STYLE, {"svg.hashsalt": name}]):
+    with style.context(["default", RC_PARAMS, {"svg.hashsalt": name}]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts are used
         figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=200)
     root = ElementTree.fromstring(buffer.getvalue())
     for element in root.iter():
         _adapt(element)
-    root.remove(root[0])  # metadata
+    for metadata in root.findall("metadata"):
+        root.remove(metadata)
     root.attrib |= {"xmlns": SVG, "role": "img", "aria-label": _text(label)}
     root.set("fill", "currentColor")  # of text
     return ElementTree.tostring(root, encoding="unicode")
@@ -107,7 +109,7 @@ def plot_relations(
         point_Px2 = point_Nx2[label_N == kind]
         if len(point_Px2):
             colour = GREY if kind == "other" else colours(index)
-            points = {"s": 6, "alpha": 0.5, "linewidths": 0, "rasterized": True}  # are thousands
+            points = {"s": 6, "alpha": 0.7, "linewidths": 0, "rasterized": True}  # are thousands
             axes.scatter(*point_Px2.T, color=colour, label=_text(kind), **points)
     axes.legend(markerscale=3, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
+from matplotlib.figure import Figure
 
 from hlrcml_jax import frames, storage
 from hlrcml_jax.data.dataset import Dataset, count_items
@@ -84,7 +85,7 @@ def _figures(
     log: Sequence[Mapping[str, float]],
     usage_M: np.ndarray | None,
     k: int,
-) -> Iterator[tuple[str, str, plots.Figure]]:
+) -> Iterator[tuple[str, str, Figure]]:
     """(name, caption, plot) of each figure that the run has."""
     if any("loss" in record for record in log):
         metric = config.early_stopping.metric.replace("loss", "loss_valid")

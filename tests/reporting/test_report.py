@@ -174,11 +174,11 @@ def test_the_same_run_gives_the_same_page(run, page):
 
 
 @hypothesis.given(st.text(min_size=1))
+@hypothesis.example("日本語")
 @hypothesis.example("<script>alert(1)</script>")
 @hypothesis.example("$\\frac$ & ]]> -->")
 @hypothesis.example("\x00\x1b\u202e\ufffe\uffff\ud800")
 @hypothesis.settings(max_examples=20, deadline=None)
-@pytest.mark.filterwarnings("ignore:Glyph")
 def test_a_category_is_text_in_a_picture(kind):
     points = np.arange(4.0).reshape(2, 2)
     figure = plots.plot_relations(points, np.array([0.75, 0.25]), [frozenset([kind])] * 2)
