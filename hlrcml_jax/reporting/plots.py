@@ -54,7 +54,7 @@ def svg(figure: Figure, name: str, label: str) -> str:
     buffer = io.StringIO()
     with style.context(["default", RC_PARAMS, {"svg.hashsalt": name}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts are used
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=200)
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=150)
     root = ElementTree.fromstring(buffer.getvalue())
     for element in root.iter():
         _adapt(element)
