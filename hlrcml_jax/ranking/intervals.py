@@ -19,7 +19,8 @@ def of_means(value_BxN: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
     n_users = len(value_BxN)
     if n_users > MOST_USERS:
-        half_N = 1.96 * scipy.stats.sem(value_BxN, nan_policy="omit")
+        has_N = np.isfinite(value_BxN).sum(axis=0)
+        half_N = 1.96 * np.nanstd(value_BxN, axis=0) / np.sqrt(has_N)
         mean_N = np.nanmean(value_BxN, axis=0)
         return mean_N - half_N, mean_N + half_N
     rng = np.random.default_rng(seed)

@@ -237,8 +237,8 @@ def _test(best: Best) -> Tested:
     return tested
 
 
-def _examples(best: Best) -> list[pl.DataFrame]:
-    """Top 10 for some users with at least ten training items; prints the first user's."""
+def _examples(best: Best) -> dict[int, pl.DataFrame]:
+    """Top 10 by user index, of some with at least ten training items; prints the first user's."""
     run = best.run
     count_U = np.diff(run.dataset.train.indptr)
     user_C = np.argsort(count_U < 10, kind="stable")[:N_EXAMPLES]
@@ -247,7 +247,7 @@ def _examples(best: Best) -> list[pl.DataFrame]:
     ids = run.dataset.user_ids.gather(user_C)
     tables = [table.filter(pl.col("user_id") == id) for id in ids]
     report.print_recommendations(f"Recommendations for user {ids[0]}", tables[0])
-    return [table for table in tables if len(table)]
+    return {int(user): table for user, table in zip(user_C, tables, strict=True) if len(table)}
 
 
 @settings.own_settings()
@@ -275,7 +275,7 @@ def analyse(best: Best) -> dict[str, dict[str, float]]:
     most = run.config.analyse.interactions
     relations = analysis.relations(build.model_of(run), params, scorer, run.dataset, most, seed)
     matching = analysis.matching(relations, seed)
-    plot = run.workdir / "plots" / "relations.png"
+    plot = run.workdir / "plots" / "relations.svg"
     arrays: dict[str, Any] = {
         "user_ids": run.dataset.user_ids.cast(pl.String).to_numpy()[relations.user_N].astype(str),
         "item_ids": run.dataset.item_ids.cast(pl.String).to_numpy()[relations.item_N].astype(str),
@@ -286,7 +286,8 @@ def analyse(best: Best) -> dict[str, dict[str, float]]:
         storage.write_text(run.workdir / "relations.json", json.dumps(matching, indent=2) + "\n")
         storage.write(run.workdir / "relations.npz", lambda path: np.savez(path, **arrays))
         components = analysis.in_two_dimensions(relations.vector_NxD)
-        plots.plot_relations(*components, relations.shared_N, plot)
+        figure = plots.plot_relations(*components, relations.shared_N)
+        storage.write_text(plot, plots.svg(figure, "relations", "Relations by category."))
 
     processes.in_first_process(write)
     report.print_matching(f"Relations of {run.config.model.name}", matching)

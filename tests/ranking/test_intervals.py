@@ -43,7 +43,9 @@ def test_p_values_are_those_of_scipy():
         assert intervals.p_value(same, np.zeros(len(same))) == 1.0
 
 
-def test_a_metric_of_one_user_has_an_interval():
+@pytest.mark.parametrize("most", [100_000, 1], ids=["bootstrap", "normal"])
+def test_a_metric_of_one_user_has_an_interval(most, monkeypatch):
+    monkeypatch.setattr(intervals, "MOST_USERS", most)
     value_BxN = np.full((5, 1), np.nan)
     value_BxN[2] = 0.5
     assert intervals.of_means(value_BxN, seed=0) == (0.5, 0.5)

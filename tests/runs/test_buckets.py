@@ -84,7 +84,7 @@ def test_a_run_in_a_bucket_is_that_on_a_disk(cli, trained, bucket, tmp_path):
         (tmp_path / name).write_bytes(bucket.read(f"runs/mine/{name}"))
     assert left(tmp_path) == left(trained[0])
     names = {name.removeprefix("runs/mine/") for name in bucket.names()}
-    assert {"config.json", "report.html", "plots/groups.png", "test_users.parquet"} <= names
+    assert {"config.json", "report.html", "plots/groups.svg", "test_users.parquet"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
 
     recommend = ("--mode=recommend", "--config.recommend.format=csv")

@@ -188,7 +188,7 @@ def test_analysis_leaves_relations_and_a_plot(small, tmp_path):
     with np.load(run.workdir / "relations.npz", allow_pickle=False) as relations:
         assert relations["vectors"].shape == (found["all"]["interactions"], 8)
         assert len(relations["user_ids"]) == len(relations["item_ids"]) == len(relations["vectors"])
-    assert (run.workdir / "plots" / "relations.png").stat().st_size > 1000
+    assert (run.workdir / "plots" / "relations.svg").stat().st_size > 1000
 
 
 # Pretrained tables.
