@@ -148,6 +148,12 @@ def update_of(
       changes: overrides by dotted key, `data.path` among them.
       allow_code: see `from_workdir`.
     """
+    for name, value in changes.items():
+        if name.startswith("data.") and name != "data.format" and value != UPDATE.get(name, value):
+            raise UserError(
+                f"config key {name} has no effect on an update, whose data is that of the run with "
+                "the interactions of data.path on top; leave it out."
+            )
     saved = read_workdir(storage.absolute(workdir))
     values = UPDATE | {"train.continues": str(workdir)}
     if saved is not None and not saved["config"].get("train.continues"):

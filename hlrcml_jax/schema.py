@@ -346,6 +346,12 @@ class Train:
 
     epochs: int = key(100, "most epochs; at least 1", at_least(1), may_change=True)
     batch_size: int = key(1000, "positives per step, over all devices; at least 1", at_least(1))
+    new_weight: float = key(
+        20.0,
+        "what a new interaction counts in training that continues another run, against 1 of those "
+        "that it had; above 0",
+        positive,
+    )
     continues: str = _path(
         "workdir of a run that this one continues: training starts from its parameters, and the "
         "interactions of data.path come on top of its own; see --mode=update"

@@ -163,6 +163,11 @@ def test_the_program_updates_an_update_and_resumes(cli, days, tmp_path):
     [
         ({"user": ["u1"], "item": ["new"]}, {"model__dim": 9}, "config key model.dim is 8 in"),
         ({"a": ["u1"]}, {}, "no column that looks like the user"),
+        (
+            {"user": ["u1"], "item": ["new"]},
+            {"data__min_per_user": 5},
+            "data.min_per_user has no effect on an update",
+        ),
     ],
 )
 def test_mistakes_get_a_sentence(yesterday, rows, changes, sentence):
@@ -181,3 +186,27 @@ def test_text_ids_cannot_follow_integers():
     of_integers = hlr.fit(rows, "popularity", test=0)
     with pytest.raises(UserError, match="user ids are texts"):
         of_integers.update(pl.DataFrame({"user": ["x"], "item": [1]}))
+
+
+def test_new_interactions_count_more(days, yesterday):
+    """They are predicted better than if all counted the same, and a later update's are new again."""
+    more = {"train__epochs": 8, "optimizer__learning_rate": 0.01, "data__split__valid": 0.0}
+    equal, today = (
+        yesterday.update(days[1], train__new_weight=weight, **more) for weight in (1.0, 50.0)
+    )
+    new = days[1].filter(pl.col("user").is_in(yesterday.users))
+    ranks = [mean_rank(each, new) for each in (equal, today)]
+    assert ranks[1] < 0.9 * ranks[0]
+    dataset = today._run.dataset
+    pairs = dataset.fresh.nonzero()
+    ids = {"user": dataset.user_ids.gather(pairs[0]), "item": dataset.item_ids.gather(pairs[1])}
+    assert pl.DataFrame(ids).sort("user", "item").equals(days[1].sort("user", "item"))
+    again = today.update(pl.DataFrame({"user": ["u7"], "item": ["newest"]}), train__epochs=1)
+    assert again._run.dataset.fresh.nnz == 1
+
+
+def mean_rank(recommender, rows):
+    lists = recommender.recommend(k=len(recommender.items), filter_viewed=False)
+    found = rows.join(lists, left_on=["user", "item"], right_on=["user_id", "item_id"])
+    assert len(found) == len(rows)
+    return found["rank"].mean()

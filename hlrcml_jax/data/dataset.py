@@ -30,6 +30,7 @@ class Dataset:
       titles: titles by item index, or None.
       categories: lists of categories by item index, or None.
       weights: what each interaction counts in training, float32 CSR (U, I) over all parts; or None.
+      fresh: of a run that continues another, the interactions that it did not have; or None.
       account: what the preparation took away, and its warnings.
     """
 
@@ -42,6 +43,7 @@ class Dataset:
     titles: pl.Series | None = None
     categories: pl.Series | None = None
     weights: scipy.sparse.csr_array | None = None
+    fresh: scipy.sparse.csr_array | None = None
     account: Account = EMPTY
 
     @property
@@ -86,6 +88,8 @@ class Dataset:
             digest.update(getattr(self, part).indices.astype(np.int64).tobytes())
         if self.weights is not None:
             digest.update(self.weights.data.tobytes())
+        if self.fresh is not None:
+            digest.update(self.fresh.indices.astype(np.int64).tobytes())
         return digest.hexdigest()[:32]
 
 

@@ -67,6 +67,7 @@ def extended(
         item_ids=ids["item"],
         **texts,
         weights=weights,
+        fresh=new,
         account=account,
     )
 

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from hlrcml_jax.data.dataset import PARTS, Dataset
 from hlrcml_jax.errors import UserError, shortened
 
 ARRAYS = ("indices", "indptr")  # of a CSR matrix
-WEIGHTS = tuple(f"weights.{array}.npy" for array in (*ARRAYS, "data"))
+OPTIONAL = {"weights": (*ARRAYS, "data"), "fresh": ARRAYS}  # matrices that some data sets have
 USERS, ITEMS = "users.parquet", "items.parquet"
 DIGESTS = "digests.json"  # SHA-256 of the other files; written last
 TEXTS = {"titles": pl.String, "categories": pl.List(pl.String)}
@@ -39,13 +39,11 @@ def save(dataset: Dataset, folder: pathlib.Path) -> None:
 
         storage.write(folder / name, write_and_digest)
 
-    for part, array in itertools.product(PARTS, ARRAYS):
-        content = getattr(getattr(dataset, part), array)
-        write(f"{part}.{array}.npy", functools.partial(np.save, arr=content))
-    if dataset.weights is not None:
-        for name in WEIGHTS:
-            content = getattr(dataset.weights, name.split(".")[1])
-            write(name, functools.partial(np.save, arr=content))
+    for name, arrays in (dict.fromkeys(PARTS, ARRAYS) | OPTIONAL).items():
+        matrix = getattr(dataset, name)
+        for array in arrays if matrix is not None else ():
+            content = getattr(matrix, array)
+            write(f"{name}.{array}.npy", functools.partial(np.save, arr=content))
     texts = {name: getattr(dataset, name) for name in TEXTS if getattr(dataset, name) is not None}
     write(USERS, pl.DataFrame({"id": dataset.user_ids}).write_parquet)
     write(ITEMS, pl.DataFrame({"id": dataset.item_ids} | texts).write_parquet)
@@ -66,7 +64,9 @@ def load(folder: pathlib.Path) -> Dataset:
     """
     names = [f"{part}.{array}.npy" for part, array in itertools.product(PARTS, ARRAYS)]
     names += [USERS, ITEMS, account.FILE, DIGESTS]
-    names += [name for name in WEIGHTS if (folder / name).exists()]
+    for name, arrays in OPTIONAL.items():
+        if (folder / f"{name}.{ARRAYS[0]}.npy").exists():
+            names += [f"{name}.{array}.npy" for array in arrays]
     try:
         with storage.local([folder / name for name in names]) as paths:
             return _load(dict(zip(names, paths, strict=True)))
@@ -88,23 +88,21 @@ def _load(path_of: dict[str, pathlib.Path]) -> Dataset:
         raise ValueError(f"its {wrong[0]} are not texts")
     shape = (len(users), len(items))
 
-    def read(part: str) -> scipy.sparse.csr_array:
+    def read(name: str, arrays: Sequence[str]) -> scipy.sparse.csr_array:
         # Copy-on-write, since some libraries require writable arrays.
-        paths = (path_of[f"{part}.{array}.npy"] for array in ARRAYS)
-        indices, indptr = (np.load(path, mmap_mode="c") for path in paths)
-        return _matrix(indices, indptr, shape)
+        paths = (path_of[f"{name}.{array}.npy"] for array in arrays)
+        return _matrix(shape, *(np.load(path, mmap_mode="c") for path in paths))
 
-    train, valid, test, history = map(read, PARTS)
-    weights = None
-    if WEIGHTS[0] in path_of:
-        indices, indptr, data = (np.load(path_of[name], mmap_mode="c") for name in WEIGHTS)
-        weights = _matrix(indices, indptr, shape, data)
+    train, valid, test, history = (read(part, ARRAYS) for part in PARTS)
     named: dict[str, Any] = {"user_ids": users["id"], "item_ids": items["id"], **texts}
+    for name, arrays in OPTIONAL.items():
+        if f"{name}.{ARRAYS[0]}.npy" in path_of:
+            named[name] = read(name, arrays)
     found = account.Account.from_json(path_of[account.FILE].read_text())
-    return Dataset(train, valid, test, history, **named, weights=weights, account=found)
+    return Dataset(train, valid, test, history, **named, account=found)
 
 
-def _matrix(indices, indptr, shape, data: np.ndarray | None = None) -> scipy.sparse.csr_array:
+def _matrix(shape, indices, indptr, data: np.ndarray | None = None) -> scipy.sparse.csr_array:
     """A CSR of booleans or of positive float32, after checking that it is one.
 
     scipy's products trust its indices.

@@ -196,7 +196,13 @@ def make_sampler(run: Run, part: str = "train") -> Sampler:
 
 def make_positives(run: Run, part: str) -> Positives:
     """The interactions of a part, on the devices, sharded like the tables."""
-    matrix = _weighted_train(run) if part == "train" else getattr(run.dataset, part)
+    matrix = getattr(run.dataset, part)
+    if part == "train":
+        matrix = _weighted_train(run)
+        if run.dataset.fresh is not None:
+            more = run.config.train.new_weight - 1
+            matrix = matrix + more * matrix.multiply(run.dataset.fresh)
+            matrix = _with_mean_one(matrix, matrix.data)
     parts = placement_of(run).parts
     if parts is None:
         return devices.replicate(Positives.of(matrix))
@@ -206,10 +212,15 @@ def make_positives(run: Run, part: str) -> Positives:
 def _weighted_train(run: Run) -> scipy.sparse.csr_array:
     """The training part, with weights of mean 1 if it has any."""
     matrix = run.dataset.weighted_train()
-    if run.dataset.weights is not None:
-        matrix.data **= run.config.loss.weight_power
-        matrix.data /= matrix.data.mean()
-    return matrix
+    if run.dataset.weights is None:
+        return matrix
+    return _with_mean_one(matrix, matrix.data**run.config.loss.weight_power)
+
+
+def _with_mean_one(matrix: scipy.sparse.csr_array, value_E: np.ndarray) -> scipy.sparse.csr_array:
+    """A matrix with other values, divided by their mean, as float32."""
+    value_E = (value_E / value_E.mean()).astype(np.float32)
+    return scipy.sparse.csr_array((value_E, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def make_scorer(run: Run, part: str, relates: bool = True) -> Scorer:
