@@ -269,7 +269,7 @@ class Loss:
     )
     copy_relation: bool = key(False, "whether a negative uses the positive's relation")
     weight_power: float = key(
-        1.0,
+        0.25,
         "exponent of the weights of data.weight, which are then divided by their mean; in (0, 1]",
         factor,
     )

@@ -189,7 +189,7 @@ def test_text_ids_cannot_follow_integers():
 
 
 def test_new_interactions_count_more(days, yesterday):
-    """They are predicted better than if all counted the same, and a later update's are new again."""
+    """They rank higher than if all counted the same; a later update has its own."""
     more = {"train__epochs": 8, "optimizer__learning_rate": 0.01, "data__split__valid": 0.0}
     equal, today = (
         yesterday.update(days[1], train__new_weight=weight, **more) for weight in (1.0, 50.0)

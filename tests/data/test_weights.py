@@ -13,7 +13,13 @@ from hlrcml_jax.data.prepare import prepare, prepare_more
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.training.interactions import Positives
 
-QUICK = {"train__epochs": 6, "train__batch_size": 100, "model__dim": 8, "negatives__candidates": 20}
+QUICK = {
+    "loss__weight_power": 1.0,
+    "train__epochs": 6,
+    "train__batch_size": 100,
+    "model__dim": 8,
+    "negatives__candidates": 20,
+}
 TOTALS = {"rows": pl.len().cast(pl.Float64), "value": pl.col("value").sum()}
 
 
@@ -110,11 +116,9 @@ def test_shards_have_the_weights_of_their_positives(table, tmp_path):
 def test_als_takes_them_for_its_confidence(table):
     distinct = table.unique(["user", "item"]).sort("user", "item")
     likes = distinct.with_columns(value=pl.when(pl.col("item") < 5).then(40.0).otherwise(1.0))
+    how = {"loss__weight_power": 1.0, "model__dim": 4, "model__als__regularization": 0.1}
     light, heavy = (
-        hlr.fit(
-            likes, "als", test=0, data__weight=weight, model__dim=4, model__als__regularization=0.1
-        )
-        for weight in ("", "value")
+        hlr.fit(likes, "als", test=0, data__weight=weight, **how) for weight in ("", "value")
     )
     pairs = likes.filter(pl.col("item") < 5).select("user", "item")
     assert error(heavy, pairs) < 0.8 * error(light, pairs)
