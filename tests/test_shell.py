@@ -26,7 +26,7 @@ WITH_BLOCKS = [page for page in PAGES if BLOCK.search(page.read_text())]
 # Commands of which only the flags, and what they name, are read; and why.
 ONLY_READ = {
     r"configs/quickstart\.py|data\.name=ml-": "downloads a public data set",
-    r"data=(gowalla|yelp2018)": "needs a published split, and trains for hours",
+    r"data=(gowalla|yelp2018|lastfm-2k)": "needs published files, and trains for minutes or hours",
     r"runs/(dense|relations|sharp)-?": "evaluates a run of one of these",
     r"experiments/(?!serve)": "measures or searches for minutes to hours",
     r"--config=best": "is README's --config=configs/best.py",
