@@ -4,6 +4,7 @@ The package's own configs go by their names: `best` is `configs/best.py`.
 """
 
 import ast
+import difflib
 import importlib.util
 import json
 import os
@@ -34,12 +35,16 @@ def own(source: str) -> str | None:
     True
     """
     name, colon, arguments = source.partition(":")
+    path = _own_files().get(name)
+    return None if path is None else f"{path}{colon}{arguments}"
+
+
+def _own_files() -> dict[str, pathlib.Path]:
+    """The package's own configs by name."""
     package = pathlib.Path(__file__).parent
-    for folder in (package, package.parent):  # installed, and in a checkout
-        path = folder / "configs" / f"{name}.py"
-        if name.isidentifier() and os.path.isfile(path):
-            return f"{path}{colon}{arguments}"
-    return None
+    installed = package / "configs"
+    folder = installed if installed.is_dir() else package.parent / "configs"
+    return {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
 
 
 def located(source: str) -> str:
@@ -63,6 +68,14 @@ def read(
     """
     source = located(source)
     if not re.search(r"\.py(:|$)", source):
+        name, names = source.partition(":")[0], sorted(_own_files())
+        if name.isidentifier() and not os.path.exists(source):
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise UserError(
+                f"--config={source}: there is no such file or run{hint}; configs of the package's "
+                f"own are {', '.join(names)}."
+            )
         return from_workdir(source, changes, allow_code)
     values = config_lib.flatten(call(source))
     return config_lib.make_config(config_lib.changed(values, changes or {}))
@@ -91,7 +104,7 @@ def from_workdir(
     """
     saved = read_workdir(storage.absolute(workdir))
     if saved is None:
-        raise UserError(f"{workdir}: there is no config.json here; give --config=FILE.py.")
+        raise UserError(f"{workdir}: there is no run here (no config.json).")
     changes = changes or {}
     for key, path in config_lib.code_paths(saved["config"]):
         if not (allow_code or path in (trusted or ()) or key in changes):
@@ -183,7 +196,8 @@ def load(path: pathlib.Path) -> types.ModuleType:
     Configs are files, not a package, so that anyone can keep their own folder of them.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file.")
+        hint = f"; the package's own is --config={path.stem}" if own(path.stem) else ""
+        raise UserError(f"{path}: no such file{hint}.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

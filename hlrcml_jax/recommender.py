@@ -152,7 +152,7 @@ class Recommender:
         run = best.run
         self._run, self._model, self._dataset = run, build.model_of(run), run.dataset
         self._trained, self._ready, self._params = best.params, best.ready, best.on_host
-        self._scorer = build.make_scorer(run, "test")
+        self._scorer = build.make_serving_scorer(run)
         self._best = best
         self._places = {"user": Lookup(self.users), "item": Lookup(self.items)}
 
@@ -275,7 +275,7 @@ class Recommender:
 
     @settings.own_settings()
     def history(self, users: Ids = None) -> pl.DataFrame:
-        """The items that users are known to have, those of training and validation.
+        """The items that users have in the data, all of which lists leave out.
 
         Args:
           users: as in `recommend`.
@@ -285,7 +285,7 @@ class Recommender:
         """
         everyone = np.arange(len(self.users))
         user_C = everyone if users is None else self._indices(users, "user")
-        known = self._dataset.known("test")[user_C]
+        known = self._dataset.seen()[user_C]
         columns = {"user_id": self.users.gather(np.repeat(user_C, np.diff(known.indptr)))}
         return pl.DataFrame(columns | frames.item_columns(known.indices, self._dataset))
 
@@ -331,7 +331,7 @@ class Recommender:
         Args:
           users: user ids; None for all users.
           k: items per user; fewer if the catalogue has fewer.
-          filter_viewed: leave out a user's training and validation items.
+          filter_viewed: leave out what a user has in the data, in test, too.
           items: item ids to choose from; None for all.
           candidates: rank only so many items per user, those that are closest by their vectors
             alone; 0 ranks all, which is exact.

@@ -79,10 +79,14 @@ def compilations():
 
 
 def history(recommender, user):
-    """The items that a user is known to have."""
+    """The items by which a user is ranked."""
+    return items_of(recommender, user, recommender._run.dataset.known("test"))
+
+
+def items_of(recommender, user, part):
     dataset = recommender._run.dataset
     row = frames.indices(Lookup(dataset.user_ids), [user], "user")
-    return dataset.item_ids.gather(dataset.known("test")[row].indices).to_list()
+    return dataset.item_ids.gather(part[row].indices).to_list()
 
 
 def test_unknown_ids_are_an_error_or_left_out_or_get_what_is_popular(trained, capsys):
@@ -110,20 +114,20 @@ def test_unknown_ids_are_an_error_or_left_out_or_get_what_is_popular(trained, ca
     assert len(recommender.recommend("stranger", items=some, unknown="popular")) == 4
 
 
-def test_histories_are_what_is_not_predicted(trained):
+def test_histories_are_all_that_a_user_has(trained):
     recommender = trained("cml")
     dataset = recommender._run.dataset
     table = recommender.history(["u7", "u3"])
     assert table["user_id"].unique(maintain_order=True).to_list() == ["u7", "u3"]
     for user in ("u7", "u3"):
         row = dataset.user_ids.to_list().index(user)
-        parts = [matrix[[row]].indices for matrix in (dataset.train, dataset.valid)]
+        parts = [matrix[[row]].indices for matrix in (dataset.train, dataset.valid, dataset.test)]
         known = set(dataset.item_ids.gather(np.concatenate(parts)))
         found = table.filter(pl.col("user_id") == user)
         assert set(found["item_id"]) == known
         assert len(found) == len(known)
         assert found["title"].to_list() == [f"Title {id[1:]}" for id in found["item_id"]]
-    assert len(recommender.history()) == dataset.train.nnz + dataset.valid.nnz
+    assert len(recommender.history()) == dataset.n_interactions
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -134,9 +138,8 @@ def test_lists_are_what_scores_say(trained, model):
     assert scores["item_id"].to_list() == items * 2
     lists = recommender.recommend(users, k=5)
     for user in users:
-        new = scores.filter(
-            pl.col("user_id") == user, ~pl.col("item_id").is_in(history(recommender, user))
-        )
+        seen = items_of(recommender, user, recommender._run.dataset.seen())
+        new = scores.filter(pl.col("user_id") == user, ~pl.col("item_id").is_in(seen))
         expected = new.sort("score", descending=True, maintain_order=True).head(5)
         found = lists.filter(pl.col("user_id") == user)
         np.testing.assert_allclose(found["score"], expected["score"], rtol=1e-5)
@@ -234,12 +237,17 @@ def test_a_new_user_with_the_items_of_another_gets_its_list(trained, model, user
     recommender = trained(model, users)
     known = {name: history(recommender, name) for name in ("u7", "u3")}
     columns = {"user_id": list(known), "item_id": list(known.values())}
-    expected = recommender.recommend(pd.Series(["u7", "u3"]), k=6)
-    for found in (
-        recommender.recommend_new(known, k=6),
-        recommender.recommend_new(pl.DataFrame(columns).explode("item_id"), k=6),
-        recommender.recommend_new(pd.DataFrame(columns).explode("item_id"), k=6),
+    in_test = {
+        id for name in known for id in items_of(recommender, name, recommender._run.dataset.test)
+    }
+    items = [id for id in recommender.items if id not in in_test]
+    expected = recommender.recommend(pd.Series(["u7", "u3"]), k=6, items=items)
+    for histories in (
+        known,
+        pl.DataFrame(columns).explode("item_id"),
+        pd.DataFrame(columns).explode("item_id"),
     ):
+        found = recommender.recommend_new(histories, k=6, items=items)
         np.testing.assert_allclose(found["score"], expected["score"], rtol=1e-5, atol=1e-6)
         assert found.select("user_id", "title").equals(expected.select("user_id", "title"))
 

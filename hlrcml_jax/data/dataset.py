@@ -71,6 +71,10 @@ class Dataset:
         parts = self.train, self.history
         return Known(parts if part == "valid" else (*parts, self.valid))
 
+    def seen(self) -> "Known":
+        """All that users have in the data, of which nothing is recommended to them."""
+        return Known((self.train, self.history, self.valid, self.test))
+
     def with_all_in_training(self) -> "Dataset":
         """With validation in the training part."""
         nothing = scipy.sparse.csr_array(self.valid.shape, dtype=bool)

@@ -60,7 +60,12 @@ def check(config: schema.Config) -> None:
         able = [name for name in registry.MODELS if can_be_on_sphere(model_class(name).spec)]
         raise UserError(
             f"config key model.space cannot be 'sphere' with model.name {name!r}; it can with "
-            f"{', '.join(able)}."
+            f"{', '.join(able)}. Set model.space=ball."
+        )
+    if config.data.weight and spec.rows_are_histories:
+        raise UserError(
+            f"config key data.weight cannot be used with model.name {name!r}, which counts each "
+            "interaction once; leave it empty, or choose another model."
         )
     asked = {
         "users_from_items": ("model.users", "items", config.model.users),

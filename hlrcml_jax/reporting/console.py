@@ -130,7 +130,9 @@ def print_metrics(title: str, summaries: Mapping[str, Summary], cutoffs: Sequenc
         table.add_row(plain(model), *cells, f"{summary[f'median_rank@{k}']['mean']:.0f}")
     caption = "± is half of the 95 % confidence interval over users"
     if (p := summaries[models[0]][main_metric].get("p")) is not None:
-        caption += f"; {models[0]} against {models[-1]}: p {shown_p(p)}"
+        mine, theirs = (summaries[model][main_metric]["mean"] for model in (models[0], models[-1]))
+        how = "below" if mine < theirs else "against"
+        caption += f"; {models[0]} {how} {models[-1]}: p {shown_p(p)}"
     table.caption = plain(f"{caption}.")
     rich.print(table)
 

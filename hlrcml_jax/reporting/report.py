@@ -187,7 +187,7 @@ def _example(dataset: Dataset, user: int, table: pl.DataFrame) -> str:
 
 def _history(dataset: Dataset, user: int) -> str:
     """Some items of a user's history, none of which is recommended."""
-    item_N = dataset.known("test")[[user]].indices
+    item_N = dataset.seen()[[user]].indices
     chosen_N = np.sort(np.random.default_rng(0).permutation(item_N)[:MOST_PAST])
     *_, names = frames.item_columns(chosen_N, dataset).values()  # titles, or else ids
     more = len(item_N) - len(chosen_N)

@@ -223,6 +223,11 @@ def _with_mean_one(matrix: scipy.sparse.csr_array, value_E: np.ndarray) -> scipy
     return scipy.sparse.csr_array((value_E, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
+def make_serving_scorer(run: Run) -> Scorer:
+    """As `make_scorer` for test, which also leaves out the items of test."""
+    return _scorer(run, run.dataset.known("test"), seen=run.dataset.seen())
+
+
 def make_scorer(run: Run, part: str, relates: bool = True) -> Scorer:
     """A scorer with the histories for predicting a part, "valid" or "test".
 
@@ -252,6 +257,7 @@ def _scorer(
     rarity_I: np.ndarray | None = None,
     draw_U: np.ndarray | None = None,
     relates: bool = True,
+    seen: Known | None = None,
 ) -> Scorer:
     model, max_prefs = model_of(run), run.config.scoring.max_prefs or run.config.model.max_prefs
     if not relates:
@@ -268,17 +274,13 @@ def _scorer(
         placement_of(run),
         rarity_I,
         draw_U,
+        seen,
     )
 
 
 def initial_state(run: Run) -> TrainState:
     """The state before training, in the kept form; for a solved model the solution."""
     if solved := closed_form(model_of(run)):
-        if run.dataset.weights is not None and solved.spec.rows_are_histories:
-            raise UserError(
-                f"config key data.weight: {type(solved).__name__} has no weights; leave it empty, "
-                "or choose another model.name."
-            )
         params = solved.fit(_weighted_train(run), run.config.seed)
         return jax.device_get(init_state(params, optax.identity()))
     return placement_of(run).make(functools.partial(_make_state, run))

@@ -48,7 +48,7 @@ class Users:
 def of_data(best: Best) -> Users:
     """The users of the data."""
     run = best.run
-    return Users("trained", run.dataset.user_ids, build.make_scorer(run, "test"), best.ready)
+    return Users("trained", run.dataset.user_ids, build.make_serving_scorer(run), best.ready)
 
 
 def _of_histories(best: Best, ids: pl.Series, histories: scipy.sparse.csr_array) -> Users:
@@ -180,8 +180,8 @@ def _chosen(best: Best) -> tuple[list[tuple[Users, np.ndarray]], list[str]]:
             + "; set recommend.unknown=skip, or popular."
         )
     if others:
-        got = "have no list" if options.unknown == "skip" else "have the most popular items"
-        warn(f"{len(others):,} users are not in the data, and {got}.")
+        got = "no list" if options.unknown == "skip" else "the most popular items"
+        warn(f"not in the data, as user {quoted(others[0])}: {len(others):,}, who get {got}.")
     return kinds, others if options.unknown == "popular" else []
 
 
@@ -200,6 +200,8 @@ def _histories(run: Run) -> tuple[pl.Series, scipy.sparse.csr_array]:
     if user.null_count():
         raise UserError(f"{path}: its user ids are texts, and those of the data are integers.")
     is_new = places(dataset.user_ids, user).is_null()
+    if is_new.all():
+        warn(f"{path}: none of its users is in the data; check how the ids are written.")
     user, item = user.filter(is_new), table["item"].filter(is_new)
     ids = user.unique(maintain_order=True)
     column = places(dataset.item_ids.cast(pl.String), item.cast(pl.String))

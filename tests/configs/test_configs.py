@@ -243,6 +243,10 @@ def test_changes_are_read_as_python_has_them():
 
 
 def test_a_config_file_that_is_absent_is_named():
+    with pytest.raises(UserError, match="--config=bset: .*did you mean best"):
+        config_files.read("bset")
+    with pytest.raises(UserError, match="no such file; the package's own is --config=best"):
+        config_files.read("elsewhere/best.py")
     with pytest.raises(UserError, match="absent.py: no such file"):
         config_files.call("absent.py:model=hlr")
 

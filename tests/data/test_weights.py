@@ -144,7 +144,11 @@ WRONG = {
         {},
         "the smallest value is -9.5; set data.threshold above 0",
     ),
-    "a model of counts": (lambda table: table, {"model": "ease"}, "EASE has no weights"),
+    "a model of counts": (
+        lambda table: table,
+        {"model": "ease"},
+        "data.weight cannot be used with model.name 'ease'",
+    ),
 }
 
 

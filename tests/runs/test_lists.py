@@ -88,4 +88,4 @@ def test_what_is_unknown_is_an_error_or_left_out(workdir, unknown, capsys):
         return
     found = write(workdir, users=f"nobody,{known}", unknown=unknown)
     assert found["user_id"].unique().to_list() == [known]
-    assert "1 users are not in the data" in capsys.readouterr().err
+    assert "not in the data, as user 'nobody': 1, who get no list" in capsys.readouterr().err
