@@ -96,6 +96,20 @@ class Reasons:
         return pl.DataFrame({"pair": self.pair_R.astype(np.uint32), **columns, **self.shares})
 
 
+def check_attends(model: Model) -> None:
+    """Refuses a model without attention, which has no reasons.
+
+    Raises:
+      UserError: naming those that have it.
+    """
+    if not model.spec.attends:
+        able = [name for name in registry.MODELS if model_class(name).spec.attends]
+        raise UserError(
+            f"{type(model).__name__} has no attention, so it cannot explain its recommendations; "
+            f"train {', '.join(able)}."
+        )
+
+
 def reasons(
     model: Model,
     params: dict[str, Any],
@@ -117,12 +131,7 @@ def reasons(
     Raises:
       UserError: when the model has no attention.
     """
-    if not model.spec.attends:
-        able = [name for name in registry.MODELS if model_class(name).spec.attends]
-        raise UserError(
-            f"{type(model).__name__} has no attention, so it cannot explain its recommendations; "
-            f"train {', '.join(able)}."
-        )
+    check_attends(model)
     share_of, prefs_NxS, mask_NxS = apply_to_pairs(shares, model, params, ranker, user_N, item_N)
     # Real past items first, in descending order of share.
     slot_NxS = np.argsort(np.where(mask_NxS, -share_of["share"], np.inf), axis=1, kind="stable")

@@ -111,25 +111,28 @@ def concat(rankings: Iterable[Ranking], user_ids: pl.Series, dataset: Dataset) -
     return pl.concat(tables or [frame(Ranking.empty(0), user_ids, dataset)])
 
 
-def popular(
-    users: list[str], user_ids: pl.Series, dataset: Dataset, k: int, only_I: np.ndarray | None
-) -> pl.DataFrame:
-    """The most popular items for each of some users who are not in the data; as `frame`.
-
-    Args:
-      users: their ids.
-      user_ids: of the data, for their type.
-      dataset: for popularity, item ids and titles.
-      k: items per user.
-      only_I: True for the items to choose from; None for all.
+def new_ids(texts: Sequence[str], user_ids: pl.Series) -> pl.Series:
+    """Ids of users who are not in the data, of the type of those who are.
 
     Raises:
       UserError: for an id that is text where those of the data are integers.
     """
-    ids = pl.Series(users).cast(user_ids.dtype, strict=False)
+    ids = pl.Series(texts, dtype=pl.String).cast(user_ids.dtype, strict=False)
     if ids.null_count():
-        stranger = users[ids.is_null().arg_max() or 0]
+        stranger = texts[ids.is_null().arg_max() or 0]
         raise UserError(f"there can be no user {quoted(stranger)}: ids of users are integers.")
+    return ids
+
+
+def popular(ids: pl.Series, dataset: Dataset, k: int, only_I: np.ndarray | None) -> pl.DataFrame:
+    """The most popular items for each of some users who are not in the data; as `frame`.
+
+    Args:
+      ids: of the users, see `new_ids`.
+      dataset: for popularity, item ids and titles.
+      k: items per user.
+      only_I: True for the items to choose from; None for all.
+    """
     item_T = np.argsort(-count_items(dataset.train), kind="stable")
     item_K = (item_T if only_I is None else item_T[only_I[item_T]])[:k]
     item_R = np.tile(item_K, len(ids))
@@ -181,7 +184,8 @@ def write_in_parts(
 
     def join() -> int:
         with storage.local(parts) as paths:
-            table = pl.scan_parquet(paths, glob=False)
+            # Parts of users who get what is popular have no reasons.
+            table = pl.scan_parquet(paths, glob=False, missing_columns="insert")
             storage.write(path, lambda scratch: WRITERS[format](table, scratch))
             n_rows = table.select(pl.len()).collect().item()
         for part in parts:

@@ -356,7 +356,8 @@ class Recommender:
         lists = frames.concat(rankings, self.users, self._dataset)
         if not strangers or unknown == "skip":
             return lists
-        popular = frames.popular(strangers, self.users, self._dataset, how[0], how[2])
+        ids = frames.new_ids(strangers, self.users)
+        popular = frames.popular(ids, self._dataset, how[0], how[2])
         return pl.concat([lists, popular])
 
     @settings.own_settings()

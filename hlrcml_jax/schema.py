@@ -499,8 +499,8 @@ class Recommend:
     )
     unknown: str = key(
         "error",
-        "what is done about users who are not in the data and have no known item in histories: an "
-        "error, skip them, or give them the most popular items",
+        "action for users who are not in the data and have no known item in histories: 'error', "
+        "'skip' them, or give them the most 'popular' items",
         choices=registry.UNKNOWN,
         may_change=True,
     )

@@ -98,6 +98,9 @@ def _load(path_of: dict[str, pathlib.Path]) -> Dataset:
     for name, arrays in OPTIONAL.items():
         if f"{name}.{ARRAYS[0]}.npy" in path_of:
             named[name] = read(name, arrays)
+    weights = named.get("weights")
+    if weights is not None and weights.multiply(train).nnz != train.nnz:
+        raise ValueError("its weights are not those of its interactions")
     found = account.Account.from_json(path_of[account.FILE].read_text())
     return Dataset(train, valid, test, history, **named, account=found)
 

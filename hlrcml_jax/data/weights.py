@@ -9,6 +9,8 @@ import scipy.sparse
 from hlrcml_jax.data.dataset import places
 from hlrcml_jax.errors import UserError
 
+LIMITS = 1e-9, 1e9  # of a row's weight
+
 
 def sums(
     tables: Sequence[pl.DataFrame], weight: str, user_ids: pl.Series, item_ids: pl.Series
@@ -49,10 +51,11 @@ def _of_rows(table: pl.DataFrame, weight: str) -> pl.Series:
             "data.weight is 'value' but the file has no column of values; set data.columns.value, "
             "or data.weight=rows."
         )
-    smallest = table["value"].min()
-    if isinstance(smallest, float) and smallest <= 0:
+    low, high = LIMITS
+    wrong = table["value"].filter(~table["value"].is_between(low, high))
+    if len(wrong):
         raise UserError(
-            f"data.weight is 'value' and the smallest value is {smallest:g}; set data.threshold "
-            "above 0, so that rows without a weight are left out."
+            f"data.weight is 'value' and one value is {wrong[0]:g}; weights are from {low:g} to "
+            f"{high:g}. A data.threshold above 0 leaves out rows without a weight."
         )
     return table["value"]

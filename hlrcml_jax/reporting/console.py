@@ -154,7 +154,8 @@ def print_recommendations(title: str, recommendations: pl.DataFrame) -> None:
     for name in ("rank", "item", "score") + (("because of",) if explained else ()):
         table.add_column(name, justify="right" if name in ("rank", "score") else "left")
     for row in recommendations.unique("rank", keep="first").sort("rank").iter_rows(named=True):
-        cells = [str(row["rank"]), str(row.get("title", row["item_id"])), f"{row['score']:.3f}"]
+        score = "" if row["score"] is None else f"{row['score']:.3f}"
+        cells = [str(row["rank"]), str(row.get("title", row["item_id"])), score]
         if explained and row["share"] is not None:
             reason = row.get("reason_title", row["reason_item_id"])
             cells.append(f"{reason} ({100 * row['share']:.0f} %)")

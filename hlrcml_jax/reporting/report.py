@@ -18,6 +18,7 @@ from hlrcml_jax.schema import Config
 
 NBSP = "\N{NO-BREAK SPACE}"
 MOST_PAST = 10  # items of a user's history
+NOBODY = "<p>No user has enough test items: nothing to evaluate.</p>"
 
 
 def write(
@@ -49,11 +50,11 @@ def write(
     tested = next(iter(rows.values()))
     k = shown(tested.cutoffs)
     protocol = (
-        f"{len(tested.user_B):,} test users, the whole catalogue ranked; "
+        f"<p class=note>{len(tested.user_B):,} test users, the whole catalogue ranked; "
         f"{tested.protocol.definitions} definitions; "
         "in brackets the 95 % confidence interval of the mean over users, and p of a paired test "
         "against popularity; the popularity rank is the median of the recommended items', 1 the "
-        "most popular."
+        "most popular.</p>"
     )
     figures = []
     for name, caption, figure in _figures(config, dataset, epoch, rows, log, usage_M, k):
@@ -64,8 +65,7 @@ def write(
         f"<p class=note>{n_parameters:,} trained parameters, seed {config.seed}, best epoch "
         f"{epoch}; every config key is in <code>config.json</code> beside this page.</p>",
         "<h2>On test</h2>",
-        _metrics_table(summaries, k) if len(tested.user_B) else "<p>The test part is empty.</p>",
-        f"<p class=note>{protocol}</p>",
+        *([_metrics_table(summaries, k), protocol] if len(tested.user_B) else [NOBODY]),
         "<div class=figures>",
         *figures,
         "</div>",
@@ -89,7 +89,8 @@ def _figures(
     """(name, caption, plot) of each figure that the run has."""
     if any("loss" in record for record in log):
         metric = config.early_stopping.metric.replace("loss", "loss_valid")
-        caption = f"Training loss, and {metric} on validation; dotted: the best epoch, {epoch}."
+        validated = f", and {metric} on validation" if any(metric in r for r in log) else ""
+        caption = f"Training loss{validated}; dotted: the best epoch, {epoch}."
         yield "learning_curve", caption, plots.plot_learning_curve(log, metric, epoch)
     tested = next(iter(rows.values()))
     if len(tested.user_B):

@@ -219,7 +219,7 @@ def _weighted_train(run: Run) -> scipy.sparse.csr_array:
 
 def _with_mean_one(matrix: scipy.sparse.csr_array, value_E: np.ndarray) -> scipy.sparse.csr_array:
     """A matrix with other values, divided by their mean, as float32."""
-    value_E = (value_E / value_E.mean()).astype(np.float32)
+    value_E = (value_E / value_E.mean(dtype=float)).astype(np.float32)
     return scipy.sparse.csr_array((value_E, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import polars as pl
 import scipy.sparse
@@ -43,6 +44,9 @@ class Users:
     ids: pl.Series
     scorer: Ranker
     ready: dict[str, Any]
+
+
+Group = tuple[Users, np.ndarray]  # some users, and the indices of those who get a list
 
 
 def of_data(best: Best) -> Users:
@@ -105,42 +109,55 @@ def write_reasons(best: Best) -> pathlib.Path:
 
 
 def _write(best: Best, name: str, reasons: int | None) -> tuple[pathlib.Path, MakeTable]:
-    """(path of the file, function from places in it to their users' lists)."""
+    """(path of the file, function from users' indices in it to their lists)."""
     run, options = best.run, best.run.config.recommend
-    chosen, strangers = _chosen(best)
+    if reasons is not None:
+        explain.check_attends(build.model_of(run))
+    groups, unknown_ids = _audience(best)
     how = {"only_I": _only(run.dataset, options.only_items), "candidates": options.candidates}
-    makers = [tables(best, users, options.k, reasons, **how) for users, _ in chosen]
+    makers = [tables(best, users, options.k, reasons, **how) for users, _ in groups]
     is_marked = bool(options.histories) or options.unknown == "popular"
-    ends = np.cumsum([0, *(len(user_C) for _, user_C in chosen), len(strangers)])
+    ends = np.cumsum([0, *(len(user_C) for _, user_C in groups)])
+    n = int(ends[-1]) + len(unknown_ids)
+    if not n:
+        raise UserError("none of recommend.users is in the data.")
 
-    def make(place_N: np.ndarray) -> pl.DataFrame:
+    def make(index_N: np.ndarray) -> pl.DataFrame:
         parts = []
-        for (users, user_C), maker, start, end in zip(chosen, makers, ends, ends[1:], strict=False):
-            own_N = place_N[(place_N >= start) & (place_N < end)] - start
+        for group, maker, start, end in zip(groups, makers, ends, ends[1:], strict=False):
+            (users, user_C), own_N = group, index_N[(index_N >= start) & (index_N < end)]
             if len(own_N):
-                parts.append(maker(user_C[own_N]).with_columns(basis=pl.lit(users.basis)))
-        others = [strangers[place - ends[-2]] for place in place_N[place_N >= ends[-2]]]
-        if others:
-            named = (run.dataset.user_ids, run.dataset, options.k, how["only_I"])
-            parts.append(frames.popular(others, *named).with_columns(basis=pl.lit("popular")))
+                lists = maker(user_C[own_N - start])
+                parts.append(lists.with_columns(basis=pl.lit(users.basis)))
+        if len(own_N := index_N[index_N >= ends[-1]]):
+            ids = unknown_ids.gather(own_N - ends[-1])
+            popular = frames.popular(ids, run.dataset, options.k, how["only_I"])
+            parts.append(popular.with_columns(basis=pl.lit("popular")))
         table = pl.concat(parts, how="diagonal")
         return table if is_marked else table.drop("basis")
 
-    path, n = run.workdir / f"{name}.{options.format}", int(ends[-1])
-    if not n:
-        raise UserError("none of recommend.users is in the data.")
-    depends_on = [name, best.epoch, dataclasses.asdict(options), run.config.scoring.storage]
-    depends_on.append(_digest(run, chosen, strangers))
+    path = run.workdir / f"{name}.{options.format}"
+    depends_on = [
+        name,
+        best.epoch,
+        options.k,
+        options.reasons,
+        options.only_items,
+        options.candidates,
+        run.config.scoring.storage,
+        _digest(run, groups, unknown_ids),
+    ]
     n_rows = frames.write_in_parts(path, options.format, np.arange(n), make, depends_on)
     report.say(f"{n_rows:,} rows for {n:,} users in ", path)
     return path, make
 
 
-def _digest(run: Run, chosen: list[tuple[Users, np.ndarray]], strangers: list[str]) -> str:
+def _digest(run: Run, groups: list[Group], unknown_ids: pl.Series) -> str:
     """Hash of who gets a list, and of the file with further histories."""
-    digest = hashlib.sha256("\n".join(strangers).encode())
-    for users, user_C in chosen:
-        digest.update("\n".join(users.ids.gather(user_C).cast(pl.String)).encode())
+    ids = [*(users.ids.gather(user_C) for users, user_C in groups), unknown_ids]
+    digest = hashlib.sha256()
+    for group in ids:
+        digest.update("\n".join([*group.cast(pl.String), ""]).encode())
     if run.config.recommend.histories:
         with expanded(run.config.recommend.histories).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -156,23 +173,26 @@ def _only(dataset: Dataset, names: str) -> np.ndarray | None:
     return only_I
 
 
-def _chosen(best: Best) -> tuple[list[tuple[Users, np.ndarray]], list[str]]:
-    """((users, indices of those who get a list) of each kind, ids who get the popular items)."""
+def _audience(best: Best) -> tuple[list[Group], pl.Series]:
+    """(users of the data and of the histories who get a list, ids who get the popular items)."""
     run, options = best.run, best.run.config.recommend
-    known, wanted = of_data(best), options.users.split(",") if options.users else None
-    kinds, others = [(known, np.arange(len(known.ids)))], [] if wanted is None else wanted
+    trained, wanted = of_data(best), options.users.split(",") if options.users else None
+    groups, others = [(trained, np.arange(len(trained.ids)))], []
     if wanted is not None:
-        kinds[0], others = _among(known, wanted)
+        index, texts = frames.find(Lookup(trained.ids), wanted)
+        groups, others = [(trained, index[index >= 0])], _missing(index, texts)
     if options.histories:
         ids, histories = _histories(run)
-        has_items = np.diff(histories.indptr) > 0
-        new = _of_histories(best, ids.filter(pl.Series(has_items)), histories[has_items])
         if wanted is None:
-            kinds.append((new, np.arange(len(new.ids))))
-            others = ids.filter(pl.Series(~has_items)).cast(pl.String).to_list()
-        else:
-            of_new, others = _among(new, others)
-            kinds.append(of_new)
+            others = ids.cast(pl.String).to_list()
+        # Only those who are asked for are folded in.
+        index, texts = frames.find(Lookup(ids), others)
+        count_N = np.append(np.diff(histories.indptr), 0)  # for index -1
+        index = np.where(count_N[index] > 0, index, -1)
+        others, known_N = _missing(index, texts), index[index >= 0]
+        if len(known_N):
+            new = _of_histories(best, ids.gather(known_N), histories[known_N])
+            groups.append((new, np.arange(len(known_N))))
     if others and options.unknown == "error":
         raise UserError(
             f"there is no user {quoted(others[0])} in the data"
@@ -182,22 +202,23 @@ def _chosen(best: Best) -> tuple[list[tuple[Users, np.ndarray]], list[str]]:
     if others:
         got = "no list" if options.unknown == "skip" else "the most popular items"
         warn(f"not in the data, as user {quoted(others[0])}: {len(others):,}, who get {got}.")
-    return kinds, others if options.unknown == "popular" else []
+    return groups, frames.new_ids(others if options.unknown == "popular" else [], trained.ids)
 
 
-def _among(users: Users, wanted: list[str]) -> tuple[tuple[Users, np.ndarray], list[str]]:
-    """((users, indices of the wanted ones), the other ids)."""
-    index, texts = frames.find(Lookup(users.ids), wanted)
-    others = [text for text, place in zip(texts, index, strict=True) if place < 0]
-    return (users, index[index >= 0]), others
+def _missing(index_N: np.ndarray, texts: list[str]) -> list[str]:
+    return [text for text, index in zip(texts, index_N, strict=True) if index < 0]
 
 
 def _histories(run: Run) -> tuple[pl.Series, scipy.sparse.csr_array]:
     """(ids of the users of `recommend.histories` who are not in the data, CSR (N, I))."""
     dataset, path = run.dataset, run.config.recommend.histories
+    if jax.process_count() > 1:
+        raise UserError("recommend.histories is read by one process; run --mode=recommend alone.")
     table = read_more(run.config.data, path)
-    user = table["user"].cast(dataset.user_ids.dtype, strict=False)
-    if user.null_count():
+    user = table["user"]
+    if dataset.user_ids.dtype == pl.String:
+        user = user.cast(pl.String)
+    if user.dtype != dataset.user_ids.dtype:
         raise UserError(f"{path}: its user ids are texts, and those of the data are integers.")
     is_new = places(dataset.user_ids, user).is_null()
     if is_new.all():
@@ -205,8 +226,8 @@ def _histories(run: Run) -> tuple[pl.Series, scipy.sparse.csr_array]:
     user, item = user.filter(is_new), table["item"].filter(is_new)
     ids = user.unique(maintain_order=True)
     column = places(dataset.item_ids.cast(pl.String), item.cast(pl.String))
-    if column.null_count():
-        warn(f"{path}: {column.null_count():,} rows are left out, since their items are unknown.")
+    if n_unknown := column.null_count():
+        warn(f"{path}: {n_unknown:,} rows have unknown items and are left out.")
     row_E, item_E = (
         index.filter(column.is_not_null()).to_numpy() for index in (places(ids, user), column)
     )

@@ -142,7 +142,7 @@ WRONG = {
     "not above 0": (
         lambda table: table.with_columns(value=pl.col("value") - 10),
         {},
-        "the smallest value is -9.5; set data.threshold above 0",
+        "value is -.*; weights are from 1e-09 to 1e.09",
     ),
     "a model of counts": (
         lambda table: table,

@@ -62,7 +62,7 @@ def test_an_example_shows_what_its_user_had_and_recommends_none_of_it(run, page)
         row = data.user_ids.to_list().index(int(user))
         had = {
             item
-            for part in (data.train, data.valid, data.history)
+            for part in (data.train, data.valid, data.history, data.test)
             for item in data.titles.gather(part[[row]].indices)
         }
         *past, last = cells(text, "li")

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 import hlrcml_jax as hlr
-from hlrcml_jax import config_files
+from hlrcml_jax import config_files, frames
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.runs import lists
@@ -77,6 +77,33 @@ def test_reasons_of_a_new_user_are_items_of_its_history(table, workdir):
     assert len(reasons) > 0
     assert set(reasons) <= set(table.filter(user="u1")["item"])
     assert found.filter(basis="popular")["share"].null_count() == 6
+
+
+def test_users_without_reasons_may_be_many_or_all(workdir, monkeypatch):
+    monkeypatch.setattr(frames, "USERS_PER_PART", 2)
+    known = hlr.load(workdir).users[:2].to_list()
+    users = ",".join([*known, *(f"new{n}" for n in range(5))])
+    found = write(workdir, lists.write_reasons, users=users, unknown="popular", k=2)
+    assert found["user_id"].n_unique() == 7
+    alone = write(workdir, lists.write_reasons, users="new1", unknown="popular", k=2)
+    assert alone["score"].null_count() == 2
+    assert not list(workdir.glob(".parts-*"))
+
+
+def test_text_ids_in_a_file_for_integer_ids_get_a_sentence(table, workdir, tmp_path):
+    numbers = table.filter(pl.col("user") != "stranger").with_columns(
+        user=pl.col("user").str.slice(1).cast(pl.Int64)
+    )
+    hlr.fit(numbers, "popularity", workdir=tmp_path / "run", test=0, validation=0)
+    table.write_csv(tmp_path / "texts.csv")
+    with pytest.raises(UserError, match="texts.csv: its user ids are texts"):
+        write(tmp_path / "run", histories=str(tmp_path / "texts.csv"))
+    with pytest.raises(UserError, match="there can be no user 'u7'"):
+        write(tmp_path / "run", users="u7", unknown="popular")
+    found = write(tmp_path / "run", users="7777", unknown="popular", k=3)
+    assert found["user_id"].to_list() == [7777] * 3
+    with pytest.raises(UserError, match="Popularity has no attention"):
+        write(tmp_path / "run", lists.write_reasons, users="7777", unknown="popular")
 
 
 @pytest.mark.parametrize("unknown", ["error", "skip"])
