@@ -209,7 +209,7 @@ MISTAKES = {
         for name, said in {
             "empty.csv": "empty.csv: the file is empty",
             "header.csv": "header.csv: it has a header",
-            "semicolons.csv": "semicolons.csv, line 1: no column that looks like the user",
+            "semicolons.csv": "(separator ','); set data.separator=';'",
             "columns.csv": "data.columns.user",
             "text.csv": "text.csv, line 3: 'good' in column 'rating'",
             "nan.csv": "nan.csv, line 3: 'nan'",

@@ -16,6 +16,7 @@ from hlrcml_jax.data.layout import Layout
 from hlrcml_jax.errors import UserError, listed, shortened
 
 ROLES = ("user", "item", "value", "time")
+SEPARATORS = ";\t|,"  # usual ones
 
 # Column names recognised without configuration, in order of preference, as `_usual` writes them.
 USUAL_NAMES = {
@@ -118,7 +119,9 @@ class TextTable:
         place, separator = str(self.path), ""
         if self.format == "delimited":
             place, separator = f"{place}, line 1", f" (separator {self.layout.separator!r})"
-            keys = f"{section}.separator or {keys}"
+            key, names = f"{section}.separator", self.names()
+            others = [each for each in SEPARATORS if each in names[0]] if len(names) == 1 else []
+            keys = f"{key}={others[0]!r}" if others else f"{key} or {keys}"
         raise UserError(
             f"{place}: {what} among {listed(self.names()) or 'none'}{separator}; set {keys}."
         )

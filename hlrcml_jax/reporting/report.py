@@ -64,6 +64,7 @@ def write(
     parts = [
         f"<p class=note>{n_parameters:,} trained parameters, seed {config.seed}, best epoch "
         f"{epoch}; every config key is in <code>config.json</code> beside this page.</p>",
+        *(f"<p class=note>{markup.escaped(str(step))}.</p>" for step in dataset.account.steps),
         "<h2>On test</h2>",
         *([_metrics_table(summaries, k), protocol] if len(tested.user_B) else [NOBODY]),
         "<div class=figures>",
