@@ -104,11 +104,12 @@ def plot_relations(
         xlabel=f"first component ({100 * variance_2[0]:.0f} % of the variance)",
         ylabel=f"second component ({100 * variance_2[1]:.0f} %)",
     )
-    colours = matplotlib.colormaps["tab10"]
+    tab10 = matplotlib.colormaps["tab10"]
+    colours = [tab10(index) for index in range(tab10.N) if index != 7]  # which is grey
     for index, kind in enumerate([*kinds, "other"]):
         point_Px2 = point_Nx2[label_N == kind]
         if len(point_Px2):
-            colour = GREY if kind == "other" else colours(index)
+            colour = GREY if kind == "other" else colours[index]
             points = {"s": 6, "alpha": 0.7, "linewidths": 0, "rasterized": True}  # are thousands
             axes.scatter(*point_Px2.T, color=colour, label=_text(kind), **points)
     axes.legend(markerscale=3, loc="center left", bbox_to_anchor=(1, 0.5))
