@@ -148,6 +148,17 @@ def test_lists_are_what_scores_say(trained, model):
     assert lists["user_id"].to_list() == ["u7"] * 5 + ["u3"] * 5
 
 
+@pytest.mark.parametrize(("model", "candidates"), [("hlr-r", 0), ("hlr-r", 25), ("ease", 0)])
+def test_nothing_that_a_user_has_is_recommended(trained, model, candidates):
+    recommender = trained(model)
+    assert recommender._run.dataset.test.nnz > 0
+    had = recommender.history()
+    for users in (None, ["u7", "u3"]):  # in chunks, and each on its own
+        lists = recommender.recommend(users, k=5, candidates=candidates)
+        assert len(lists) > 0
+        assert lists.join(had, on=["user_id", "item_id"]).is_empty()
+
+
 @pytest.mark.parametrize("model", ["hlr-r", "cml", "ease"])
 def test_after_warming_up_nothing_is_compiled_for_few_users(
     trained, model, compilations, monkeypatch
