@@ -35,7 +35,8 @@ class Scorer:
 
     Args:
       model: the model.
-      known: the users' histories, (U, I), sliced by users: the source of preferences.
+      known: the users' histories, (U, I), sliced by users: the source of preferences, and not
+        recommended.
       max_prefs: S; 0 for a model that uses none.
       weights: sampling of preferences ("uniform" or "unpop").
       memory_mb: working memory per device, in MiB.
@@ -46,7 +47,7 @@ class Scorer:
         are split over the devices.
       rarity_I: see `sampling.rarity`; by default that of `known`.
       draw_U: number by which each user's preferences are drawn; by default the user's index.
-      seen: what is not recommended, (U, I); by default the histories.
+      hidden: what is not recommended either, (U, I); None for nothing.
     """
 
     def __init__(
@@ -62,10 +63,10 @@ class Scorer:
         placement: devices.Placement = devices.REPLICATED,
         rarity_I: np.ndarray | None = None,
         draw_U: np.ndarray | None = None,
-        seen: Known | scipy.sparse.csr_array | None = None,
+        hidden: scipy.sparse.csr_array | None = None,
     ):
         self.known = known
-        self._seen = known if seen is None else seen
+        self._hidden = hidden
         self._draw_U = draw_U
         self.max_prefs = max_prefs
         self._model = model
@@ -139,9 +140,12 @@ class Scorer:
         if only_I is not None:
             wanted_1xN = np.flatnonzero(only_I)[None]
         rows_CxI = self.known[user_C]
-        hidden_CxN = self._seen[user_C].toarray().astype(bool)[:, wanted_1xN[0]] & hide_known
-        history_CxI = rows_CxI[:, : None if self._model.spec.rows_are_histories else 0]
-        history_CxI = history_CxI.toarray().astype(bool)
+        known_CxI = rows_CxI.toarray().astype(bool)
+        seen_CxI = known_CxI
+        if self._hidden is not None:
+            seen_CxI = known_CxI | self._hidden[user_C].toarray().astype(bool)
+        hidden_CxN = seen_CxI[:, wanted_1xN[0]] & hide_known
+        history_CxI = known_CxI[:, : None if self._model.spec.rows_are_histories else 0]
         of_users = (user_C, *self._padded_preferences(rows_CxI, user_C), history_CxI)
         return self._rank_targets(params, of_users, wanted_1xN, hidden_CxN, k)
 
@@ -176,7 +180,7 @@ class Scorer:
             self._placement,
             self.rarity_I,
             self._draw_U,
-            self._seen,
+            self._hidden,
         )
 
     def _rank_targets(self, params, of_users, target_CxN, hidden_CxN, k) -> Ranking:
@@ -252,14 +256,14 @@ class Scorer:
             """The arrays of a worker's users for all blocks."""
             of_users = [x[part] for x in (padded_C.astype(np.int32), row_CxS, mask_CxS)]
             by_device = [self._divide(x, blocks) for x in of_users]
-            seen_PxCxW = self._bits(self._seen[padded_C[part]], n_own, blocks)
-            hidden_PxCxW = seen_PxCxW * np.uint8(hide_known)
+            known_PxCxW = self._bits(known_CxI[part], n_own, blocks)
+            hidden_PxCxW = known_PxCxW * np.uint8(hide_known)
+            if hide_known and self._hidden is not None:
+                hidden_PxCxW |= self._bits(self._hidden[padded_C[part]], n_own, blocks)
             if only_I is not None:
                 others = scipy.sparse.csr_array(~only_I[None])
                 hidden_PxCxW |= self._bits(others, n_own, blocks)
-            history_PxCxW = seen_PxCxW[..., :0]
-            if from_history:
-                history_PxCxW = self._bits(known_CxI[part], n_own, blocks)
+            history_PxCxW = known_PxCxW[..., : None if from_history else 0]
             by_device += [_by_users(bits, blocks) for bits in (hidden_PxCxW, history_PxCxW)]
             return steps.prepare(params, context, *devices.shard(by_device))
 

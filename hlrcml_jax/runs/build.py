@@ -225,7 +225,8 @@ def _with_mean_one(matrix: scipy.sparse.csr_array, value_E: np.ndarray) -> scipy
 
 def make_serving_scorer(run: Run) -> Scorer:
     """As `make_scorer` for test, which also leaves out the items of test."""
-    return _scorer(run, run.dataset.known("test"), seen=run.dataset.seen())
+    test = run.dataset.test
+    return _scorer(run, run.dataset.known("test"), hidden=test if test.nnz else None)
 
 
 def make_scorer(run: Run, part: str, relates: bool = True) -> Scorer:
@@ -257,7 +258,7 @@ def _scorer(
     rarity_I: np.ndarray | None = None,
     draw_U: np.ndarray | None = None,
     relates: bool = True,
-    seen: Known | None = None,
+    hidden: scipy.sparse.csr_array | None = None,
 ) -> Scorer:
     model, max_prefs = model_of(run), run.config.scoring.max_prefs or run.config.model.max_prefs
     if not relates:
@@ -274,7 +275,7 @@ def _scorer(
         placement_of(run),
         rarity_I,
         draw_U,
-        seen,
+        hidden,
     )
 
 
