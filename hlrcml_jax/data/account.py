@@ -39,10 +39,17 @@ def _counted(count: int, kind: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """The steps that took something, in their order, and the warnings."""
+    """What the preparation did.
+
+    Attributes:
+      steps: that took something, in their order.
+      warnings: sentences.
+      columns: that were found by their usual names, as text.
+    """
 
     steps: tuple[Step, ...] = ()
     warnings: tuple[str, ...] = ()
+    columns: str = ""
 
     def step(self, name: str, before: Counts, after: Counts) -> "Account":
         """With one more step, if it took something."""
@@ -69,7 +76,9 @@ class Account:
             Step(str(step["name"]), Counts(*(int(step["taken"][kind]) for kind in kinds)))
             for step in content["steps"]
         ]
-        return cls(tuple(steps), tuple(map(str, content["warnings"])))
+        return cls(
+            tuple(steps), tuple(map(str, content["warnings"])), str(content.get("columns", ""))
+        )
 
 
 EMPTY = Account()

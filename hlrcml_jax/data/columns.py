@@ -128,8 +128,10 @@ class TextTable:
 
     def collect(
         self, roles: Sequence[str], threshold: float | None, as_text: Collection[str] = ()
-    ) -> tuple[pl.DataFrame, Counts]:
-        """(the typed table, the counts of all rows); every row is checked first.
+    ) -> tuple[pl.DataFrame, Counts, dict[str, str]]:
+        """(the typed table, counts of all rows, columns that were found by their usual names).
+
+        Every row is checked first.
 
         Args:
           roles: the columns to read, if present.
@@ -171,7 +173,9 @@ class TextTable:
         counts = Counts(stats["len"], stats.get("user n", 0), stats.get("item n", 0))
         with self.readable():
             wanted = rows.select(role for role in ROLES if role in used)
-            return wanted.collect(engine="streaming"), counts
+            table = wanted.collect(engine="streaming")
+        given = dict(zip(ROLES, self.layout.columns, strict=True)) if self.layout.header else used
+        return table, counts, {role: name for role, name in used.items() if not given[role]}
 
     def _rows(self, used: Mapping[str, str]) -> pl.LazyFrame:
         """The used columns by role, stripped, with the index of each row."""

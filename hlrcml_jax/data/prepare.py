@@ -24,7 +24,7 @@ from hlrcml_jax.data.files import check_regular, expanded
 from hlrcml_jax.data.growth import extended
 from hlrcml_jax.data.layout import USUAL_QUOTE, ItemFile, Layout
 from hlrcml_jax.data.weights import sums
-from hlrcml_jax.errors import UserError, listed, warn
+from hlrcml_jax.errors import UserError, listed, shortened, warn
 
 # Part of every cache key: raise it when the same inputs would give a different data set.
 CACHE_VERSION = 7
@@ -188,9 +188,10 @@ def _key(data: schema.Data, files, items) -> str:
 def _read(data: schema.Data, files, items) -> Dataset:
     by_time = data.split.kind in splits.BY_TIME
     roles = ROLES if by_time else ("user", "item", "value")
-    tables, before = _tables(files, data.threshold, roles)
+    tables, before, columns = _tables(files, data.threshold, roles)
     after = list(map(readers.count, tables))
-    account = EMPTY
+    found = (f"{role}={shortened(name)}" for role, name in columns.items())
+    account = dataclasses.replace(EMPTY, columns=", ".join(found))
     for (path, *_), all_rows, kept in zip(files, before, after, strict=True):
         if data.threshold is not None:
             name = f"data.threshold={data.threshold}"
@@ -208,8 +209,11 @@ def _read(data: schema.Data, files, items) -> Dataset:
 
 def _tables(
     files, threshold: float | None, roles: Sequence[str]
-) -> tuple[list[pl.DataFrame], list[Counts]]:
-    """(table of each file, counts before the threshold); ids are typed over all files together."""
+) -> tuple[list[pl.DataFrame], list[Counts], dict[str, str]]:
+    """(table of each file, counts before the threshold, columns that were found in the first).
+
+    Ids are typed over all files together.
+    """
 
     def read(as_text):
         return [
@@ -218,11 +222,12 @@ def _tables(
         ]
 
     found = read(())
-    types = {role: {table[role].dtype for table, _ in found} for role in ("user", "item")}
+    types = {role: {table[role].dtype for table, *_ in found} for role in ("user", "item")}
     mixed = [role for role, kinds in types.items() if pl.Int64 in kinds and len(kinds) > 1]
     # 12.0 is 12 in a column of integers only, so that files of integers are read again as text.
     found = read(mixed) if mixed else found
-    return [table for table, _ in found], [counts for _, counts in found]
+    tables, counts, columns = zip(*found, strict=True)
+    return list(tables), list(counts), columns[0]
 
 
 def _titled(dataset: Dataset, items: ItemFile) -> Dataset:

@@ -76,7 +76,7 @@ def read_counted(
     threshold: float | None = None,
     roles: Sequence[str] = ROLES,
     as_text: Collection[str] = (),
-) -> tuple[pl.DataFrame, Counts]:
+) -> tuple[pl.DataFrame, Counts, dict[str, str]]:
     """Reads any supported file, also compressed by gzip, xz or zip.
 
     Args:
@@ -91,8 +91,8 @@ def read_counted(
     Returns:
       Columns `user` and `item` (Int64 if all ids are integers without leading zeros or whole
       fractions like 12.0; else text as written), and, if present, `value` (Float64) and `time`
-      (Float64, as in the file, or seconds for dates). And, if there is a threshold, the counts
-      before it.
+      (Float64, as in the file, or seconds for dates). If there is a threshold, the counts before
+      it. And the columns that were found by their usual names, by role.
 
     Raises:
       UserError: naming the file and, if any, the line and column.
@@ -116,7 +116,7 @@ def read_counted(
                     source = _scan(copy, format, layout)
                     return source.collect(roles, threshold, as_text)
                 table = _read_adjacency(copy, layout, format == "adjacency_counted", as_text)
-    return above(table, threshold), count(table)
+    return above(table, threshold), count(table), {}
 
 
 def count(table: pl.DataFrame) -> Counts:

@@ -195,7 +195,9 @@ def print_prepared(data: Dataset) -> None:
 
 
 def print_account(data: Dataset) -> None:
-    """Prints what each step of the preparation took away, a line each, and its warnings."""
+    """Prints the columns that were found, what each step took away, and the warnings."""
+    if data.account.columns:
+        rich.get_console().print(plain(f"columns: {data.account.columns}"), style="dim")
     for step in data.account.steps:
         rich.get_console().print(plain(step), style="dim")
     if processes.is_first_process():

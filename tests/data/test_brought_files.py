@@ -484,8 +484,9 @@ def test_what_each_step_took_away_is_kept_with_the_data(tmp_path, capsys):
         assert steps[3].startswith(said[3])
     console.print_prepared(prepared(tmp_path, **values))
     out = capsys.readouterr().out.splitlines()
-    assert out[:4] == steps
-    assert out[4].startswith("Ready: 6 users, 5 items")
+    assert out[0] == "columns: user=user, item=item, value=rating"
+    assert out[1:5] == steps
+    assert out[5].startswith("Ready: 6 users, 5 items")
 
 
 def test_steps_of_a_given_split_name_their_file(tmp_path):

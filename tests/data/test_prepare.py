@@ -18,6 +18,7 @@ from hlrcml_jax.data import synthetic
 from hlrcml_jax.data.dataset import PARTS
 from hlrcml_jax.data.prepare import prepare
 from hlrcml_jax.errors import UserError
+from hlrcml_jax.reporting.console import print_account
 
 
 def options(tmp_path, **changes):
@@ -142,6 +143,15 @@ def test_two_runs_may_prepare_the_same_data_at_once(tmp_path, own_file):
 def test_a_folder_that_cannot_be_moved_is_no_silence(tmp_path):
     with pytest.raises(FileNotFoundError):
         catalog.move_whole(tmp_path / "absent", tmp_path / "folder")
+
+
+def test_the_columns_that_were_found_are_said(tmp_path, own_file, capsys):
+    prepare(options(tmp_path, path=str(own_file)))
+    print_account(prepare(options(tmp_path, path=str(own_file))))  # from the cache
+    assert "columns: user=user, item=item" in capsys.readouterr().out
+    named = {"columns__user": "user", "columns__item": "1"}
+    print_account(prepare(options(tmp_path, path=str(own_file), **named)))
+    assert "user=" not in capsys.readouterr().out
 
 
 def test_titles_of_your_own(tmp_path, own_file):
