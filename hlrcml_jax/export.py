@@ -28,7 +28,13 @@ from hlrcml_jax.models.past import own_scores
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(folder: pathlib.Path, model: Model, params: dict[str, Any], dataset: Dataset) -> None:
+def write(
+    folder: pathlib.Path,
+    model: Model,
+    params: dict[str, Any],
+    dataset: Dataset,
+    users: bool = True,
+) -> None:
     """Writes all files of a model.
 
     Args:
@@ -36,9 +42,13 @@ def write(folder: pathlib.Path, model: Model, params: dict[str, Any], dataset: D
       model: the model.
       params: host arrays; tables include the model's constants, if any.
       dataset: for ids and titles.
+      users: whether to write those of users; else they are removed, if they are there.
     """
     names = {"item": item_columns(np.arange(dataset.n_items), dataset)}
-    names["user"] = {"user_id": dataset.user_ids}
+    if users:
+        names["user"] = {"user_id": dataset.user_ids}
+    else:
+        (folder / "users.parquet").unlink(missing_ok=True)
     for kind, columns in names.items():
         if f"{kind}s" in params:
             vectors_RxD = np.asarray(params[f"{kind}s"], np.float32)[: len(columns[f"{kind}_id"])]

@@ -523,6 +523,17 @@ class Recommend:
 
 
 @dataclasses.dataclass(frozen=True)
+class Export:
+    """What is exported."""
+
+    users: bool = key(
+        True,
+        "whether users.parquet, with ids and embeddings of users, is in the export",
+        may_change=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """All of a run."""
 
@@ -540,6 +551,7 @@ class Config:
     scoring: Scoring = Scoring()
     analyse: Analyse = Analyse()
     recommend: Recommend = Recommend()
+    export: Export = Export()
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hlrcml_jax import export
+from hlrcml_jax import config_files, export
 from hlrcml_jax.config import make_config
 from hlrcml_jax.data import synthetic
 from hlrcml_jax.errors import UserError
 from hlrcml_jax.recommender import Recommender
 from hlrcml_jax.runs import build, experiment
 from hlrcml_jax.runs.build import best_checkpoint
+from hlrcml_jax.runs.workdir import open_run
 
 ALONE = """
 import sys
@@ -82,3 +83,20 @@ def test_a_model_without_vectors_says_so(tmp_path):
     run = experiment.fit(config, tmp_path / "run")
     with pytest.raises(UserError, match="EASE has no embeddings"):
         experiment.export(best_checkpoint(run))
+
+
+def test_an_export_may_have_nothing_of_the_users(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "PLATFORMS", ("cpu",))
+    synthetic.generate(60, 40, 2400, seed=1).write_csv(tmp_path / "own.csv")
+    values = {"data.path": str(tmp_path / "own.csv"), "data.cache_dir": str(tmp_path / "cache")}
+    workdir = tmp_path / "run"
+    experiment.fit(make_config(values | {"model.name": "popularity"}), workdir)
+    names = []
+    for users in (True, False):
+        config = config_files.from_workdir(
+            workdir, {"export.users": users, "data.cache_dir": values["data.cache_dir"]}
+        )
+        folder = experiment.export(best_checkpoint(open_run(config, workdir)))
+        names.append({path.name for path in folder.iterdir()})
+    assert names[0] - names[1] == {"users.parquet"}
+    assert names[1] == {"items.parquet", "score.jax"}

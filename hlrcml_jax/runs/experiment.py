@@ -259,7 +259,8 @@ def export(best: Best) -> pathlib.Path:
             f"{type(model).__name__} has no embeddings to export; its weights are in checkpoints/."
         )
     params, folder = best.on_host, run.workdir / "export"
-    processes.in_first_process(lambda: export_lib.write(folder, model, params, run.dataset))
+    of_run = (model, params, run.dataset, run.config.export.users)
+    processes.in_first_process(lambda: export_lib.write(folder, *of_run))
     report.say("Embeddings and the scoring function are in ", folder)
     return folder
 
