@@ -106,13 +106,18 @@ def plot_relations(
     )
     tab10 = matplotlib.colormaps["tab10"]
     colours = [tab10(index) for index in range(tab10.N) if index != 7]  # which is grey
+    labels = []
     for index, kind in enumerate([*kinds, "other"]):
         point_Px2 = point_Nx2[label_N == kind]
         if len(point_Px2):
             colour = GREY if kind == "other" else colours[index]
             points = {"s": 6, "alpha": 0.7, "linewidths": 0, "rasterized": True}  # are thousands
-            axes.scatter(*point_Px2.T, color=colour, label=_text(kind), **points)
-    axes.legend(markerscale=3, loc="center left", bbox_to_anchor=(1, 0.5))
+            axes.scatter(*point_Px2.T, color=colour, label=str(index), **points)
+            labels.append(_text(kind))
+    legend = axes.legend(markerscale=3, loc="center left", bbox_to_anchor=(1, 0.5))
+    # A label that begins with _ would be left out.
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_text(label)
     return figure
 
 

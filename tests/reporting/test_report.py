@@ -178,6 +178,7 @@ def test_the_same_run_gives_the_same_page(run, page):
 @hypothesis.example("<script>alert(1)</script>")
 @hypothesis.example("$\\frac$ & ]]> -->")
 @hypothesis.example("\x00\x1b\u202e\ufffe\uffff\ud800")
+@hypothesis.example("_")
 @hypothesis.settings(max_examples=20, deadline=None)
 def test_a_category_is_text_in_a_picture(kind):
     points = np.arange(4.0).reshape(2, 2)
