@@ -69,7 +69,7 @@ def read(
     source = located(source)
     if not re.search(r"\.py(:|$)", source):
         name, names = source.partition(":")[0], sorted(_own_files())
-        if name.isidentifier() and not os.path.exists(source):
+        if name.isidentifier() and not (os.path.exists(source) or storage.is_remote(source)):
             close = difflib.get_close_matches(name, names, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise UserError(

@@ -38,6 +38,11 @@ def find(lookup: Lookup, wanted: Iterable[Any]) -> tuple[np.ndarray, list[str]]:
     return lookup(asked), texts
 
 
+def missing(index_N: np.ndarray, texts: Sequence[str]) -> list[str]:
+    """The wanted ids without an index, from the result of `find`."""
+    return [text for text, index in zip(texts, index_N, strict=True) if index < 0]
+
+
 def indices(lookup: Lookup, wanted: Iterable[Any], kind: str) -> np.ndarray:
     """Indices of the wanted ids, in their order; see `find`.
 

@@ -505,7 +505,7 @@ class Recommender:
         if unknown == "error":
             return self._indices(wanted, kind), []
         index, texts = frames.find(self._places[kind], arguments.ids(f"{kind}s", wanted))
-        others = [text for text, place in zip(texts, index, strict=True) if place < 0]
+        others = frames.missing(index, texts)
         if others:
             warn(f"{len(others):,} of {len(texts):,} {kind}s are not in the data.")
         return index[index >= 0], others

@@ -24,7 +24,7 @@ def sums(
       item_ids: by item index.
 
     Raises:
-      UserError: when there are no values, or some are not above 0.
+      UserError: when there are no values, or some are not within `LIMITS`.
     """
     if not weight:
         return None

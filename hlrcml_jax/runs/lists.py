@@ -180,7 +180,7 @@ def _audience(best: Best) -> tuple[list[Group], pl.Series]:
     groups, others = [(trained, np.arange(len(trained.ids)))], []
     if wanted is not None:
         index, texts = frames.find(Lookup(trained.ids), wanted)
-        groups, others = [(trained, index[index >= 0])], _missing(index, texts)
+        groups, others = [(trained, index[index >= 0])], frames.missing(index, texts)
     if options.histories:
         ids, histories = _histories(run)
         if wanted is None:
@@ -189,7 +189,7 @@ def _audience(best: Best) -> tuple[list[Group], pl.Series]:
         index, texts = frames.find(Lookup(ids), others)
         count_N = np.append(np.diff(histories.indptr), 0)  # for index -1
         index = np.where(count_N[index] > 0, index, -1)
-        others, known_N = _missing(index, texts), index[index >= 0]
+        others, known_N = frames.missing(index, texts), index[index >= 0]
         if len(known_N):
             new = _of_histories(best, ids.gather(known_N), histories[known_N])
             groups.append((new, np.arange(len(known_N))))
@@ -203,10 +203,6 @@ def _audience(best: Best) -> tuple[list[Group], pl.Series]:
         got = "no list" if options.unknown == "skip" else "the most popular items"
         warn(f"not in the data, as user {quoted(others[0])}: {len(others):,}, who get {got}.")
     return groups, frames.new_ids(others if options.unknown == "popular" else [], trained.ids)
-
-
-def _missing(index_N: np.ndarray, texts: list[str]) -> list[str]:
-    return [text for text, index in zip(texts, index_N, strict=True) if index < 0]
 
 
 def _histories(run: Run) -> tuple[pl.Series, scipy.sparse.csr_array]:

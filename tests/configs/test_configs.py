@@ -251,6 +251,11 @@ def test_a_config_file_that_is_absent_is_named():
         config_files.call("absent.py:model=hlr")
 
 
+def test_a_run_in_a_bucket_is_not_taken_for_a_name(monkeypatch):
+    monkeypatch.setattr(config_files, "from_workdir", lambda source, *_: source)
+    assert config_files.read("gs://bucket/run") == "gs://bucket/run"
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_can_be_compared(model):
     config = load("compare").get_config(f"data=lastfm-2k,loss=best,model={model}")
